@@ -1,0 +1,1 @@
+"""A liquidation keeper for perpetual-futures venues on EVM chains."""

@@ -1,0 +1,1 @@
+"""The edge to an EVM chain: endpoints, logs, fees, signing, submission, journal."""

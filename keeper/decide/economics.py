@@ -1,0 +1,45 @@
+"""Expected value of one liquidation, in wei of the chain's native token.
+
+    expected = p(win) × reward − gas × fee − oracle fee − (1 − p(win)) × cost of a revert
+
+A reward in USD is converted by ``reward_usd / native_usd``; both prices are wads. Nothing here is
+estimated: what is unknown must be held by the caller, never passed as zero.
+"""
+
+from dataclasses import dataclass
+
+from keeper.units import PPM
+
+
+@dataclass(frozen=True, slots=True)
+class Economics:
+    """Terms of the expected value, all in wei. ``expected_wei`` may be negative."""
+
+    reward_wei: int
+    gas_cost_wei: int
+    oracle_fee_wei: int
+    revert_cost_wei: int
+    p_win_ppm: int
+
+    @property
+    def expected_wei(self) -> int:
+        """Return the expected value, rounded down (never in our favour)."""
+        win = self.reward_wei * self.p_win_ppm // PPM
+        lose = -(-self.revert_cost_wei * (PPM - self.p_win_ppm) // PPM)
+        return win - self.gas_cost_wei - self.oracle_fee_wei - lose
+
+    @property
+    def cost_wei(self) -> int:
+        """Return what is surely spent when the transaction is included."""
+        return self.gas_cost_wei + self.oracle_fee_wei
+
+
+def reward_in_wei(reward_wad: int, reward_price_wad: int, native_price_wad: int) -> int:
+    """Convert a reward (token wad, price in USD wads) to wei of the native token, rounded down.
+
+    Raises ValueError for a price that is not positive.
+    """
+    if reward_price_wad <= 0 or native_price_wad <= 0:
+        msg = f"prices must be positive: reward {reward_price_wad}, native {native_price_wad}"
+        raise ValueError(msg)
+    return reward_wad * reward_price_wad // native_price_wad

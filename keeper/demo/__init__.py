@@ -1,0 +1,1 @@
+"""The embedded world of `keeper demo`: broker, local chain, market, price path."""

@@ -1,0 +1,68 @@
+"""What the keeper does about each sort of failure.
+
+Three sorts (see ARCHITECTURE.md): an *outcome* is a value, matched exhaustively; a *transient* error
+comes from the edge and is retried there; everything else is a bug and ends the process, except inside
+``supervise.py``, where one account or one venue is set aside.
+"""
+
+from enum import StrEnum
+
+
+class KeeperError(Exception):
+    """Base of everything the keeper raises on purpose."""
+
+
+class ConfigError(KeeperError):
+    """The configuration is wrong. ``problems`` holds every mistake, one line each."""
+
+    def __init__(self, problems: list[str]) -> None:
+        """Keep the list; the message is all of it."""
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class TransientError(KeeperError):
+    """Something outside failed in a way that may pass: retry, then reconnect."""
+
+
+class ProtocolError(KeeperError):
+    """A peer answered something that its protocol does not allow (garbage, wrong type)."""
+
+
+class WrongChainError(KeeperError):
+    """An endpoint serves another chain than the one configured. Never retried."""
+
+
+class RpcFault(StrEnum):
+    """Every way a JSON-RPC call can fail, told apart once, in ``chain/rpc.py``."""
+
+    UNREACHABLE = "unreachable"  # connection refused, lost, or timed out
+    RATE_LIMITED = "rate_limited"  # HTTP 429 or the provider's own wording
+    GARBAGE = "garbage"  # not JSON-RPC
+    REVERTED = "reverted"  # execution reverted; ``data`` holds the revert data
+    NONCE_TOO_LOW = "nonce_too_low"
+    ALREADY_KNOWN = "already_known"
+    UNDERPRICED = "underpriced"  # fee too low, or replacement not high enough
+    INSUFFICIENT_FUNDS = "insufficient_funds"
+    UNKNOWN_BLOCK = "unknown_block"  # this node does not have the block asked for
+    UNSUPPORTED = "unsupported"  # method not found
+    OTHER = "other"
+
+
+TRANSIENT_FAULTS = frozenset(
+    {RpcFault.UNREACHABLE, RpcFault.RATE_LIMITED, RpcFault.GARBAGE, RpcFault.UNKNOWN_BLOCK}
+)
+
+
+class RpcError(KeeperError):
+    """A JSON-RPC call failed. ``fault`` says how; ``data`` is the revert data, if any."""
+
+    def __init__(self, fault: RpcFault, message: str, data: bytes = b"") -> None:
+        """Keep the classification beside the peer's own words."""
+        super().__init__(f"{fault}: {message}")
+        self.fault = fault
+        self.data = data
+
+
+class TransientRpcError(RpcError, TransientError):
+    """An RPC failure of ``TRANSIENT_FAULTS``: worth another try, perhaps elsewhere."""

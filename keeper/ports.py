@@ -1,0 +1,494 @@
+"""The contracts between the rooms: facts that travel, and small Protocols written from the core's needs.
+
+Facts are frozen: nobody changes a message after it was made. Amounts are integers: ``_wad`` is USD or
+an asset amount with 18 decimals, ``_wei`` the chain's native token, ``_ms`` wall-clock milliseconds
+since the epoch, ``_ns`` the monotonic clock, ``_s`` chain time in seconds.
+"""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, NewType, Protocol, TypeVar
+
+from keeper.decide.economics import Economics
+from keeper.margin.rows import Row
+
+VenueId = NewType("VenueId", str)
+AccountId = NewType("AccountId", str)
+FeedId = NewType("FeedId", str)
+
+
+# --- prices ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """One observation by one source."""
+
+    feed: FeedId
+    source: str
+    price_wad: int
+    published_ms: int  # by the publisher's clock
+    received_ms: int  # by ours
+    received_ns: int  # monotonic: where the latency measurement starts
+    conf_wad: int = 0  # confidence interval, same unit as the price; 0: not given
+    epoch: int = 0  # (epoch, sequence) orders; a restarted publisher takes a new epoch
+    sequence: int = 0
+    payload: bytes | None = None  # the signed update a pull oracle accepts
+
+
+Price = Tick  # what the board lets through is a tick that passed every gate
+
+
+class Rejection(StrEnum):
+    """Why a message from a price source was not used. A closed set: a metric label."""
+
+    MALFORMED = "malformed"
+    OVERSIZED = "oversized"
+    UNKNOWN_FEED = "unknown_feed"
+    NOT_POSITIVE = "not_positive"
+    ABSURD = "absurd"
+    FUTURE = "future"
+    STALE = "stale"
+    OUT_OF_ORDER = "out_of_order"
+    DUPLICATE = "duplicate"
+    WIDE_CONFIDENCE = "wide_confidence"
+    JUMP = "jump"
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A message refused at the edge, before or at the board."""
+
+    source: str
+    reason: Rejection
+    feed: str  # as the message named it, or "" when it could not be read; only for logs
+    detail: str
+
+
+class PriceSource(Protocol):
+    """A stream of ticks. Reconnecting is the source's own business; it ends only when cancelled."""
+
+    name: str
+
+    def ticks(self) -> AsyncIterator[Tick | Rejected]:
+        """Yield what arrives, newest per feed first dropped never: latest wins."""
+        ...
+
+    async def check(self) -> str:
+        """Connect once and say what answered; raise TransientError with the reason if nothing did."""
+        ...
+
+
+class Board(Protocol):
+    """One gated price per feed."""
+
+    def offer(self, tick: Tick) -> Price | Rejected:
+        """Pass the tick through the gates; an accepted one is the feed's price from now on."""
+        ...
+
+    def fresh(self, feed: FeedId, now_ms: int) -> Price | None:
+        """Return the feed's price unless there is none or it is older than its ``age_ms_max``."""
+        ...
+
+    def age_ms(self, feed: FeedId, now_ms: int) -> int | None:
+        """Return the age of the last accepted price by the publisher's clock; None: no price yet."""
+        ...
+
+
+# --- chain ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """A block header, as far as decisions need it. ``seen_ms``: when we learned of it."""
+
+    number: int
+    hash: str
+    parent_hash: str
+    timestamp_s: int
+    base_fee_wei: int
+    seen_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """An event log; hex strings are lower case, ``data`` is raw bytes."""
+
+    address: str
+    topics: tuple[str, ...]
+    data: bytes
+    block_number: int
+    block_hash: str
+    tx_hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChainUpdate:
+    """A new head and the logs since the last one.
+
+    ``reorged_from``: the first block number whose hash changed; what was touched from there on must
+    be read again. ``resync``: the gap could not be bridged, everything must be read again.
+    """
+
+    head: Head
+    logs: tuple[Log, ...]
+    reorged_from: int | None = None
+    resync: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What a transaction would do. Amounts in wei."""
+
+    to: str
+    data: bytes
+    value_wei: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """A mined transaction. ``l1_fee_wei``: the data fee of OP-stack chains, 0 elsewhere."""
+
+    tx_hash: str
+    block_number: int
+    block_hash: str
+    success: bool
+    gas_used: int
+    gas_price_wei: int
+    logs: tuple[Log, ...]
+    l1_fee_wei: int = 0
+
+    @property
+    def cost_wei(self) -> int:
+        """What the sender paid for inclusion, without the value sent along."""
+        return self.gas_used * self.gas_price_wei + self.l1_fee_wei
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """What a call did when the node ran it on top of a block, without sending it."""
+
+    success: bool
+    gas_used: int
+    output: bytes  # return data, or revert data
+    logs: tuple[Log, ...] = ()
+
+
+class Rpc(Protocol):
+    """JSON-RPC to one chain; fail-over, retries and error classification are behind it.
+
+    All three raise RpcError (TransientRpcError when it may pass).
+    """
+
+    async def call(self, method: str, params: Sequence[object] = ()) -> Any:  # noqa: ANN401 - JSON
+        """Return the result of one request."""
+        ...
+
+    async def batch(self, requests: Sequence[tuple[str, Sequence[object]]]) -> list[Any]:
+        """Return the results in order; an item that failed alone is an RpcError in its place."""
+        ...
+
+    async def simulate(self, call: Call, sender: str) -> Execution:
+        """Run a call on top of the newest block: eth_simulateV1, else eth_call + eth_estimateGas."""
+        ...
+
+
+# --- venues ---------------------------------------------------------------------------------------
+
+
+class PriceView(StrEnum):
+    """Whose price makes an account liquidatable."""
+
+    CHAIN = "chain"  # the contract's present one
+    SIGNED = "signed"  # the newest signed one, carried along
+
+
+class RewardKind(StrEnum):
+    """What a liquidator is paid in."""
+
+    CASH = "cash"
+    INVENTORY = "inventory"
+    CLAIM = "claim"
+
+
+class PriceKind(StrEnum):
+    """How prices reach the contract."""
+
+    PUSH = "push"
+    PULL = "pull"
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a venue declares itself to be; nothing is guessed."""
+
+    reward: RewardKind
+    price: PriceKind
+    discovery: str = "events"  # or "published": the venue lists its distressed accounts
+    action: str = "transaction"  # or "order": signed for the venue's own API
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """May this wallet liquidate here, and what is paid now."""
+
+    open: bool
+    detail: str
+    facts: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class LiquidationSeen:
+    """A liquidation found in the logs, ours or not."""
+
+    account: AccountId
+    liquidator: str
+    tx_hash: str
+    block_number: int
+    reward_wad: int
+
+
+@dataclass(frozen=True, slots=True)
+class Touched:
+    """What one log changed: events nominate, reads decide."""
+
+    accounts: frozenset[AccountId] = frozenset()
+    everything: bool = False
+    liquidations: tuple[LiquidationSeen, ...] = ()
+
+
+@dataclass(frozen=True)
+class MarketState:
+    """Everything of a venue outside its accounts, read at one block. Venues extend it."""
+
+    head: Head
+
+
+@dataclass(frozen=True)
+class AccountState:
+    """One account read whole at one block. Venues extend it."""
+
+    account: AccountId
+    head: Head
+
+
+MarketT = TypeVar("MarketT", bound=MarketState)
+AccountT = TypeVar("AccountT", bound=AccountState)
+
+
+@dataclass(frozen=True, slots=True)
+class Assessment:
+    """The exact verdict on one account, with the venue's own integer arithmetic (USD wads)."""
+
+    account: AccountId
+    liquidatable: bool
+    view: PriceView
+    equity_wad: int
+    requirement_wad: int
+    reward_wad: int  # expected, of the next step
+    bad_debt_wad: int  # max(0, −net value)
+    feeds: tuple[FeedId, ...]  # that the verdict stands on
+    updates: tuple[Price, ...] = ()  # signed prices the transaction must carry
+
+
+@dataclass(frozen=True, slots=True)
+class Simulated:
+    """The chain would accept it: the call to send, what it uses and pays."""
+
+    call: Call
+    gas: int  # used in the simulation, not a limit
+    reward_wad: int
+    oracle_fee_wei: int
+    head: Head
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The chain would not accept it, or we could not ask."""
+
+    reason: str  # "not_liquidatable", "no_progress", "oracle", "unknown", "unreachable": a closed set
+    detail: str
+
+
+class VenueReader(Protocol[MarketT, AccountT]):
+    """How a venue's state is found and read."""
+
+    def addresses(self) -> Sequence[str]:
+        """Return the contracts whose logs matter, lower case."""
+        ...
+
+    def touched(self, log: Log) -> Touched:
+        """Say what a log changed; a log that cannot be decoded touches everything."""
+        ...
+
+    async def read_market(self, head: Head) -> MarketT:
+        """Read parameters, on-chain prices and funding, whole, at the head's hash."""
+        ...
+
+    async def read_accounts(self, accounts: Sequence[AccountId], head: Head) -> Sequence[AccountT]:
+        """Read these accounts whole at the head's hash, in the same order."""
+        ...
+
+
+class VenueRules(Protocol[MarketT, AccountT]):
+    """A venue's arithmetic: pure, no I/O, no clock."""
+
+    def price_factors(self) -> Mapping[str, FeedId]:
+        """Return the book's price factors and the feed each follows."""
+        ...
+
+    def index_factors(self) -> Sequence[str]:
+        """Return the book's index factors (funding)."""
+        ...
+
+    def factors(self, market: MarketT, at_s: int) -> Mapping[str, float]:
+        """Return the contract's own prices and indices at chain time ``at_s``."""
+        ...
+
+    def compile(self, account: AccountT, market: MarketT) -> Row | None:
+        """Compile an account to a book row; None when there is nothing to liquidate in it."""
+        ...
+
+    def assess(
+        self, account: AccountT, market: MarketT, prices: Mapping[FeedId, Price], at_s: int
+    ) -> Assessment:
+        """Repeat the venue's arithmetic exactly, at the contract's price and at the newest signed one."""
+        ...
+
+
+class VenueActions(Protocol):
+    """What can be done at a venue."""
+
+    async def probe(self, wallet: str | None) -> Probe:
+        """Ask the chain whether this wallet may liquidate here; raises TransientError."""
+        ...
+
+    async def simulate(self, assessment: Assessment, wallet: str, head: Head) -> Simulated | Refused:
+        """Ask the chain what the liquidation would do from ``wallet`` on top of the head."""
+        ...
+
+
+class Venue(
+    VenueReader[MarketT, AccountT], VenueRules[MarketT, AccountT], VenueActions, Protocol
+):
+    """One protocol on one chain: a reader, its rules, its actions."""
+
+    id: VenueId
+    capabilities: Capabilities
+
+
+AnyVenue = Venue[Any, Any]
+
+
+# --- acting ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the gate let through: one call, its limits, why it is worth it, and since when."""
+
+    venue: VenueId
+    account: AccountId
+    call: Call
+    gas_limit: int
+    cost_wei_max: int  # total: gas limit × fee cap + value; also binds every replacement
+    expected: Economics
+    tick_ns: int  # monotonic: arrival of the price that nominated it (0: not a price)
+    decided_ns: int
+    simulated_at: int  # block number
+
+
+class Outcome(StrEnum):
+    """How an attempt ended. A closed set: a metric label."""
+
+    WON = "won"  # included, and the account was liquidated by us
+    LOST = "lost"  # reverted or idle because somebody was faster, or the account was cured
+    REVERTED = "reverted"  # included and failed for another reason
+    CANCELLED = "cancelled"  # our self-transfer took the nonce
+    DROPPED = "dropped"  # never accepted by any endpoint
+    EXPIRED = "expired"  # the nonce was taken by a transaction that is not ours
+
+
+class TxKind(StrEnum):
+    """Why a transaction was signed for an attempt's nonce."""
+
+    FIRST = "first"
+    REPLACEMENT = "replacement"
+    CANCEL = "cancel"
+
+
+@dataclass(frozen=True, slots=True)
+class SignedTx:
+    """A signed transaction: what is journaled before it is broadcast."""
+
+    hash: str
+    raw: bytes
+    kind: TxKind
+    max_fee_wei: int
+    priority_fee_wei: int
+    signed_ms: int
+    block: int  # head when it was signed
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One nonce spent on one account, from intent to settlement."""
+
+    id: str
+    plan: Plan
+    wallet: str
+    nonce: int
+    transactions: tuple[SignedTx, ...]
+    opened_ms: int
+    sent_ms: int | None = None  # first acceptance by an endpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """An attempt with its end: the canonical line and the journal's last word."""
+
+    attempt: Attempt
+    outcome: Outcome
+    detail: str
+    receipt: Receipt | None
+    reward_wad: int
+    reward_wei: int
+    cost_wei: int
+
+
+class NotSent(StrEnum):
+    """Why a plan did not become an open attempt. A closed set: a metric label."""
+
+    NO_WALLET = "no_wallet"
+    LANE_PARKED = "lane_parked"
+    COST_CAP = "cost_cap"
+    DROPPED = "dropped"
+
+
+class Clock(Protocol):
+    """Wall and monotonic time; chain time comes with each head."""
+
+    def wall_ms(self) -> int:
+        """Return milliseconds since the epoch."""
+        ...
+
+    def monotonic_ns(self) -> int:
+        """Return nanoseconds on a clock that never jumps."""
+        ...
+
+
+class Telemetry(Protocol):
+    """Counters, gauges and histograms by name; the closed set is in ``observe/metrics.py``."""
+
+    def count(self, metric: str, amount: float = 1.0, /, **labels: str) -> None:
+        """Add to a counter."""
+        ...
+
+    def gauge(self, metric: str, value: float, /, **labels: str) -> None:
+        """Set a gauge."""
+        ...
+
+    def observe(self, metric: str, seconds: float, /, **labels: str) -> None:
+        """Put a duration into a histogram."""
+        ...
