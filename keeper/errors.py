@@ -1,8 +1,8 @@
 """What the keeper does about each sort of failure.
 
-Three sorts (see ARCHITECTURE.md): an *outcome* is a value, matched exhaustively; a *transient* error
-comes from the edge and is retried there; everything else is a bug and ends the process, except inside
-``supervise.py``, where one account or one venue is set aside.
+Three sorts (see ARCHITECTURE.md): an *outcome* is a value, matched exhaustively; a *transient*
+error comes from the edge and is retried there; everything else is a bug and ends the process,
+except in ``quarantine.py``, where one account or one venue is set aside.
 """
 
 from enum import StrEnum
@@ -12,7 +12,11 @@ class KeeperError(Exception):
     """Base of everything the keeper raises on purpose."""
 
 
-class ConfigError(KeeperError):
+class FatalError(KeeperError):
+    """The process must not go on: no account and no venue is to blame, so none is set aside."""
+
+
+class ConfigError(FatalError):
     """The configuration is wrong. ``problems`` holds every mistake, one line each."""
 
     def __init__(self, problems: list[str]) -> None:
@@ -29,10 +33,6 @@ class ProtocolError(KeeperError):
     """A peer answered something that its protocol does not allow (garbage, wrong type)."""
 
 
-class WrongChainError(KeeperError):
-    """An endpoint serves another chain than the one configured. Never retried."""
-
-
 class RpcFault(StrEnum):
     """Every way a JSON-RPC call can fail, told apart once, in ``chain/rpc.py``."""
 
@@ -46,11 +46,18 @@ class RpcFault(StrEnum):
     INSUFFICIENT_FUNDS = "insufficient_funds"
     UNKNOWN_BLOCK = "unknown_block"  # this node does not have the block asked for
     UNSUPPORTED = "unsupported"  # method not found
+    WRONG_CHAIN = "wrong_chain"  # the endpoint serves another chain: never used until it does not
     OTHER = "other"
 
 
 TRANSIENT_FAULTS = frozenset(
-    {RpcFault.UNREACHABLE, RpcFault.RATE_LIMITED, RpcFault.GARBAGE, RpcFault.UNKNOWN_BLOCK}
+    {
+        RpcFault.UNREACHABLE,
+        RpcFault.RATE_LIMITED,
+        RpcFault.GARBAGE,
+        RpcFault.UNKNOWN_BLOCK,
+        RpcFault.WRONG_CHAIN,
+    }
 )
 
 

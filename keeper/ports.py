@@ -1,8 +1,8 @@
-"""The contracts between the rooms: facts that travel, and small Protocols written from the core's needs.
+"""The contracts between the rooms: facts that travel, and small Protocols.
 
-Facts are frozen: nobody changes a message after it was made. Amounts are integers: ``_wad`` is USD or
-an asset amount with 18 decimals, ``_wei`` the chain's native token, ``_ms`` wall-clock milliseconds
-since the epoch, ``_ns`` the monotonic clock, ``_s`` chain time in seconds.
+Facts are frozen: nobody changes a message after it was made. Amounts are integers: ``_wad`` is USD
+or an asset amount with 18 decimals, ``_wei`` the chain's native token, ``_ms`` wall-clock
+milliseconds since the epoch, ``_ns`` the monotonic clock, ``_s`` chain time in seconds.
 """
 
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -67,16 +67,16 @@ class Rejected:
 
 
 class PriceSource(Protocol):
-    """A stream of ticks. Reconnecting is the source's own business; it ends only when cancelled."""
+    """A stream of ticks. Reconnecting is its own business; it ends only when cancelled."""
 
     name: str
 
     def ticks(self) -> AsyncIterator[Tick | Rejected]:
-        """Yield what arrives, newest per feed first dropped never: latest wins."""
+        """Yield what arrives; a slow consumer gets the newest of each feed."""
         ...
 
     async def check(self) -> str:
-        """Connect once and say what answered; raise TransientError with the reason if nothing did."""
+        """Connect once and say what answered; raises TransientError with the reason."""
         ...
 
 
@@ -92,7 +92,7 @@ class Board(Protocol):
         ...
 
     def age_ms(self, feed: FeedId, now_ms: int) -> int | None:
-        """Return the age of the last accepted price by the publisher's clock; None: no price yet."""
+        """Return the age of the last accepted price by its publisher; None: no price yet."""
         ...
 
 
@@ -190,7 +190,7 @@ class Rpc(Protocol):
         ...
 
     async def simulate(self, call: Call, sender: str) -> Execution:
-        """Run a call on top of the newest block: eth_simulateV1, else eth_call + eth_estimateGas."""
+        """Run a call on the newest block: eth_simulateV1, else eth_call + eth_estimateGas."""
         ...
 
 
@@ -307,11 +307,19 @@ class Simulated:
 class Refused:
     """The chain would not accept it, or we could not ask."""
 
-    reason: str  # "not_liquidatable", "no_progress", "oracle", "unknown", "unreachable": a closed set
+    reason: (
+        str  # "not_liquidatable", "no_progress", "oracle", "unknown", "unreachable": a closed set
+    )
     detail: str
 
 
-class VenueReader(Protocol[MarketT, AccountT]):
+MarketOut_co = TypeVar("MarketOut_co", bound=MarketState, covariant=True)
+AccountOut_co = TypeVar("AccountOut_co", bound=AccountState, covariant=True)
+MarketIn_contra = TypeVar("MarketIn_contra", bound=MarketState, contravariant=True)
+AccountIn_contra = TypeVar("AccountIn_contra", bound=AccountState, contravariant=True)
+
+
+class VenueReader(Protocol[MarketOut_co, AccountOut_co]):
     """How a venue's state is found and read."""
 
     def addresses(self) -> Sequence[str]:
@@ -322,38 +330,49 @@ class VenueReader(Protocol[MarketT, AccountT]):
         """Say what a log changed; a log that cannot be decoded touches everything."""
         ...
 
-    async def read_market(self, head: Head) -> MarketT:
+    async def read_market(self, head: Head) -> MarketOut_co:
         """Read parameters, on-chain prices and funding, whole, at the head's hash."""
         ...
 
-    async def read_accounts(self, accounts: Sequence[AccountId], head: Head) -> Sequence[AccountT]:
+    async def read_accounts(
+        self, accounts: Sequence[AccountId], head: Head
+    ) -> Sequence[AccountOut_co]:
         """Read these accounts whole at the head's hash, in the same order."""
         ...
 
 
-class VenueRules(Protocol[MarketT, AccountT]):
+class VenueRules(Protocol[MarketIn_contra, AccountIn_contra]):
     """A venue's arithmetic: pure, no I/O, no clock."""
 
-    def price_factors(self) -> Mapping[str, FeedId]:
-        """Return the book's price factors and the feed each follows."""
+    def price_factors(self, market: MarketIn_contra) -> Mapping[str, FeedId]:
+        """Return the book's price factors and the feed each follows; more may come later."""
         ...
 
-    def index_factors(self) -> Sequence[str]:
-        """Return the book's index factors (funding)."""
+    def index_factors(self, market: MarketIn_contra) -> Sequence[str]:
+        """Return the book's index factors (funding); more may come later."""
         ...
 
-    def factors(self, market: MarketT, at_s: int) -> Mapping[str, float]:
+    def factors(self, market: MarketIn_contra, at_s: int) -> Mapping[str, float]:
         """Return the contract's own prices and indices at chain time ``at_s``."""
         ...
 
-    def compile(self, account: AccountT, market: MarketT) -> Row | None:
-        """Compile an account to a book row; None when there is nothing to liquidate in it."""
+    def compile(
+        self, account: AccountIn_contra, market: MarketIn_contra, values: Mapping[str, float]
+    ) -> Row | None:
+        """Compile an account to a book row that is exact at these factor values.
+
+        A factor without a value is taken from the market. None: nothing to liquidate in it.
+        """
         ...
 
     def assess(
-        self, account: AccountT, market: MarketT, prices: Mapping[FeedId, Price], at_s: int
+        self,
+        account: AccountIn_contra,
+        market: MarketIn_contra,
+        prices: Mapping[FeedId, Price],
+        at_s: int,
     ) -> Assessment:
-        """Repeat the venue's arithmetic exactly, at the contract's price and at the newest signed one."""
+        """Repeat the venue's arithmetic exactly, at the contract's and at the newest signed price."""
         ...
 
 
@@ -364,14 +383,14 @@ class VenueActions(Protocol):
         """Ask the chain whether this wallet may liquidate here; raises TransientError."""
         ...
 
-    async def simulate(self, assessment: Assessment, wallet: str, head: Head) -> Simulated | Refused:
+    async def simulate(
+        self, assessment: Assessment, wallet: str, head: Head
+    ) -> Simulated | Refused:
         """Ask the chain what the liquidation would do from ``wallet`` on top of the head."""
         ...
 
 
-class Venue(
-    VenueReader[MarketT, AccountT], VenueRules[MarketT, AccountT], VenueActions, Protocol
-):
+class Venue(VenueReader[MarketT, AccountT], VenueRules[MarketT, AccountT], VenueActions, Protocol):
     """One protocol on one chain: a reader, its rules, its actions."""
 
     id: VenueId
@@ -458,12 +477,86 @@ class Settled:
 
 
 class NotSent(StrEnum):
-    """Why a plan did not become an open attempt. A closed set: a metric label."""
+    """Why a plan did not become an open attempt."""
 
-    NO_WALLET = "no_wallet"
-    LANE_PARKED = "lane_parked"
-    COST_CAP = "cost_cap"
-    DROPPED = "dropped"
+    NO_WALLET = "no_wallet"  # a dry run
+    LANE_PARKED = "lane_parked"  # the wallet cannot pay for it beside what is in flight
+    DROPPED = "dropped"  # no endpoint took it, and its nonce is free again
+
+
+@dataclass(frozen=True, slots=True)
+class Fee:
+    """Both EIP-1559 fields, wei per gas."""
+
+    max_fee_wei: int
+    priority_fee_wei: int
+
+    def paid_at(self, base_fee_wei: int) -> int:
+        """Return what a unit of gas costs in a block with this base fee."""
+        return min(self.max_fee_wei, base_fee_wei + self.priority_fee_wei)
+
+
+@dataclass(frozen=True, slots=True)
+class Mined:
+    """An attempt whose nonce is consumed deep enough; without a receipt it was not by us."""
+
+    attempt: Attempt
+    transaction: SignedTx | None
+    receipt: Receipt | None
+
+
+class Submitter(Protocol):
+    """Turns plans into attempts; the only owner of its wallet's nonces."""
+
+    @property
+    def wallet(self) -> str | None:
+        """Return the address that pays and is paid; None in a dry run."""
+        ...
+
+    @property
+    def open_attempts(self) -> Sequence[Attempt]:
+        """Return what is in flight."""
+        ...
+
+    def attempt_of(self, venue: VenueId, account: AccountId) -> Attempt | None:
+        """Return the account's open attempt."""
+        ...
+
+    def first_fee(self, head: Head) -> Fee | None:
+        """Return the fee of a first try; None when the base fee is over the cap."""
+        ...
+
+    async def submit(self, plan: Plan, fee: Fee, head: Head) -> Attempt | NotSent:
+        """Open an attempt: nonce, signature, journal, broadcast."""
+        ...
+
+
+class Tracker(Protocol):
+    """Follows attempts to their end."""
+
+    async def poll(self, head: Head) -> Sequence[Mined]:
+        """Return the attempts whose nonce is consumed deep enough."""
+        ...
+
+    def overdue(self, head: Head) -> Sequence[Attempt]:
+        """Return the attempts whose newest transaction has waited too long, by nonce."""
+        ...
+
+    def replacement_fee(self, attempt: Attempt, head: Head, gas: int, value_wei: int) -> Fee | None:
+        """Return a fee that replaces what is in flight; None when the cost cap forbids it."""
+        ...
+
+    async def replace(self, attempt: Attempt, plan: Plan, fee: Fee, head: Head) -> None:
+        """Send a dearer transaction at the attempt's nonce."""
+        ...
+
+    async def cancel(self, attempt: Attempt, head: Head) -> bool:
+        """Take the nonce with a transfer of nothing to ourselves; False when it cannot be paid."""
+        ...
+
+    async def close(self, settled: Settled) -> None:
+        """Write the end of an attempt and forget it."""
+        ...
 
 
 class Clock(Protocol):

@@ -1,6 +1,6 @@
 """The margin engine: pure, numpy, usable as a library.
 
-    from keeper.margin import MarginBook, Row
+from keeper.margin import MarginBook, Row
 """
 
 from keeper.margin.book import MarginBook, Moved

@@ -1,0 +1,367 @@
+"""The composition root: settings → parts → loops. The only file that names concrete classes."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import aiohttp
+import structlog
+
+from keeper import __version__
+from keeper.chain.fees import FeeRules
+from keeper.chain.heads import ChainFollower, FollowSettings, announce_heads, backfill
+from keeper.chain.journal import Journal
+from keeper.chain.rpc import WATCHER, HttpRpc
+from keeper.chain.signer import Signer, load_signer
+from keeper.chain.submit import Lane, LaneRules
+from keeper.clock import SystemClock
+from keeper.config import Settings, VenueSettings, find_module
+from keeper.desk import Desk, DeskRules
+from keeper.execute import Execution, ExecutionRules
+from keeper.intake import Intake
+from keeper.observe.http import Views, serve
+from keeper.observe.metrics import Metrics
+from keeper.pipeline import BEAT_S, Pipeline
+from keeper.ports import AccountId, AnyVenue, Head, PriceSource, Rpc, Settled, VenueId
+from keeper.prices.board import FeedRules, PriceBoard
+from keeper.quarantine import Quarantine
+from keeper.settle import Settlement
+from keeper.status import Status
+from keeper.supervise import Heartbeats, Supervisor, run
+
+logger = structlog.get_logger(__name__)
+
+CONNECTIONS_MAX = 32  # to all endpoints together
+BEAT_LIMIT_S = 15.0  # a loop beats every second; a slow cycle is tolerated, a stuck one is not
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the loops run on; built once, in order of dependence."""
+
+    settings: Settings
+    clock: SystemClock
+    metrics: Metrics
+    heartbeats: Heartbeats
+    supervisor: Supervisor
+    rpc: HttpRpc
+    journal: Journal
+    lane: Lane
+    board: PriceBoard
+    sources: Mapping[str, PriceSource]
+    desks: Mapping[VenueId, Desk]
+    follower: ChainFollower
+    settlement: Settlement
+    pipeline: Pipeline
+    status: Status
+
+
+def build_rpc(settings: Settings, session: aiohttp.ClientSession, metrics: Metrics) -> HttpRpc:
+    """Make the client of the chain's HTTP endpoints; reads the URLs that are secrets."""
+    chain = settings.chain
+    return HttpRpc(
+        session,
+        [endpoint.read().get_secret_value() for endpoint in chain.http],
+        chain_id=chain.id,
+        timeout_ms=chain.rpc_timeout_ms,
+        attempts_max=chain.rpc_attempts_max,
+        telemetry=metrics,
+    )
+
+
+def build_venue(settings: VenueSettings, rpc: Rpc, chain_id: int) -> AnyVenue:
+    """Make a venue by the ``build`` of its kind's module."""
+    venue: AnyVenue = find_module("venues", settings.kind).build(settings.options, rpc, chain_id)
+    return venue
+
+
+def build_sources(
+    settings: Settings, clock: SystemClock, metrics: Metrics
+) -> dict[str, PriceSource]:
+    """Make every price source by the ``build`` of its kind's module, for the feeds that name it."""
+    sources: dict[str, PriceSource] = {}
+    for source in settings.sources:
+        feeds = [feed.id for feed in settings.feeds if source.name in feed.sources]
+        build = find_module("prices", source.kind).build
+        sources[source.name] = build(source.options, source.name, feeds, clock, metrics)
+    return sources
+
+
+def _know_labels(settings: Settings, metrics: Metrics, rpc: HttpRpc) -> None:
+    metrics.know("feed", [feed.id for feed in settings.feeds])
+    metrics.know("source", [source.name for source in settings.sources])
+    metrics.know("venue", [venue.id for venue in settings.venues])
+    metrics.know("endpoint", [endpoint.label for endpoint in rpc.endpoints])
+
+
+def build_board(settings: Settings, clock: SystemClock) -> PriceBoard:
+    """Make the board with every feed's gates."""
+    rules = {
+        feed.id: FeedRules(
+            age_ms_max=feed.age_ms_max,
+            future_ms_max=feed.future_ms_max,
+            conf_ppm_max=feed.conf_ppm_max,
+            change_ppm_max=feed.change_ppm_max,
+            sources=feed.sources,
+        )
+        for feed in settings.feeds
+    }
+    return PriceBoard(rules, clock)
+
+
+def _lane(
+    settings: Settings, rpc: Rpc, journal: Journal, clock: SystemClock, metrics: Metrics
+) -> Lane:
+    signer: Signer | None = load_signer(settings.wallet) if settings.wallet else None
+    rules = LaneRules(
+        chain_id=settings.chain.id,
+        confirmations=settings.chain.confirmations,
+        replace_after_blocks=settings.fees.replace_after_blocks,
+        cost_wei_max=settings.gate.transaction_cost_wei_max,
+        fees=FeeRules(
+            priority_fee_wei=settings.fees.priority_fee_wei,
+            base_fee_headroom_ppm=settings.fees.base_fee_headroom_ppm,
+            max_fee_per_gas_wei_max=settings.fees.max_fee_per_gas_wei_max,
+            replacement_bump_ppm=settings.fees.replacement_bump_ppm,
+        ),
+    )
+    return Lane(rpc, journal, signer, rules, clock, metrics)
+
+
+def _execution_rules(settings: Settings) -> ExecutionRules:
+    gate = settings.gate
+    return ExecutionRules(
+        head_age_ms_max=settings.chain.head_age_ms_max,
+        transaction_cost_wei_max=gate.transaction_cost_wei_max,
+        profit_wei_min=gate.profit_wei_min,
+        open_attempts_max=gate.open_attempts_max,
+        p_win_ppm=gate.p_win_ppm,
+        revert_gas=gate.revert_gas,
+        gas_limit_factor_ppm=settings.fees.gas_limit_factor_ppm,
+        hold_ms=gate.hold_ms,
+        native_feed=settings.chain.native_feed,
+        watcher=WATCHER,
+    )
+
+
+def _desk_rules(settings: Settings, venue: VenueSettings) -> DeskRules:
+    return DeskRules(
+        objective=venue.objective,
+        solvency_budget_wei=venue.solvency_budget_wei,
+        reward_feed=venue.reward_feed,
+        backoff_ms_min=settings.gate.backoff_ms_min,
+        backoff_ms_max=settings.gate.backoff_ms_max,
+        candidates_per_step_max=settings.gate.candidates_per_step_max,
+    )
+
+
+async def discover(
+    journal: Journal,
+    rpc: Rpc,
+    start_blocks: Mapping[VenueId, int],
+    log_range_max: int,
+    desk: Desk,
+    head: Head,
+) -> AsyncIterator[tuple[int, list[AccountId]]]:
+    """Yield the accounts of a venue: those the journal knows, then those in the logs since."""
+    first = start_blocks[desk.venue.id]
+    known, mark = await journal.known(desk.scope)
+    if mark is not None:
+        block, block_hash = mark
+        raw = await rpc.call("eth_getBlockByNumber", [hex(block), False])
+        if isinstance(raw, dict) and raw.get("hash") == block_hash:
+            yield block, known
+            first = block + 1
+        else:
+            logger.warning("chain history changed: reading all logs again", venue=desk.venue.id)
+            await journal.forget(desk.scope)
+    addresses = desk.venue.addresses()
+    async for block, logs in backfill(rpc, addresses, first, head.number, log_range_max):
+        found = {account for log in logs for account in desk.venue.touched(log).accounts}
+        yield block, sorted(found)
+
+
+@asynccontextmanager
+async def build(settings: Settings) -> AsyncIterator[Parts]:
+    """Put the parts together; raises ConfigError, or JournalError when it is in use."""
+    clock, metrics = SystemClock(), Metrics(__version__)
+    heartbeats, quarantine = Heartbeats(clock), Quarantine(clock, metrics)
+    board = build_board(settings, clock)
+    chain = settings.chain
+    async with AsyncExitStack() as stack:
+        connector = aiohttp.TCPConnector(limit=CONNECTIONS_MAX)
+        session = await stack.enter_async_context(aiohttp.ClientSession(connector=connector))
+        rpc = build_rpc(settings, session, metrics)
+        _know_labels(settings, metrics, rpc)
+        path = settings.keeper.state_dir / "journal.sqlite"
+        journal = await stack.enter_async_context(Journal(path, chain.id))
+        lane = _lane(settings, rpc, journal, clock, metrics)
+        sources = build_sources(settings, clock, metrics)
+        desks: dict[VenueId, Desk] = {}
+        for each in settings.venues:
+            venue = build_venue(each, rpc, chain.id)
+            rules = _desk_rules(settings, each)
+            desks[each.id] = Desk(venue, rules, board, quarantine, metrics, clock)
+        follower = ChainFollower(
+            rpc,
+            [address for desk in desks.values() for address in desk.venue.addresses()],
+            FollowSettings(chain.poll_ms, chain.reorg_depth_max, chain.log_range_max),
+            clock,
+        )
+        execution = Execution(_execution_rules(settings), lane, board, metrics, clock)
+        settlement = Settlement(desks, execution, lane, _publishers(sources), metrics, clock)
+        settlement.profit_wei.update(await journal.profit_wei())
+        pipeline = Pipeline(
+            desks=desks,
+            intakes={id_: Intake(desk.venue, chain.reorg_depth_max) for id_, desk in desks.items()},
+            board=board,
+            chain=follower,
+            discover=partial(
+                discover,
+                journal,
+                rpc,
+                {venue.id: venue.start_block for venue in settings.venues},
+                chain.log_range_max,
+            ),
+            memory=journal,
+            execution=execution,
+            settlement=settlement,
+            submitter=lane,
+            recover=lane.recover,
+            quarantine=quarantine,
+            heartbeats=heartbeats,
+            telemetry=metrics,
+            clock=clock,
+            simulations_at_once_max=settings.gate.simulations_at_once_max,
+        )
+        supervisor = Supervisor(metrics, quarantine, heartbeats)
+        status = Status(
+            settings=settings,
+            pipeline=pipeline,
+            board=board,
+            lane=lane,
+            journal=journal,
+            settlement=settlement,
+            quarantine=quarantine,
+            heartbeats=heartbeats,
+            metrics=metrics,
+            clock=clock,
+        )
+        metrics.before_render(status.set_gauges)
+        yield Parts(
+            settings=settings,
+            clock=clock,
+            metrics=metrics,
+            heartbeats=heartbeats,
+            supervisor=supervisor,
+            rpc=rpc,
+            journal=journal,
+            lane=lane,
+            board=board,
+            sources=sources,
+            desks=desks,
+            follower=follower,
+            settlement=settlement,
+            pipeline=pipeline,
+            status=status,
+        )
+
+
+def _publishers(
+    sources: Mapping[str, PriceSource],
+) -> list[Callable[[Settled], None]]:
+    """Return what publishes outcomes: every source whose transport can also send."""
+    return [
+        partial(_publish_outcome, source.publish)
+        for source in sources.values()
+        if hasattr(source, "publish")
+    ]
+
+
+def _publish_outcome(publish: Callable[[str, bytes], None], settled: Settled) -> None:
+    attempt, receipt = settled.attempt, settled.receipt
+    message = {
+        "id": attempt.id,
+        "account": attempt.plan.account,
+        "outcome": settled.outcome.value,
+        "tx": receipt.tx_hash if receipt else None,
+        "block": receipt.block_number if receipt else None,
+        "reward_wei": str(settled.reward_wei),
+        "cost_wei": str(settled.cost_wei),
+        "ts": attempt.sent_ms or attempt.opened_ms,
+    }
+    topic = f"venues/{attempt.plan.venue}/liquidations"
+    publish(topic, json.dumps(message, separators=(",", ":")).encode())
+
+
+def _loops(parts: Parts) -> dict[str, Callable[[], Awaitable[None]]]:
+    pipeline, supervisor = parts.pipeline, parts.supervisor
+    chain = parts.settings.chain
+    loops: dict[str, Callable[[], Awaitable[None]]] = {
+        "chain": partial(supervisor.run_stream_loop, "chain", pipeline.chain),
+        "decide": pipeline.decide,
+        "attempt": pipeline.attempt,
+        "settle": pipeline.settle,
+    }
+    for name in loops:
+        parts.heartbeats.register(name, BEAT_LIMIT_S)
+    slowest_s = chain.poll_ms / 1000 + chain.rpc_attempts_max * chain.rpc_timeout_ms / 1000
+    for name in ("chain", "settle", "attempt"):
+        parts.heartbeats.register(name, BEAT_LIMIT_S + slowest_s)
+    for venue in parts.desks:
+        name = f"accounts/{venue}"
+        parts.heartbeats.register(name, BEAT_LIMIT_S + slowest_s)
+        body = partial(pipeline.accounts, venue)
+        loops[name] = partial(supervisor.run_venue_loop, name, venue, body)
+    for source in parts.sources.values():
+        loops[f"prices/{source.name}"] = partial(pipeline.prices, source)
+    for number, endpoint in enumerate(chain.ws):
+        name = f"ws{number}"
+        parts.heartbeats.register(name, BEAT_LIMIT_S + chain.head_silence_ms_max / 1000)
+        url = endpoint.read().get_secret_value()
+        body = partial(
+            announce_heads,
+            url,
+            parts.follower,
+            chain.head_silence_ms_max,
+            partial(parts.heartbeats.beat, name),
+        )
+        loops[name] = partial(supervisor.run_stream_loop, name, body)
+    parts.metrics.know("loop", loops)
+    parts.metrics.know("stream", [*loops, *parts.sources])
+    return loops
+
+
+async def run_keeper(settings: Settings) -> int:
+    """Run until SIGTERM or SIGINT; returns the exit code."""
+    async with build(settings) as parts:
+        if parts.lane.wallet is None:
+            logger.warning("dry run: no [wallet] is configured, nothing is signed or sent")
+        logger.info(
+            "starting",
+            version=__version__,
+            chain=settings.chain.id,
+            wallet=parts.lane.wallet,
+            venues=list(parts.desks),
+            config=settings.digest[:12],
+        )
+        loops = _loops(parts)
+        views = Views(
+            metrics=parts.metrics,
+            late=parts.heartbeats.late,
+            unready=parts.status.unready,
+            status=parts.status.snapshot,
+        )
+        async with serve(settings.http.host, settings.http.port, views):
+            return await run(loops)
+
+
+def main_loop(settings: Settings) -> int:
+    """Run the keeper in a fresh event loop."""
+    return asyncio.run(run_keeper(settings))
+
+
+__all__ = ["BEAT_S", "Parts", "build", "build_sources", "build_venue", "main_loop", "run_keeper"]

@@ -1,0 +1,221 @@
+"""Following a chain: every new head with the logs since the last one, gaps filled, reorgs told.
+
+A websocket only wakes the follower early; what is followed is read over HTTP, from the last head
+that was handed out to the newest one. So nothing is lost while a socket was down, and without a
+websocket the follower polls. A reorg is found by a parent hash that does not match (nodes do not
+reliably push ``removed`` logs) and answered with the first block number that changed.
+"""
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from keeper.chain.rpc import log_from_json, quantity, rpc_error
+from keeper.errors import RpcError, RpcFault, TransientError
+from keeper.ports import ChainUpdate, Clock, Head, Log, Rpc
+
+logger = structlog.get_logger(__name__)
+
+
+def head_from_json(raw: object, seen_ms: int) -> Head:
+    """Decode a block header; raises TransientRpcError when it is none."""
+    try:
+        assert isinstance(raw, dict)  # noqa: S101 - the except clause below is the answer
+        return Head(
+            number=quantity(raw["number"]),
+            hash=raw["hash"],
+            parent_hash=raw["parentHash"],
+            timestamp_s=quantity(raw["timestamp"]),
+            base_fee_wei=quantity(raw.get("baseFeePerGas", "0x0")),
+            seen_ms=seen_ms,
+        )
+    except (KeyError, TypeError, AssertionError):
+        raise rpc_error(RpcFault.GARBAGE, f"not a block: {str(raw)[:80]!r}") from None
+
+
+async def read_logs(rpc: Rpc, addresses: Sequence[str], first: int, last: int) -> list[Log]:
+    """Read the logs of these contracts in a block range, both ends included."""
+    query = {"address": list(addresses), "fromBlock": hex(first), "toBlock": hex(last)}
+    answer = await rpc.call("eth_getLogs", [query])
+    if not isinstance(answer, list):
+        raise rpc_error(RpcFault.GARBAGE, "eth_getLogs answered no list")
+    return [log_from_json(raw) for raw in answer]
+
+
+async def backfill(
+    rpc: Rpc, addresses: Sequence[str], first: int, last: int, range_max: int
+) -> AsyncIterator[tuple[int, list[Log]]]:
+    """Yield (last block read, its logs) range by range; a range that is refused is halved."""
+    span = range_max
+    while first <= last:
+        upper = min(last, first + span - 1)
+        try:
+            logs = await read_logs(rpc, addresses, first, upper)
+        except RpcError as error:
+            # providers word "too many results" differently; any refusal of a wide range is retried
+            # narrower, and only a single block that fails is an error
+            if upper == first:
+                raise
+            span = max(1, (upper - first + 1) // 2)
+            logger.info("log range halved", blocks=span, reason=str(error))
+            continue
+        yield upper, logs
+        first, span = upper + 1, min(range_max, span * 2)
+
+
+@dataclass(frozen=True, slots=True)
+class FollowSettings:
+    """Limits of the follower; the names are those of ``[chain]`` in config.toml."""
+
+    poll_ms: int
+    reorg_depth_max: int
+    log_range_max: int
+
+
+class ChainFollower:
+    """Hands out each new head with the logs since the last one."""
+
+    def __init__(
+        self, rpc: Rpc, addresses: Sequence[str], settings: FollowSettings, clock: Clock
+    ) -> None:
+        """Follow the logs of these contracts."""
+        self._rpc = rpc
+        self._addresses = list(addresses)
+        self._settings = settings
+        self._clock = clock
+        self._wake = asyncio.Event()
+        self._recent: deque[Head] = deque(maxlen=settings.reorg_depth_max)
+
+    def wake(self) -> None:
+        """Look for a new head now (called when a websocket announced one)."""
+        self._wake.set()
+
+    async def newest(self) -> Head:
+        """Read the newest header."""
+        raw = await self._rpc.call("eth_getBlockByNumber", ["latest", False])
+        return head_from_json(raw, self._clock.wall_ms())
+
+    async def start(self) -> Head:
+        """Return the head to follow from: the newest one, or after an error the last handed out."""
+        if not self._recent:
+            self._recent.append(await self.newest())
+        return self._recent[-1]
+
+    async def updates(self) -> AsyncGenerator[ChainUpdate | None]:
+        """Yield what follows ``start``, whose own logs are the caller's to read; None: nothing new.
+
+        Raises TransientError, after which it goes on where it was.
+        """
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._settings.poll_ms / 1000):
+                    await self._wake.wait()
+            self._wake.clear()
+            head = await self.newest()
+            if head.hash == self._recent[-1].hash:
+                yield None
+            else:
+                yield await self._advance(head)
+
+    async def _advance(self, head: Head) -> ChainUpdate | None:
+        last = self._recent[-1]
+        if head.number == last.number + 1 and head.parent_hash == last.hash:
+            logs = await self._logs_at(head)
+            self._recent.append(head)
+            return ChainUpdate(head, tuple(logs))
+        if head.number < last.number and await self._is_ancestor(head):
+            return None  # a lagging endpoint behind the same URL: not news
+        common = await self._common_ancestor()
+        if common is None:
+            self._recent.clear()
+            self._recent.append(head)
+            logger.error("chain replaced beyond reorg_depth_max: reading everything again")
+            return ChainUpdate(head, (), reorged_from=0, resync=True)
+        return await self._bridge(common, head)
+
+    async def _bridge(self, common: Head, head: Head) -> ChainUpdate:
+        """Read the logs from the last block both sides share to the new head."""
+        reorged_from = common.number + 1 if common.hash != self._recent[-1].hash else None
+        logs: list[Log] = []
+        span = self._settings.log_range_max
+        async for _, some in backfill(
+            self._rpc, self._addresses, common.number + 1, head.number, span
+        ):
+            logs += some
+        headers = await self._headers(
+            range(max(common.number + 1, head.number - self._settings.reorg_depth_max), head.number)
+        )
+        if (headers[-1].hash if headers else common.hash) != head.parent_hash:
+            raise rpc_error(RpcFault.UNKNOWN_BLOCK, "the chain changed while the gap was read")
+        while self._recent and self._recent[-1].number > common.number:
+            self._recent.pop()
+        self._recent.extend([*headers, head])
+        if reorged_from is not None:
+            logger.warning("reorg", first_changed=reorged_from, head=head.number)
+        return ChainUpdate(head, tuple(logs), reorged_from=reorged_from)
+
+    async def _logs_at(self, head: Head) -> list[Log]:
+        query = {"address": self._addresses, "blockHash": head.hash}
+        answer = await self._rpc.call("eth_getLogs", [query])
+        if not isinstance(answer, list):
+            raise rpc_error(RpcFault.GARBAGE, "eth_getLogs answered no list")
+        return [log_from_json(raw) for raw in answer]
+
+    async def _headers(self, numbers: Sequence[int]) -> list[Head]:
+        answers = await self._rpc.batch(
+            [("eth_getBlockByNumber", [hex(number), False]) for number in numbers]
+        )
+        for answer in answers:
+            if isinstance(answer, RpcError):
+                raise answer
+        return [head_from_json(answer, self._clock.wall_ms()) for answer in answers]
+
+    async def _is_ancestor(self, head: Head) -> bool:
+        return any(known.hash == head.hash for known in self._recent)
+
+    async def _common_ancestor(self) -> Head | None:
+        """Return the newest known head that is still on the chain."""
+        known = list(reversed(self._recent))
+        answers = await self._rpc.batch(
+            [("eth_getBlockByNumber", [hex(head.number), False]) for head in known]
+        )
+        for head, answer in zip(known, answers, strict=True):
+            if isinstance(answer, dict) and answer.get("hash") == head.hash:
+                return head
+        return None
+
+
+async def announce_heads(
+    url: str, follower: ChainFollower, silence_ms_max: int, beat: Callable[[], None]
+) -> None:
+    """Wake the follower on every head a websocket announces; ends with TransientError.
+
+    A socket that is silent for ``silence_ms_max`` counts as lost even when it looks alive.
+    """
+    # imported here: web3 costs 0.4 s to import, and chains that are polled do not need it
+    from web3 import AsyncWeb3, WebSocketProvider  # noqa: PLC0415
+    from web3.exceptions import Web3Exception  # noqa: PLC0415
+
+    try:
+        async with asyncio.timeout(silence_ms_max / 1000) as watchdog:
+            provider: Any = WebSocketProvider(url)
+            async with AsyncWeb3(provider) as w3:
+                await w3.eth.subscribe("newHeads")
+                async for _ in w3.socket.process_subscriptions():
+                    follower.wake()
+                    beat()
+                    deadline = asyncio.get_running_loop().time() + silence_ms_max / 1000
+                    watchdog.reschedule(deadline)
+    except TimeoutError:
+        msg = f"websocket silent for {silence_ms_max} ms"
+        raise TransientError(msg) from None
+    except (Web3Exception, OSError, ConnectionError) as error:
+        msg = f"websocket lost: {type(error).__name__}"
+        raise TransientError(msg) from None
+    msg = "websocket closed"
+    raise TransientError(msg)

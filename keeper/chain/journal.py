@@ -1,0 +1,386 @@
+"""The journal: what was intended, signed, sent and how it ended. SQLite, one writer thread.
+
+A transaction's raw bytes are on disk (WAL, ``synchronous=FULL``) before they are broadcast, so a
+keeper that dies in between finds them at the next start. Amounts in wei are TEXT: they outgrow
+SQLite's 64-bit integers. Account names and block checkpoints lie beside the attempts, so that a
+restart backfills only what it missed.
+"""
+
+import asyncio
+import fcntl
+import json
+import os
+import sqlite3
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from keeper.decide.economics import Economics
+from keeper.errors import FatalError
+from keeper.ports import AccountId, Attempt, Call, Plan, Settled, SignedTx, TxKind
+
+VERSION = 1
+SCHEMA = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE attempts (
+    id TEXT PRIMARY KEY, venue TEXT NOT NULL, account TEXT NOT NULL,
+    wallet TEXT NOT NULL, nonce INTEGER NOT NULL, plan TEXT NOT NULL, opened_ms INTEGER NOT NULL,
+    sent_ms INTEGER, tick_to_sent_ms REAL,
+    outcome TEXT, detail TEXT, settled_ms INTEGER, tx_hash TEXT, included_block INTEGER,
+    reward_wad TEXT, reward_wei TEXT, cost_wei TEXT
+);
+CREATE INDEX attempts_open ON attempts (opened_ms) WHERE outcome IS NULL;
+CREATE INDEX attempts_account ON attempts (venue, account);
+CREATE TABLE transactions (
+    hash TEXT PRIMARY KEY, attempt TEXT NOT NULL REFERENCES attempts (id), raw BLOB NOT NULL,
+    kind TEXT NOT NULL, max_fee_wei TEXT NOT NULL, priority_fee_wei TEXT NOT NULL,
+    signed_ms INTEGER NOT NULL, block INTEGER NOT NULL
+);
+CREATE INDEX transactions_attempt ON transactions (attempt);
+CREATE TABLE checkpoints (
+    scope TEXT PRIMARY KEY, block INTEGER NOT NULL, hash TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE accounts (
+    scope TEXT NOT NULL, account TEXT NOT NULL, PRIMARY KEY (scope, account)
+) WITHOUT ROWID;
+"""
+
+T = TypeVar("T")
+
+
+class JournalError(FatalError):
+    """The journal cannot be used; the message names the file and the mend."""
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptRow:
+    """One attempt as an operator reads it back. ``outcome`` None: still open."""
+
+    id: str
+    venue: str
+    account: str
+    nonce: int
+    opened_ms: int
+    outcome: str | None
+    detail: str
+    tick_to_sent_ms: float | None
+    included_block: int | None
+    tx_hash: str | None
+    reward_wad: int
+    reward_wei: int
+    cost_wei: int
+    replacements: int
+
+
+class Journal:
+    """All writes and reads run in one thread; callers await them."""
+
+    def __init__(self, path: Path, chain_id: int) -> None:
+        """Remember where; ``async with`` opens the file."""
+        self._path = path
+        self._chain_id = chain_id
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="journal")
+        self._db: sqlite3.Connection | None = None
+        self._lock: int | None = None
+
+    async def __aenter__(self) -> Self:
+        """Open or create the file; raises JournalError when it is another chain's or unreadable."""
+        try:
+            await self._run(self._open)
+        except BaseException:
+            self._thread.shutdown()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Finish what is queued and close the file."""
+        await self._run(self._close)
+        self._thread.shutdown()
+
+    async def _run(self, work: Callable[[], T]) -> T:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        except sqlite3.Error as error:
+            msg = f"journal {self._path}: {error}; nothing is sent that cannot be written down"
+            raise JournalError(msg) from error
+
+    @property
+    def _open_db(self) -> sqlite3.Connection:
+        if self._db is None:
+            msg = "the journal is not open"
+            raise JournalError(msg)
+        return self._db
+
+    def _open(self) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._claim()
+        try:
+            self._db = db = sqlite3.connect(self._path, isolation_level=None)
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute("PRAGMA synchronous = FULL")
+            db.execute("BEGIN IMMEDIATE")
+            if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
+                for statement in SCHEMA.split(";"):
+                    db.execute(statement)
+                db.executemany(
+                    "INSERT INTO meta VALUES (?, ?)",
+                    [("version", str(VERSION)), ("chain_id", str(self._chain_id))],
+                )
+            db.execute("COMMIT")
+            meta = dict(db.execute("SELECT key, value FROM meta").fetchall())
+        except sqlite3.DatabaseError as error:
+            self._close()
+            msg = (
+                f"journal {self._path}: {error}; move the file away to start with an empty one "
+                "(transactions still in flight are then nobody's)"
+            )
+            raise JournalError(msg) from None
+        if meta.get("version") != str(VERSION) or meta.get("chain_id") != str(self._chain_id):
+            self._close()
+            msg = (
+                f"journal {self._path} is version {meta.get('version')} for chain "
+                f"{meta.get('chain_id')}, wanted version {VERSION} for chain {self._chain_id}; "
+                "give this chain its own keeper.state_dir"
+            )
+            raise JournalError(msg)
+
+    def _claim(self) -> None:
+        """Lock a file beside the journal: a second keeper on it would spend the same nonces."""
+        self._lock = os.open(f"{self._path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._close()
+            msg = f"journal {self._path} is in use by another keeper: give each its own state_dir"
+            raise JournalError(msg) from None
+
+    def _close(self) -> None:
+        if self._db is not None:
+            self._db.close()
+            self._db = None
+        if self._lock is not None:
+            os.close(self._lock)  # the kernel lets go of it even after a kill -9
+            self._lock = None
+
+    async def intend(self, attempt: Attempt, transaction: SignedTx) -> None:
+        """Write an attempt (if new) and one signed transaction; on disk when this returns."""
+
+        def work() -> None:
+            db = self._open_db
+            with db:
+                db.execute("BEGIN IMMEDIATE")
+                db.execute(
+                    "INSERT OR IGNORE INTO attempts (id, venue, account, wallet, nonce, plan,"
+                    " opened_ms) VALUES (?, ?, ?, ?, ?, ?, ?)",
+                    (
+                        attempt.id,
+                        attempt.plan.venue,
+                        attempt.plan.account,
+                        attempt.wallet,
+                        attempt.nonce,
+                        _plan_to_json(attempt.plan),
+                        attempt.opened_ms,
+                    ),
+                )
+                db.execute(
+                    "INSERT INTO transactions VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                    (
+                        transaction.hash,
+                        attempt.id,
+                        transaction.raw,
+                        transaction.kind.value,
+                        str(transaction.max_fee_wei),
+                        str(transaction.priority_fee_wei),
+                        transaction.signed_ms,
+                        transaction.block,
+                    ),
+                )
+
+        await self._run(work)
+
+    async def sent(self, attempt_id: str, sent_ms: int, tick_to_sent_ms: float | None) -> None:
+        """Note the first acceptance by an endpoint, and how long after the price it came."""
+
+        def work() -> None:
+            self._open_db.execute(
+                "UPDATE attempts SET sent_ms = ?, tick_to_sent_ms = ? WHERE id = ?",
+                (sent_ms, tick_to_sent_ms, attempt_id),
+            )
+
+        await self._run(work)
+
+    async def settle(self, settled: Settled, now_ms: int) -> None:
+        """Write the end of an attempt."""
+        receipt = settled.receipt
+
+        def work() -> None:
+            self._open_db.execute(
+                "UPDATE attempts SET outcome = ?, detail = ?, settled_ms = ?, tx_hash = ?,"
+                " included_block = ?, reward_wad = ?, reward_wei = ?, cost_wei = ? WHERE id = ?",
+                (
+                    settled.outcome.value,
+                    settled.detail,
+                    now_ms,
+                    receipt.tx_hash if receipt else None,
+                    receipt.block_number if receipt else None,
+                    str(settled.reward_wad),
+                    str(settled.reward_wei),
+                    str(settled.cost_wei),
+                    settled.attempt.id,
+                ),
+            )
+
+        await self._run(work)
+
+    async def open_attempts(self) -> list[Attempt]:
+        """Return the attempts without an outcome, by nonce."""
+
+        def work() -> list[Attempt]:
+            db = self._open_db
+            rows = db.execute(
+                "SELECT id, wallet, nonce, plan, opened_ms, sent_ms FROM attempts"
+                " WHERE outcome IS NULL ORDER BY nonce"
+            ).fetchall()
+            return [
+                Attempt(
+                    id=row[0],
+                    plan=_plan_from_json(row[3]),
+                    wallet=row[1],
+                    nonce=row[2],
+                    transactions=_transactions(db, row[0]),
+                    opened_ms=row[4],
+                    sent_ms=row[5],
+                )
+                for row in rows
+            ]
+
+        return await self._run(work)
+
+    async def profit_wei(self) -> dict[str, int]:
+        """Return reward less cost by venue, over everything settled."""
+
+        def work() -> dict[str, int]:
+            totals: dict[str, int] = {}
+            for venue, reward, cost in self._open_db.execute(
+                "SELECT venue, reward_wei, cost_wei FROM attempts WHERE outcome IS NOT NULL"
+            ):
+                totals[venue] = totals.get(venue, 0) + int(reward) - int(cost)
+            return totals
+
+        return await self._run(work)
+
+    async def checkpoint(
+        self, scope: str, block: int, block_hash: str, accounts: Iterable[AccountId]
+    ) -> None:
+        """Note that the scope's logs (a venue at an address) are read up to this block, and the accounts found in them."""
+        found = [(scope, account) for account in accounts]
+
+        def work() -> None:
+            db = self._open_db
+            with db:
+                db.execute("BEGIN IMMEDIATE")
+                db.executemany("INSERT OR IGNORE INTO accounts VALUES (?, ?)", found)
+                db.execute(
+                    "INSERT OR REPLACE INTO checkpoints VALUES (?, ?, ?)",
+                    (scope, block, block_hash),
+                )
+
+        await self._run(work)
+
+    async def known(self, scope: str) -> tuple[list[AccountId], tuple[int, str] | None]:
+        """Return the scope's accounts and the block (number, hash) they are complete up to."""
+
+        def work() -> tuple[list[AccountId], tuple[int, str] | None]:
+            db = self._open_db
+            rows = db.execute("SELECT account FROM accounts WHERE scope = ?", (scope,)).fetchall()
+            mark = db.execute(
+                "SELECT block, hash FROM checkpoints WHERE scope = ?", (scope,)
+            ).fetchone()
+            return [AccountId(row[0]) for row in rows], (mark[0], mark[1]) if mark else None
+
+        return await self._run(work)
+
+    async def forget(self, scope: str) -> None:
+        """Drop a scope's accounts and checkpoint (the chain has another history)."""
+
+        def work() -> None:
+            db = self._open_db
+            with db:
+                db.execute("BEGIN IMMEDIATE")
+                db.execute("DELETE FROM accounts WHERE scope = ?", (scope,))
+                db.execute("DELETE FROM checkpoints WHERE scope = ?", (scope,))
+
+        await self._run(work)
+
+    def size_bytes(self) -> int:
+        """Return the size of the file and its write-ahead log."""
+        parts = (self._path, Path(f"{self._path}-wal"))
+        return sum(part.stat().st_size for part in parts if part.exists())
+
+
+def read_attempts(path: Path) -> list[AttemptRow]:
+    """Read all attempts of a journal that no keeper has open, oldest first."""
+    db = sqlite3.connect(path)
+    try:
+        rows = db.execute(
+            "SELECT id, venue, account, nonce, opened_ms, outcome, detail, tick_to_sent_ms,"
+            " included_block, tx_hash, reward_wad, reward_wei, cost_wei, (SELECT count(*) - 1 FROM"
+            " transactions WHERE attempt = attempts.id) FROM attempts ORDER BY opened_ms, nonce"
+        ).fetchall()
+    finally:
+        db.close()
+    return [
+        AttemptRow(
+            id=row[0],
+            venue=row[1],
+            account=row[2],
+            nonce=row[3],
+            opened_ms=row[4],
+            outcome=row[5],
+            detail=row[6] or "",
+            tick_to_sent_ms=row[7],
+            included_block=row[8],
+            tx_hash=row[9],
+            reward_wad=int(row[10] or 0),
+            reward_wei=int(row[11] or 0),
+            cost_wei=int(row[12] or 0),
+            replacements=row[13],
+        )
+        for row in rows
+    ]
+
+
+def _transactions(db: sqlite3.Connection, attempt_id: str) -> tuple[SignedTx, ...]:
+    rows = db.execute(
+        "SELECT hash, raw, kind, max_fee_wei, priority_fee_wei, signed_ms, block FROM transactions"
+        " WHERE attempt = ? ORDER BY rowid",
+        (attempt_id,),
+    ).fetchall()
+    return tuple(
+        SignedTx(
+            hash=row[0],
+            raw=row[1],
+            kind=TxKind(row[2]),
+            max_fee_wei=int(row[3]),
+            priority_fee_wei=int(row[4]),
+            signed_ms=row[5],
+            block=row[6],
+        )
+        for row in rows
+    )
+
+
+def _plan_to_json(plan: Plan) -> str:
+    raw: dict[str, Any] = asdict(plan)
+    raw["call"]["data"] = plan.call.data.hex()
+    return json.dumps(raw)  # the standard library's: wei outgrow 64 bits
+
+
+def _plan_from_json(text: str) -> Plan:
+    """Rebuild a plan; its monotonic times belong to another process and are cleared."""
+    raw = json.loads(text)
+    call = Call(raw["call"]["to"], bytes.fromhex(raw["call"]["data"]), raw["call"]["value_wei"])
+    plan = Plan(**{**raw, "call": call, "expected": Economics(**raw["expected"])})
+    return replace(plan, tick_ns=0, decided_ns=0)

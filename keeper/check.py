@@ -1,0 +1,208 @@
+"""Preflight: everything that can be asked before money is at stake, asked once, told at once."""
+
+import asyncio
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import aiohttp
+
+from keeper import __version__
+from keeper.app import build_board, build_rpc, build_sources, build_venue
+from keeper.chain.heads import ChainFollower, FollowSettings, announce_heads, head_from_json
+from keeper.chain.journal import Journal, JournalError
+from keeper.chain.rpc import HttpRpc, quantity
+from keeper.chain.signer import load_signer
+from keeper.clock import SystemClock
+from keeper.config import FeedSettings, Settings, VenueSettings
+from keeper.errors import ConfigError, ProtocolError, RpcError, TransientError
+from keeper.observe.metrics import Metrics
+from keeper.ports import FeedId, PriceSource, Rejected
+from keeper.prices.board import PriceBoard
+from keeper.units import WAD, wad_to_float
+
+LISTEN_S_MAX = 10.0  # for the first price of every feed
+Verdict = Literal["ok", "warning", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the table: what was asked, how it went, what would mend it."""
+
+    what: str
+    verdict: Verdict
+    detail: str
+    mend: str = ""
+
+
+async def preflight(settings: Settings) -> list[Finding]:
+    """Ask endpoints, wallet, journal, venues, sources and feeds; what fails is a finding."""
+    clock, metrics = SystemClock(), Metrics(__version__)
+    findings: list[Finding] = []
+    wallet = _wallet(settings, findings)
+    async with aiohttp.ClientSession() as session:
+        rpc = build_rpc(settings, session, metrics)
+        alive = await _endpoints(rpc, settings, findings)
+        await _websockets(settings, rpc, clock, findings)
+        if alive:
+            await _balance(settings, rpc, wallet, findings)
+            findings += [await _venue(settings, venue, rpc, wallet) for venue in settings.venues]
+        findings.append(await _journal(settings))
+        sources = build_sources(settings, clock, metrics)
+        reachable = [await _source(source) for source in sources.values()]
+        findings += reachable
+        if all(finding.verdict == "ok" for finding in reachable):
+            findings += await _feeds(settings, list(sources.values()), clock)
+    return findings
+
+
+def _wallet(settings: Settings, findings: list[Finding]) -> str | None:
+    if settings.wallet is None:
+        said = "none: a dry run, nothing is sent"
+        findings.append(Finding("wallet", "warning", said, "add a [wallet] table to act"))
+        return None
+    try:
+        signer = load_signer(settings.wallet)
+    except ConfigError as error:
+        mend = "see [wallet] in the example config.toml"
+        findings += [Finding("wallet", "failed", problem, mend) for problem in error.problems]
+        return None
+    findings.append(Finding("wallet", "ok", signer.address))
+    return signer.address
+
+
+async def _endpoints(rpc: HttpRpc, settings: Settings, findings: list[Finding]) -> bool:
+    found = await rpc.check()
+    for label, trouble in found.items():
+        detail = trouble or f"answers for chain {settings.chain.id}"
+        verdict: Verdict = "failed" if trouble else "ok"
+        mend = "mend or remove it in chain.http" if trouble else ""
+        findings.append(Finding(f"endpoint {label}", verdict, detail, mend))
+    return any(not trouble for trouble in found.values())
+
+
+async def _websockets(
+    settings: Settings, rpc: HttpRpc, clock: SystemClock, findings: list[Finding]
+) -> None:
+    """Wait for one announced head, or for as long as the keeper would."""
+    chain = settings.chain
+    rules = FollowSettings(chain.poll_ms, chain.reorg_depth_max, chain.log_range_max)
+    for number, endpoint in enumerate(chain.ws):
+        announced = asyncio.Event()
+        follower = ChainFollower(rpc, [], rules, clock)
+        try:
+            async with asyncio.TaskGroup() as group:
+                url = endpoint.read().get_secret_value()
+                listening = announce_heads(url, follower, chain.head_silence_ms_max, announced.set)
+                task = group.create_task(listening, name=f"ws{number}")
+                await announced.wait()
+                task.cancel()
+            finding = Finding(f"websocket ws{number}", "ok", "announces heads")
+        except* (TransientError, ConfigError) as lost:
+            detail = "; ".join(str(error) for error in lost.exceptions)
+            mend = "mend or remove it in chain.ws: heads are polled without it"
+            finding = Finding(f"websocket ws{number}", "failed", detail, mend)
+        findings.append(finding)
+
+
+async def _balance(
+    settings: Settings, rpc: HttpRpc, wallet: str | None, findings: list[Finding]
+) -> None:
+    try:
+        head = head_from_json(await rpc.call("eth_getBlockByNumber", ["latest", False]), 0)
+        findings.append(Finding("head", "ok", f"block {head.number}"))
+        if wallet is None:
+            return
+        balance = quantity(await rpc.call("eth_getBalance", [wallet, "latest"]))
+    except RpcError as error:
+        findings.append(Finding("head", "failed", str(error), "see the endpoints above"))
+        return
+    cap = settings.gate.transaction_cost_wei_max
+    detail = f"{balance / WAD:.6f} native tokens"
+    if balance < cap:
+        mend = (
+            f"fund {wallet}: one attempt may cost {cap / WAD:.6f} (gate.transaction_cost_wei_max)"
+        )
+        findings.append(Finding("balance", "failed", detail, mend))
+    else:
+        findings.append(Finding("balance", "ok", detail))
+
+
+async def _venue(
+    settings: Settings, venue: VenueSettings, rpc: HttpRpc, wallet: str | None
+) -> Finding:
+    what = f"venue {venue.id}"
+    try:
+        probe = await build_venue(venue, rpc, settings.chain.id).probe(wallet)
+    except (TransientError, RpcError, ProtocolError) as error:
+        return Finding(what, "failed", str(error), "see the endpoints above")
+    facts = "".join(f"; {name}: {value}" for name, value in probe.facts.items())
+    if not probe.open:
+        mend = "check the address and the chain, or accept that it is only watched"
+        return Finding(what, "failed", probe.detail + facts, mend)
+    return Finding(what, "ok", probe.detail + facts)
+
+
+async def _journal(settings: Settings) -> Finding:
+    path = settings.keeper.state_dir / "journal.sqlite"
+    try:
+        async with Journal(path, settings.chain.id) as journal:
+            waiting = len(await journal.open_attempts())
+    except (JournalError, OSError) as error:
+        return Finding("journal", "failed", str(error), "see keeper.state_dir")
+    return Finding("journal", "ok", f"{path}, {waiting} open attempts")
+
+
+async def _source(source: PriceSource) -> Finding:
+    what = f"source {source.name}"
+    try:
+        return Finding(what, "ok", await source.check())
+    except (TransientError, ConfigError) as error:
+        return Finding(what, "failed", str(error), "see its [[sources]] table")
+
+
+async def _feeds(
+    settings: Settings, sources: list[PriceSource], clock: SystemClock
+) -> list[Finding]:
+    """Listen as the keeper would until every feed has a price, or for ``LISTEN_S_MAX``."""
+    board = build_board(settings, clock)
+    refused: dict[str, str] = {}
+
+    def waiting() -> list[FeedId]:
+        now_ms = clock.wall_ms()
+        return [feed.id for feed in settings.feeds if board.fresh(feed.id, now_ms) is None]
+
+    async def listen(source: PriceSource, done: asyncio.Event) -> None:
+        async for tick in source.ticks():
+            result = tick if isinstance(tick, Rejected) else board.offer(tick)
+            if isinstance(result, Rejected):
+                refused[result.feed] = f"{result.reason}: {result.detail}"
+            elif not waiting():
+                done.set()
+
+    done = asyncio.Event()
+    async with asyncio.TaskGroup() as group:
+        tasks = [
+            group.create_task(listen(source, done), name=f"prices/{source.name}")
+            for source in sources
+        ]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LISTEN_S_MAX):
+                await done.wait()
+        for task in tasks:
+            task.cancel()
+    return [_feed(feed, board, refused, clock.wall_ms()) for feed in settings.feeds]
+
+
+def _feed(
+    feed: FeedSettings, board: PriceBoard, refused: Mapping[str, str], now_ms: int
+) -> Finding:
+    what = f"feed {feed.id}"
+    price = board.fresh(feed.id, now_ms)
+    if price is not None:
+        age_ms = now_ms - price.published_ms
+        detail = f"{wad_to_float(price.price_wad):g} USD, {age_ms} ms old, from {price.source}"
+        return Finding(what, "ok", detail)
+    detail = refused.get(feed.id, f"nothing heard in {LISTEN_S_MAX:g} s")
+    return Finding(what, "failed", detail, "is its publisher running, and are both clocks right?")

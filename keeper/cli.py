@@ -1,0 +1,146 @@
+"""The command line: run, check, demo, config.
+
+Exit codes: 0 stopped or passed, 1 a bug or a failed check, 2 a mistake in the configuration.
+"""
+
+import asyncio
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from keeper import __version__
+from keeper.config import json_schema, load
+from keeper.errors import ConfigError, FatalError
+
+CONFIG = click.option(
+    "--config",
+    "path",
+    type=click.Path(path_type=Path),
+    default=Path("config.toml"),
+    show_default=True,
+    help="The configuration file.",
+)
+STYLES = {"ok": "green", "warning": "yellow", "failed": "bold red"}
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="keeper")
+def cli() -> None:
+    """Watch the accounts of perpetual-futures venues and liquidate the under-margined ones."""
+
+
+@cli.command()
+@CONFIG
+@click.option("--dry-run", is_flag=True, help="Decide and simulate, but sign and send nothing.")
+def run(path: Path, dry_run: bool) -> None:  # noqa: FBT001 - click passes flags like this
+    """Run the keeper until SIGTERM or SIGINT."""
+    from keeper.app import main_loop  # noqa: PLC0415 - it imports web3, which --help need not
+    from keeper.observe.log import configure  # noqa: PLC0415
+
+    settings = load(path)
+    if dry_run:
+        settings = settings.model_copy(update={"wallet": None})
+    configure(settings.log.level, settings.log.format, secrets=settings.secret_values())
+    sys.exit(main_loop(settings))
+
+
+@cli.command()
+@CONFIG
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
+def check(path: Path, as_json: bool) -> None:  # noqa: FBT001
+    """Ask everything the keeper depends on, and say what would keep it from working."""
+    from keeper.check import Finding, preflight  # noqa: PLC0415
+    from keeper.observe.log import configure  # noqa: PLC0415
+
+    configure("error")
+    code = 0
+    try:
+        settings = load(path)
+        findings = [Finding("config", "ok", f"{path} is valid")]
+        findings += asyncio.run(preflight(settings))
+    except ConfigError as error:
+        findings = [Finding("config", "failed", problem) for problem in error.problems]
+        code = 2
+    failed = any(finding.verdict == "failed" for finding in findings)
+    if as_json:
+        click.echo(json.dumps({"ok": not failed, "findings": [asdict(f) for f in findings]}))
+    else:
+        table = Table("", "what", "found", "mend", box=None, pad_edge=False)
+        for finding in findings:
+            verdict = f"[{STYLES[finding.verdict]}]{finding.verdict}[/]"
+            table.add_row(verdict, *map(escape, (finding.what, finding.detail, finding.mend)))
+        Console().print(table)
+    sys.exit(code or (1 if failed else 0))
+
+
+@cli.command()
+@click.option("--accounts", default=300, show_default=True, type=click.IntRange(1, 5000))
+@click.option("--seed", default=1, show_default=True, help="Of the accounts and the price path.")
+@click.option(
+    "--prices",
+    type=click.Path(path_type=Path),
+    help="Play these minutes (CSV or CSV.gz: timestamp, open, high, low, close) instead.",
+)
+@click.option(
+    "--speed",
+    default=2.0,
+    show_default=True,
+    type=click.FloatRange(0.1, 10.0),
+    help="Price minutes per second; one block each.",
+)
+@click.option(
+    "--seconds",
+    default=60.0,
+    show_default=True,
+    type=click.FloatRange(5.0, 600.0),
+    help="How long prices move.",
+)
+@click.option("--json", "as_json", is_flag=True, help="No live view; the last line is the summary.")
+def demo(
+    accounts: int,
+    seed: int,
+    prices: Path | None,
+    speed: float,
+    seconds: float,
+    as_json: bool,  # noqa: FBT001
+) -> None:
+    """Run the whole keeper against a chain, a broker and a market of its own.
+
+    Needs no account and no key. Exit code 0 only if the contract itself confirms the summary.
+    """
+    from keeper.demo.run import DemoOptions, main_loop  # noqa: PLC0415
+
+    options = DemoOptions(
+        accounts=accounts, seed=seed, prices=prices, speed=speed, seconds=seconds, json=as_json
+    )
+    sys.exit(main_loop(options))
+
+
+@cli.group()
+def config() -> None:
+    """Look at the configuration."""
+
+
+@config.command()
+def schema() -> None:
+    """Print the JSON schema of config.toml, for editors."""
+    click.echo(json.dumps(json_schema(), indent=2))
+
+
+def main() -> None:
+    """Run a command; mistakes of the operator's come out as lines, not as tracebacks."""
+    try:
+        cli()
+    except ConfigError as error:
+        for problem in error.problems:
+            click.echo(problem, err=True)
+        sys.exit(2)
+    except FatalError as error:
+        click.echo(str(error), err=True)
+        sys.exit(1)

@@ -1,0 +1,42 @@
+"""config.toml → frozen settings; every mistake at once; JSON schema; secrets by reference."""
+
+from keeper.config.keyref import ConfigPath, Endpoint, HttpEndpoint, SecretRef, WsEndpoint
+from keeper.config.kinds import find_module, kinds
+from keeper.config.load import load
+from keeper.config.schema import json_schema
+from keeper.config.settings import (
+    ChainSettings,
+    FeedSettings,
+    FeesSettings,
+    GateSettings,
+    HttpSettings,
+    KeeperSettings,
+    LogSettings,
+    Settings,
+    SourceSettings,
+    VenueSettings,
+    WalletSettings,
+)
+
+__all__ = [
+    "ChainSettings",
+    "ConfigPath",
+    "Endpoint",
+    "FeedSettings",
+    "FeesSettings",
+    "GateSettings",
+    "HttpEndpoint",
+    "HttpSettings",
+    "KeeperSettings",
+    "LogSettings",
+    "SecretRef",
+    "Settings",
+    "SourceSettings",
+    "VenueSettings",
+    "WalletSettings",
+    "WsEndpoint",
+    "find_module",
+    "json_schema",
+    "kinds",
+    "load",
+]

@@ -1,0 +1,198 @@
+"""Mistakes that no single key shows: references, duplicates, orders.
+
+They are looked for in the document as written, not in the settings, so that they are found together
+with the mistakes of single keys.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, get_args
+
+from pydantic import BaseModel
+
+from keeper.config.keyref import is_raw_key, raw_key_lines
+from keeper.config.lines import KeyPath
+from keeper.config.problems import Problems, listing, suggestion
+from keeper.config.settings import Settings
+from keeper.ports import FeedId
+
+Document = Mapping[str, Any]
+
+_LEAK = (
+    "looks like a private key or seed phrase; take it out, put it in a file with mode "
+    '600 and write key = { file = "path" }'
+)
+
+
+def report_leaks(problems: Problems, document: Document, text: str) -> None:
+    """Tell of private keys anywhere in the file, comments included, without showing them."""
+    told: set[int] = set()
+    for path, value in _scalars(document, ()):
+        if is_raw_key(value) or any(is_raw_key(part) for part in path if isinstance(part, str)):
+            line = problems.line(path)
+            told.add(line)
+            problems.add_leak(path, line, _LEAK)
+    for line in raw_key_lines(text):
+        if line not in told:
+            problems.add_leak((), line, _LEAK)
+
+
+def _scalars(value: object, at: KeyPath) -> Iterator[tuple[KeyPath, object]]:
+    if isinstance(value, dict) and value:
+        for name, inner in value.items():
+            yield from _scalars(inner, (*at, name))
+    elif isinstance(value, list) and value:
+        for index, inner in enumerate(value):
+            yield from _scalars(inner, (*at, index))
+    else:
+        yield at, value
+
+
+def cross_check(problems: Problems, document: Document) -> None:
+    """Tell of everything that is wrong between keys."""
+    names = _unique(problems, document, "sources", "name")
+    feeds = _unique(problems, document, "feeds", "id")
+    _unique(problems, document, "venues", "id")
+    _check_topics(problems, feeds)
+    for index, feed in _tables(document, "feeds"):
+        _check_feed_sources(problems, feed, ("feeds", index, "sources"), names)
+    chain = _table(document, "chain")
+    check_feed(problems, ("chain", "native_feed"), chain.get("native_feed"), feeds)
+    for index, venue in _tables(document, "venues"):
+        at = ("venues", index)
+        check_feed(problems, (*at, "reward_feed"), venue.get("reward_feed"), feeds)
+        _check_budget(problems, venue, at)
+    if isinstance(document.get("wallet"), dict):
+        _check_wallet(problems, document["wallet"])
+    _check_order(problems, document, "gate", "backoff_ms_min", "backoff_ms_max")
+    _check_order(problems, document, "fees", "priority_fee_wei", "max_fee_per_gas_wei_max")
+    _check_order(problems, document, "chain", "confirmations", "reorg_depth_max")
+
+
+def feed_ids(document: Document) -> list[str]:
+    """Return the ids of the feeds as written."""
+    ids = (feed.get("id") for _, feed in _tables(document, "feeds"))
+    return [name for name in ids if isinstance(name, str)]
+
+
+def check_feed(
+    problems: Problems, path: KeyPath, value: object, feeds: Mapping[str, int] | list[str]
+) -> None:
+    """Tell of a reference to a feed that there is none of."""
+    if isinstance(value, str) and value not in feeds:
+        text = f"there is no such feed; {suggestion(value, feeds)}feeds: {listing(feeds)}"
+        problems.add(path, text, value=value)
+
+
+def check_option_feeds(
+    problems: Problems, options: BaseModel, at: KeyPath, feeds: list[str]
+) -> None:
+    """Tell of options declared as ``FeedId`` that name a feed that there is none of."""
+    for name, field in type(options).model_fields.items():
+        for path, value in _feed_values(field.annotation, getattr(options, name), (*at, name)):
+            check_feed(problems, path, value, feeds)
+
+
+def _feed_values(
+    annotation: object, value: object, at: KeyPath
+) -> Iterator[tuple[KeyPath, object]]:
+    inner = get_args(annotation)
+    if annotation is FeedId:
+        yield at, value
+    elif isinstance(value, Mapping) and inner:
+        for key, item in value.items():
+            yield from _feed_values(inner[-1], item, (*at, str(key)))
+    elif isinstance(value, list | tuple) and inner:
+        for index, item in enumerate(value):
+            yield from _feed_values(inner[0], item, (*at, index))
+    elif value is not None:
+        for arm in inner:
+            yield from _feed_values(arm, value, at)
+
+
+def _table(document: Document, name: str) -> Document:
+    found = document.get(name)
+    return found if isinstance(found, dict) else {}
+
+
+def _tables(document: Document, name: str) -> Iterator[tuple[int, Document]]:
+    found = document.get(name)
+    for index, table in enumerate(found if isinstance(found, list) else ()):
+        if isinstance(table, dict):
+            yield index, table
+
+
+def _unique(problems: Problems, document: Document, array: str, key: str) -> dict[str, int]:
+    """Return name → index in the array; a name given twice is told at the second place."""
+    first: dict[str, int] = {}
+    for index, table in _tables(document, array):
+        name = table.get(key)
+        if not isinstance(name, str):
+            continue
+        if name in first:
+            line = problems.line((array, first[name], key))
+            text = f"is taken by the one on line {line}; choose another"
+            problems.add((array, index, key), text, value=name)
+        first.setdefault(name, index)
+    return first
+
+
+def _check_topics(problems: Problems, feeds: Mapping[str, int]) -> None:
+    topics: dict[str, str] = {}
+    for name, index in feeds.items():
+        other = topics.setdefault(name.replace("/", "-"), name)
+        if other != name:
+            text = (
+                f'has the same MQTT topic as "{other[:60]}" ("/" becomes "-"); rename one of them'
+            )
+            problems.add(("feeds", index, "id"), text, value=name)
+
+
+def _check_feed_sources(
+    problems: Problems, feed: Document, at: KeyPath, names: Mapping[str, int]
+) -> None:
+    sources = feed.get("sources")
+    seen: set[str] = set()
+    for index, name in enumerate(sources if isinstance(sources, list) else ()):
+        if not isinstance(name, str):
+            continue
+        if name not in names:
+            text = f"there is no such source; {suggestion(name, names)}sources: {listing(names)}"
+            problems.add((*at, index), text, value=name)
+        elif name in seen:
+            problems.add((*at, index), "is named twice; name each source once", value=name)
+        seen.add(name)
+
+
+def _check_budget(problems: Problems, venue: Document, at: KeyPath) -> None:
+    budget = venue.get("solvency_budget_wei", 0)
+    if budget and venue.get("objective", "profit") == "profit":
+        text = 'has no effect without objective = "solvency"; set that, or take this out'
+        problems.add((*at, "solvency_budget_wei"), text, value=budget)
+
+
+def _check_wallet(problems: Problems, wallet: Document) -> None:
+    if ("key" in wallet) == ("keystore" in wallet):
+        text = "should have exactly one of key and keystore; take the whole table out for a dry run"
+        problems.add(("wallet",), text)
+    if "keystore" in wallet and "password" not in wallet:
+        text = 'is missing; a keystore needs one: password = { file = "path" }'
+        problems.add(("wallet", "password"), text)
+    if "password" in wallet and "keystore" not in wallet:
+        problems.add(("wallet", "password"), "belongs to a keystore; take it out")
+
+
+def _check_order(problems: Problems, document: Document, table: str, low: str, high: str) -> None:
+    """Tell when ``low`` exceeds ``high``, either of which may be at its default."""
+    field = Settings.model_fields[table].annotation
+    if not (isinstance(field, type) and issubclass(field, BaseModel)):
+        msg = f"{table} is no table of its own"
+        raise TypeError(msg)
+    values = _table(document, table)
+    least = values.get(low, field.model_fields[low].default)
+    most = values.get(high, field.model_fields[high].default)
+    if isinstance(least, int) and isinstance(most, int) and least > most:
+        path = (table, low if low in values else high)
+        text = (
+            f"{low} should not be more than {high} ({least} > {most}); lower one or raise the other"
+        )
+        problems.add(path, text)

@@ -1,0 +1,372 @@
+"""The frozen settings: every key of config.toml, its unit, default and range."""
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, SerializeAsAny
+
+from keeper.config.keyref import (
+    ConfigPath,
+    Endpoint,
+    HttpEndpoint,
+    SecretRef,
+    WsEndpoint,
+    is_secret_name,
+)
+from keeper.decide.rank import Objective
+from keeper.errors import ConfigError
+from keeper.ports import FeedId, VenueId
+from keeper.units import GWEI, PPM
+
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"  # also an MQTT topic level and a metric label
+FEED = r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,63}$"  # "ETH/USD"; no MQTT wildcards
+_MS_MAX = 3_600_000  # an hour: nothing in a keeper waits longer
+_WEI_MAX = 10**24  # a million native tokens
+_BLOCK_MAX = 2**63 - 1
+
+
+def _whole(default: int, low: int, high: int, text: str) -> int:
+    """Declare a key for a whole number; floats, strings and booleans are refused."""
+    field: int = Field(default=default, ge=low, le=high, strict=True, description=text)
+    return field
+
+
+class Table(BaseModel):
+    """A table of config.toml: frozen, unknown keys refused, values never in error texts."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", hide_input_in_errors=True, validate_default=True
+    )
+
+
+class KeeperSettings(Table):
+    """Where the keeper keeps what must survive a restart."""
+
+    state_dir: ConfigPath = Field(
+        default="state",  # type: ignore[assignment]  # validated like a written one
+        description="Folder of the journal (journal.sqlite), relative to this file.",
+    )
+
+
+class LogSettings(Table):
+    """How the keeper logs, to standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Least severity that is written."
+    )
+    format: Literal["auto", "console", "json"] = Field(
+        default="auto", description="auto: console on a terminal, one JSON object a line elsewhere."
+    )
+
+
+class HttpSettings(Table):
+    """The server of /metrics, /healthz, /readyz and the status page."""
+
+    host: str = Field(
+        default="127.0.0.1", min_length=1, max_length=253, description="Address to listen on."
+    )
+    port: int = _whole(9464, 0, 65_535, "TCP port to listen on; 0: any free one.")
+
+
+class ChainSettings(Table):
+    """The chain and the nodes that serve it."""
+
+    id: int = Field(
+        ge=1,
+        le=_BLOCK_MAX,
+        strict=True,
+        description="Chain id; an endpoint that differs is refused.",
+    )
+    http: tuple[HttpEndpoint, ...] = Field(
+        min_length=1,
+        max_length=16,
+        description="JSON-RPC endpoints over HTTP, best first; the next ones are fail-over.",
+    )
+    ws: tuple[WsEndpoint, ...] = Field(
+        default=(),
+        max_length=16,
+        description="WebSocket endpoints for new heads; without one heads are polled.",
+    )
+    native_feed: FeedId = Field(
+        description="Feed that prices the chain's native token in USD; gas is weighed with it."
+    )
+    poll_ms: int = _whole(500, 10, 60_000, "Milliseconds between two polls for the head.")
+    rpc_timeout_ms: int = _whole(
+        5_000, 50, 120_000, "Milliseconds until a request counts as failed."
+    )
+    rpc_attempts_max: int = _whole(3, 1, 20, "Attempts a request, over all endpoints.")
+    confirmations: int = _whole(
+        2, 1, 256, "Blocks on top of a transaction until its attempt is settled."
+    )
+    reorg_depth_max: int = _whole(
+        64, 1, 4_096, "Blocks a reorganisation is followed back; deeper, all is read again."
+    )
+    log_range_max: int = _whole(2_000, 1, 100_000, "Blocks a log query spans at most.")
+    head_age_ms_max: int = _whole(
+        30_000, 500, _MS_MAX, "Milliseconds after which a head is too old to act on."
+    )
+    head_silence_ms_max: int = _whole(
+        15_000, 500, _MS_MAX, "Milliseconds without a head until the WebSocket is reconnected."
+    )
+
+
+class WalletSettings(Table):
+    """Who signs. Without this table the keeper decides and sends nothing: a dry run."""
+
+    key: SecretRef | None = Field(
+        default=None, description="Where the private key is (hexadecimal); or use keystore."
+    )
+    keystore: ConfigPath | None = Field(
+        default=None, description="Path of an encrypted JSON keystore, relative to this file."
+    )
+    password: SecretRef | None = Field(
+        default=None, description="Where the password of the keystore is."
+    )
+
+
+class FeesSettings(Table):
+    """EIP-1559 fees and gas limits."""
+
+    priority_fee_wei: int = _whole(1_000_000, 0, _WEI_MAX, "Wei a gas for the block builder.")
+    base_fee_headroom_ppm: int = _whole(
+        2 * PPM,
+        PPM,
+        20 * PPM,
+        "Fee cap as parts per million of the base fee, before the priority fee is added.",
+    )
+    max_fee_per_gas_wei_max: int = _whole(
+        200 * GWEI, 1, _WEI_MAX, "Wei a gas that no transaction, first or replacement, goes beyond."
+    )
+    replace_after_blocks: int = _whole(
+        3, 1, 1_000, "Blocks a transaction waits for inclusion before it is replaced."
+    )
+    replacement_bump_ppm: int = _whole(
+        125_000,
+        125_000,
+        9 * PPM,
+        "Parts per million a replacement adds to both fees; nodes refuse less than 125000.",
+    )
+    gas_limit_factor_ppm: int = _whole(
+        1_500_000, PPM, 10 * PPM, "Gas limit as parts per million of the gas the simulation used."
+    )
+
+
+class GateSettings(Table):
+    """What may be spent and at what pace."""
+
+    transaction_cost_wei_max: int = _whole(
+        20_000_000_000_000_000,
+        0,
+        _WEI_MAX,
+        "Wei one attempt may cost in all: gas limit x fee cap + oracle fee.",
+    )
+    profit_wei_min: int = _whole(
+        0, 0, _WEI_MAX, "Wei of expected value below which an attempt is held."
+    )
+    p_win_ppm: int = _whole(900_000, 1, PPM, "Assumed chance to be first, in parts per million.")
+    revert_gas: int = _whole(100_000, 21_000, 30_000_000, "Gas a lost race is assumed to burn.")
+    open_attempts_max: int = _whole(16, 1, 1_024, "Attempts open at the same time.")
+    simulations_at_once_max: int = _whole(8, 1, 256, "Simulations running at the same time.")
+    candidates_per_step_max: int = _whole(
+        256, 1, 100_000, "Accounts assessed exactly in one step; the worst come first."
+    )
+    backoff_ms_min: int = _whole(
+        1_000, 1, _MS_MAX, "Milliseconds an account rests after its first failed attempt."
+    )
+    backoff_ms_max: int = _whole(
+        60_000, 1, _MS_MAX, "Milliseconds an account rests at most; the rest doubles up to here."
+    )
+    hold_ms: int = _whole(
+        2_000, 1, _MS_MAX, "Milliseconds until a candidate that did not pay is looked at again."
+    )
+
+
+class SourceCommon(Table):
+    """The keys of every [[sources]] table; the others belong to its kind."""
+
+    kind: str = Field(description="File name in keeper/prices that serves this source.")
+    name: str = Field(
+        pattern=NAME,
+        description="Name of the source, as feeds refer to it: 1 to 64 letters, digits and . _ -",
+    )
+
+
+class SourceSettings(SourceCommon):
+    """A price source; ``options`` is the ``Settings`` of its kind."""
+
+    options: SerializeAsAny[BaseModel]
+
+
+class FeedSettings(Table):
+    """A price the keeper works with, and the gates in front of it."""
+
+    id: FeedId = Field(
+        pattern=FEED, description="Name of the feed: 1 to 64 letters, digits and . _ : / -"
+    )
+    sources: tuple[str, ...] = Field(
+        min_length=1,
+        max_length=16,
+        description="Names of its sources; the first is the primary one.",
+    )
+    age_ms_max: int = _whole(
+        5_000, 1, _MS_MAX, "Milliseconds after which a price is stale and holds what needs it."
+    )
+    future_ms_max: int = _whole(
+        2_000, 0, _MS_MAX, "Milliseconds a price may be ahead of this machine's clock."
+    )
+    conf_ppm_max: int = _whole(
+        20_000,
+        1,
+        PPM,
+        "Confidence interval, in parts per million of the price, beyond which a price is refused.",
+    )
+    change_ppm_max: int = _whole(
+        500_000,
+        1,
+        1_000 * PPM,
+        "Parts per million beyond which a jump against a still fresh price is refused.",
+    )
+
+
+class VenueCommon(Table):
+    """The keys of every [[venues]] table; the others belong to its kind."""
+
+    kind: str = Field(description="File name in keeper/venues that serves this venue.")
+    id: VenueId = Field(
+        pattern=NAME,
+        description="Name of the venue in logs and metrics: 1 to 64 letters, digits and . _ -",
+    )
+    objective: Objective = Field(
+        default=Objective.PROFIT,
+        description="profit: rank by expected value; solvency: rank by bad debt at risk.",
+    )
+    solvency_budget_wei: int = _whole(
+        0, 0, _WEI_MAX, "Wei of expected value one transaction may lose for solvency."
+    )
+    start_block: int = _whole(
+        0, 0, _BLOCK_MAX, "Block in which the venue was deployed; logs are read from here."
+    )
+    reward_feed: FeedId | None = Field(
+        default=None, description="Feed that prices the reward token; without it rewards are USD."
+    )
+
+
+class VenueSettings(VenueCommon):
+    """A venue; ``options`` is the ``Settings`` of its kind.
+
+    A kind that declares a common key (``id``, say) is given its value as well.
+    """
+
+    options: SerializeAsAny[BaseModel]
+
+
+class Settings(Table):
+    """The whole of config.toml, defaults filled in; no secret in it, however it is printed."""
+
+    keeper: KeeperSettings = Field(default_factory=KeeperSettings)
+    log: LogSettings = Field(default_factory=LogSettings)
+    http: HttpSettings = Field(default_factory=HttpSettings)
+    chain: ChainSettings
+    wallet: WalletSettings | None = Field(
+        default=None, description="Who signs. Without this table the keeper sends nothing."
+    )
+    fees: FeesSettings = Field(default_factory=FeesSettings)
+    gate: GateSettings = Field(default_factory=GateSettings)
+    sources: tuple[SourceSettings, ...] = Field(
+        min_length=1, max_length=64, description="Where prices come from; one table a source."
+    )
+    feeds: tuple[FeedSettings, ...] = Field(
+        min_length=1, max_length=1_024, description="The prices that are needed; one table a feed."
+    )
+    venues: tuple[VenueSettings, ...] = Field(
+        min_length=1, max_length=64, description="Where accounts are watched; one table a venue."
+    )
+
+    @property
+    def dry_run(self) -> bool:
+        """Nobody can sign: decide and simulate, send nothing."""
+        return self.wallet is None
+
+    def secrets(self) -> Mapping[str, SecretRef]:
+        """Return every secret reference by its key path, for a preflight to ``read``."""
+        return dict(_references(self, ""))
+
+    def secret_values(self) -> list[str]:
+        """Read what is referenced, to be blanked out of logs; what cannot be read is left out."""
+        values: list[str] = []
+        for reference in self.secrets().values():
+            with contextlib.suppress(ConfigError):
+                values.append(reference.read().get_secret_value())
+        return values
+
+    def show(self) -> dict[str, Any]:
+        """Return the effective config as nested dicts, shaped like the file, secrets starred."""
+        shown: dict[str, Any] = _plain(self, reveal_urls=False)
+        return shown
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hexadecimal) of the effective config; referenced secrets do not enter it."""
+        text = json.dumps(_plain(self, reveal_urls=True), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _references(value: object, path: str) -> Iterator[tuple[str, SecretRef]]:
+    match value:
+        case Endpoint() if value.url is not None:
+            return
+        case SecretRef():
+            yield path, value
+        case BaseModel():
+            for name, inner in value:
+                # The keys of a kind stand in the same table as the common ones.
+                is_kind = name == "options" and isinstance(value, SourceSettings | VenueSettings)
+                below = path if is_kind else f"{path}.{name}".removeprefix(".")
+                yield from _references(inner, below)
+        case tuple() | list():
+            for index, inner in enumerate(value):
+                yield from _references(inner, f"{path}[{index}]")
+        case Mapping():
+            for name, inner in value.items():
+                yield from _references(inner, f"{path}.{name}")
+
+
+def _plain(value: object, *, reveal_urls: bool) -> Any:  # noqa: ANN401 - JSON
+    plain: object
+    match value:
+        case SecretRef():
+            plain = _plain_reference(value, reveal_urls=reveal_urls)
+        case SecretStr():
+            plain = "***"
+        case BaseModel():
+            plain = _plain_fields(value, reveal_urls=reveal_urls)
+        case tuple() | list() | set() | frozenset():
+            items = sorted(value) if isinstance(value, set | frozenset) else value
+            plain = [_plain(item, reveal_urls=reveal_urls) for item in items]
+        case Mapping():
+            plain = {str(key): _plain(item, reveal_urls=reveal_urls) for key, item in value.items()}
+        case None | bool() | int() | float():
+            plain = value
+        case _:
+            plain = str(value)
+    return plain
+
+
+def _plain_reference(value: SecretRef, *, reveal_urls: bool) -> str:
+    if not isinstance(value, Endpoint) or value.url is None:
+        return f"*** from {value.label}"
+    return value.url.get_secret_value() if reveal_urls else value.label
+
+
+def _plain_fields(model: BaseModel, *, reveal_urls: bool) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    for name, value in model:
+        if name == "options" and isinstance(model, SourceSettings | VenueSettings):
+            fields |= _plain(value, reveal_urls=reveal_urls)
+        elif value is not None:
+            hidden = isinstance(value, str) and is_secret_name(name)
+            fields[name] = "***" if hidden else _plain(value, reveal_urls=reveal_urls)
+    return fields

@@ -1,0 +1,326 @@
+"""One venue as the decide loop sees it: its accounts, two books, and the agenda.
+
+The *lead* book follows the newest prices from the sources, the *chain* book the contract's own; an
+account is nominated by either. Everything here is synchronous and has one writer, the decide loop.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from keeper.decide.agenda import Agenda, Hold, HoldReason
+from keeper.decide.rank import Objective, priority
+from keeper.margin.book import MarginBook, Moved
+from keeper.ports import (
+    AccountId,
+    AccountState,
+    AnyVenue,
+    Assessment,
+    Board,
+    Clock,
+    FeedId,
+    Head,
+    MarketState,
+    Price,
+    Telemetry,
+)
+from keeper.quarantine import Quarantine
+from keeper.units import wad_to_float
+
+QUARANTINE_MS = 60_000  # a poisoned account is tried again this seldom, or when its state changes
+
+
+@dataclass(frozen=True, slots=True)
+class DeskRules:
+    """The venue's part of config.toml that deciding needs."""
+
+    objective: Objective
+    solvency_budget_wei: int
+    reward_feed: FeedId | None  # None: rewards are USD
+    backoff_ms_min: int
+    backoff_ms_max: int
+    candidates_per_step_max: int
+
+
+@dataclass(frozen=True, slots=True)
+class Nominated:
+    """An account that the exact arithmetic calls liquidatable, on its way to the chain."""
+
+    assessment: Assessment
+    priority: tuple[int, int]
+    tick_ns: int  # arrival of the price that nominated it; 0: it was not a price
+    decided_ns: int
+
+
+class Desk:
+    """One venue's accounts and decisions."""
+
+    def __init__(
+        self,
+        venue: AnyVenue,
+        rules: DeskRules,
+        board: Board,
+        quarantine: Quarantine,
+        telemetry: Telemetry,
+        clock: Clock,
+    ) -> None:
+        """Start empty: nothing is nominated before a market and accounts were read."""
+        self.venue = venue
+        self.rules = rules
+        self.agenda: Agenda[AccountId] = Agenda(rules.backoff_ms_min, rules.backoff_ms_max)
+        self.states: dict[AccountId, AccountState] = {}
+        self.market: MarketState | None = None
+        self.loaded = False
+        self.open = True  # what the probe last said
+        self._board = board
+        self._quarantine = quarantine
+        self._telemetry = telemetry
+        self._clock = clock
+        self._factors_of: dict[FeedId, list[str]] = {}
+        self.lead: MarginBook[AccountId] = MarginBook([])
+        self.chain: MarginBook[AccountId] = MarginBook([])
+        self._expired: set[AccountId] = set()
+        self._needs_state_at: dict[AccountId, int] = {}
+        self._nominated_by: dict[AccountId, int] = {}  # tick_ns
+        self._block_s = 1.0  # seconds between blocks, smoothed
+
+    @property
+    def scope(self) -> str:
+        """Return what the accounts found belong to: the venue at its first contract's address."""
+        return f"{self.venue.id}@{next(iter(self.venue.addresses()))}"
+
+    @property
+    def feeds(self) -> Iterable[FeedId]:
+        """Return the feeds this venue's prices come from."""
+        return self._factors_of.keys()
+
+    @property
+    def head(self) -> Head | None:
+        """Return the head the market was read at."""
+        return self.market.head if self.market else None
+
+    def inclusion_s(self, now_ms: int) -> int:
+        """Return the chain time at which a transaction sent now would be included."""
+        if self.market is None:
+            return now_ms // 1000
+        head = self.market.head
+        elapsed_s = max(0, now_ms - head.seen_ms) / 1000
+        return head.timestamp_s + int(max(elapsed_s, self._block_s) + 0.999)
+
+    # --- what is learned ----------------------------------------------------------------------
+
+    def learn_market(self, market: MarketState) -> None:
+        """Take the venue's parameters, on-chain prices and funding of a new block."""
+        before = self.market
+        if before is not None and market.head.number > before.head.number:
+            blocks = market.head.number - before.head.number
+            step_s = max(0, market.head.timestamp_s - before.head.timestamp_s) / blocks
+            self._block_s += (step_s - self._block_s) / 8
+        self.market = market
+        self._learn_factors(market)
+        at_s = self.inclusion_s(self._clock.wall_ms())
+        values = self.venue.factors(market, at_s)
+        indices = {name: values[name] for name in self.venue.index_factors(market)}
+        self._follow(self.chain.move(values), self.lead, tick_ns=0)
+        self._follow(self.lead.move(indices), self.chain, tick_ns=0)
+
+    def _learn_factors(self, market: MarketState) -> None:
+        """Add what the venue lists newly to both books; a price that is there already counts."""
+        known = set(self.lead.factors)
+        feed_of = {
+            factor: feed
+            for factor, feed in self.venue.price_factors(market).items()
+            if factor not in known
+        }
+        indices = [name for name in self.venue.index_factors(market) if name not in known]
+        if not feed_of and not indices:
+            return
+        for book in (self.lead, self.chain):
+            book.add_factors(list(feed_of), indices)
+        for factor, feed in feed_of.items():
+            self._factors_of.setdefault(feed, []).append(factor)
+            price = self._board.fresh(feed, self._clock.wall_ms())
+            if price is not None:
+                self.lead.move({factor: wad_to_float(price.price_wad)})
+
+    def learn_price(self, price: Price) -> None:
+        """Take a new price that has passed the board."""
+        value = wad_to_float(price.price_wad)
+        moved = self.lead.move(dict.fromkeys(self._factors_of.get(price.feed, ()), value))
+        self._follow(moved, self.chain, tick_ns=price.received_ns)
+
+    def price_returned(self) -> None:
+        """A feed that was stale has a price again: look at what waited for one."""
+        self.agenda.release(HoldReason.STALE_PRICE)
+        self.agenda.release(HoldReason.NO_NATIVE_PRICE)
+
+    def learn_state(self, state: AccountState) -> None:
+        """Take an account as read at a block.
+
+        Readings come in order: one loop reads a venue, each batch at a newer head than the last,
+        or, after a reorg, at the head that replaced it.
+        """
+        account = state.account
+        self.states[account] = state
+        with self._quarantine.account(self.venue.id, account):
+            self._put(account)
+            self._quarantine.release(self.venue.id, account)
+        needed = self._needs_state_at.get(account)
+        if needed is None or state.head.number >= needed:
+            self._needs_state_at.pop(account, None)
+            self.agenda.refresh(account)
+
+    def forget(self, accounts: Iterable[AccountId]) -> None:
+        """Drop accounts that are no more (another chain history)."""
+        for account in accounts:
+            self.states.pop(account, None)
+            self._drop(account)
+
+    def settled(self, account: AccountId, *, failed: bool, block: int) -> None:
+        """End the work on an account; a success waits for its state at that block."""
+        if not failed:
+            state = self.states.get(account)
+            if state is None or state.head.number < block:
+                self._needs_state_at[account] = block
+        self.agenda.finish(account, failed=failed, now_ms=self._clock.wall_ms(), block=block)
+        if not failed and account not in self._needs_state_at:
+            self.agenda.refresh(account)
+
+    # --- the books ----------------------------------------------------------------------------
+
+    def _put(self, account: AccountId) -> None:
+        """Compile the account at the present prices of each book and see on which side it is."""
+        if self.market is None:
+            return
+        self._expired.discard(account)
+        for book in (self.lead, self.chain):
+            row = self.venue.compile(self.states[account], self.market, book.values)
+            if row is None:
+                if account in book:
+                    book.drop(account)
+            else:
+                book.put(account, row)
+        self._nominate(account, tick_ns=0)
+
+    def _drop(self, account: AccountId) -> None:
+        for book in (self.lead, self.chain):
+            if account in book:
+                book.drop(account)
+        self._expired.discard(account)
+        self.agenda.cure(account)
+
+    def _nominate(self, account: AccountId, tick_ns: int) -> None:
+        if self.lead.is_under(account) or self.chain.is_under(account):
+            if self.agenda.nominate(account, self._clock.wall_ms()):
+                self._telemetry.count("keeper_nominated_total", venue=self.venue.id)
+                self._nominated_by[account] = tick_ns
+        else:
+            self.agenda.cure(account)
+            self._nominated_by.pop(account, None)
+
+    def _follow(self, moved: Moved[AccountId], other: MarginBook[AccountId], tick_ns: int) -> None:
+        self._expired.update(moved.expired)
+        for account in moved.under:
+            self._nominate(account, tick_ns)
+        for account in moved.cured:
+            if not other.is_under(account):
+                self._nominate(account, tick_ns)
+
+    # --- deciding -----------------------------------------------------------------------------
+
+    def due(self, now_ms: int) -> list[AccountId]:
+        """Return the accounts to assess now, worst first, at most ``candidates_per_step_max``."""
+        if self.market is None:
+            return []
+        self.agenda.wake(now_ms, self.market.head.number)
+        due = [account for account in self.agenda.due() if account in self.states]
+        if len(due) > 1:
+            due.sort(key=self._worst_excess)
+        return due[: self.rules.candidates_per_step_max]
+
+    def _worst_excess(self, account: AccountId) -> float:
+        values = [book.excess(account) for book in (self.lead, self.chain) if account in book]
+        return min((value for value in values if value == value), default=0.0)  # noqa: PLR0124 - NaN
+
+    def decide(self, account: AccountId) -> Nominated | None:
+        """Assess one due account; None: it is cured, held with a reason, or no longer due."""
+        if not self.agenda.is_due(account):
+            return None
+        tick_ns = self._nominated_by.pop(account, 0)
+        now_ms = self._clock.wall_ms()
+        assessment: Assessment | None = None
+        with self._quarantine.account(self.venue.id, account):
+            if account in self._expired:
+                self._put(account)
+                if account not in self.agenda:
+                    return None
+            assessment = self.assess(account)
+        if assessment is None:
+            self.quarantined(account)
+            return None
+        if not assessment.liquidatable:
+            self._not_yet(assessment, now_ms)
+            return None
+        self.agenda.start(account)
+        return Nominated(
+            assessment, self._priority(assessment), tick_ns, self._clock.monotonic_ns()
+        )
+
+    def assess(self, account: AccountId) -> Assessment:
+        """Repeat the venue's exact arithmetic with the newest facts."""
+        if self.market is None:
+            msg = "nothing can be assessed before the market was read"
+            raise RuntimeError(msg)
+        now_ms = self._clock.wall_ms()
+        prices = self.fresh_prices(now_ms)
+        self._telemetry.count("keeper_assessed_total", venue=self.venue.id)
+        return self.venue.assess(
+            self.states[account], self.market, prices, self.inclusion_s(now_ms)
+        )
+
+    def fresh_prices(self, now_ms: int) -> Mapping[FeedId, Price]:
+        """Return the venue's feeds that have a price within its age."""
+        found = {feed: self._board.fresh(feed, now_ms) for feed in self._factors_of}
+        return {feed: price for feed, price in found.items() if price is not None}
+
+    def hold(self, account: AccountId, hold: Hold) -> None:
+        """Hold an account and count why."""
+        self._telemetry.count("keeper_held_total", venue=self.venue.id, reason=hold.reason.value)
+        self.agenda.hold(account, hold)
+
+    def quarantined(self, account: AccountId) -> None:
+        """Hold an account that a bug has set aside."""
+        until_ms = self._clock.wall_ms() + QUARANTINE_MS
+        self.hold(account, Hold(HoldReason.QUARANTINED, until_ms=until_ms))
+
+    def failed_to_ask(self, account: AccountId, hold_ms: int) -> None:
+        """Hold an account about which the chain could not be asked."""
+        until_ms = self._clock.wall_ms() + hold_ms
+        self.hold(account, Hold(HoldReason.SIMULATION_FAILED, until_ms=until_ms))
+
+    def not_yet(self, assessment: Assessment) -> None:
+        """Hold an account that the newest facts no longer call liquidatable."""
+        self._not_yet(assessment, self._clock.wall_ms())
+
+    def _not_yet(self, assessment: Assessment, now_ms: int) -> None:
+        """The exact arithmetic disagrees with the screen: make the row exact here, or wait."""
+        account = assessment.account
+        fresh = self.fresh_prices(now_ms)
+        block = self.market.head.number + 1 if self.market else 0
+        if any(feed not in fresh for feed in assessment.feeds):
+            self.hold(account, Hold(HoldReason.STALE_PRICE, until_block=block))
+            return
+        self._put(account)
+        if account in self.agenda:
+            self._telemetry.count("keeper_disagreements_total", venue=self.venue.id, step="assess")
+            self.hold(account, Hold(HoldReason.NOT_LIQUIDATABLE, until_block=block))
+
+    def _priority(self, assessment: Assessment) -> tuple[int, int]:
+        return priority(
+            self.rules.objective,
+            reward_wad=assessment.reward_wad,
+            shortfall_wad=assessment.requirement_wad - assessment.equity_wad,
+        )
+
+    def renewed(self, nominated: Nominated) -> Nominated:
+        """Return the nomination with an assessment by the newest facts."""
+        return replace(nominated, assessment=self.assess(nominated.assessment.account))

@@ -1,0 +1,246 @@
+"""From a nomination to an open attempt: assess once more, gate, simulate, gate, submit."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import structlog
+
+from keeper.decide.agenda import Hold, HoldReason
+from keeper.decide.economics import Economics, reward_in_wei
+from keeper.decide.gate import Facts, Limits, after_simulation, before_simulation
+from keeper.desk import Desk, Nominated
+from keeper.ports import (
+    AccountId,
+    Assessment,
+    Attempt,
+    Board,
+    Clock,
+    Fee,
+    FeedId,
+    Head,
+    NotSent,
+    Plan,
+    Refused,
+    Simulated,
+    Submitter,
+    Telemetry,
+    VenueId,
+)
+from keeper.units import PPM, WAD
+
+logger = structlog.get_logger(__name__)
+
+# Refused.reason → why the account is held; anything else is "we could not find out"
+REFUSALS: Mapping[str, HoldReason] = {
+    "not_liquidatable": HoldReason.NOT_LIQUIDATABLE,
+    "no_progress": HoldReason.NO_PROGRESS,
+    "oracle": HoldReason.STALE_PRICE,
+}
+NOT_SENT: Mapping[NotSent, HoldReason] = {
+    NotSent.NO_WALLET: HoldReason.DRY_RUN,
+    NotSent.LANE_PARKED: HoldReason.LANE_PARKED,
+    NotSent.DROPPED: HoldReason.SEND_FAILED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutionRules:
+    """The parts of ``[gate]``, ``[fees]`` and ``[chain]`` that sending needs."""
+
+    head_age_ms_max: int
+    transaction_cost_wei_max: int
+    profit_wei_min: int
+    open_attempts_max: int
+    p_win_ppm: int
+    revert_gas: int
+    gas_limit_factor_ppm: int
+    hold_ms: int
+    native_feed: FeedId
+    watcher: str  # the address dry runs simulate from
+
+
+class Execution:
+    """Turns nominations into attempts, one account at a time."""
+
+    def __init__(
+        self,
+        rules: ExecutionRules,
+        submitter: Submitter,
+        board: Board,
+        telemetry: Telemetry,
+        clock: Clock,
+    ) -> None:
+        """Hold no state but which accounts are being worked on."""
+        self.rules = rules
+        self._submitter = submitter
+        self._board = board
+        self._telemetry = telemetry
+        self._clock = clock
+        self._working: set[tuple[VenueId, AccountId]] = set()
+
+    async def attempt(self, desk: Desk, nominated: Nominated) -> None:
+        """Take one nominated account as far as it goes now; what stops it becomes a hold."""
+        account = nominated.assessment.account
+        key = (desk.venue.id, account)
+        head = desk.head
+        if head is None:
+            return
+        if key in self._working or self._submitter.attempt_of(*key) is not None:
+            desk.hold(account, Hold(HoldReason.ATTEMPT_OPEN, until_block=head.number + 1))
+            return
+        self._working.add(key)
+        try:
+            await self._attempt(desk, desk.renewed(nominated), head)
+        finally:
+            self._working.discard(key)
+
+    async def _attempt(self, desk: Desk, nominated: Nominated, head: Head) -> None:
+        assessment = nominated.assessment
+        if not assessment.liquidatable:
+            desk.not_yet(assessment)
+            return
+        held = self._before(desk, head) or await self._simulate_and_send(desk, nominated, head)
+        if held is not None:
+            desk.hold(assessment.account, held)
+
+    def _before(self, desk: Desk, head: Head) -> Hold | None:
+        reason = before_simulation(self._facts(desk, head), self._limits(desk))
+        return self._wait(reason, head) if reason else None
+
+    async def _simulate_and_send(self, desk: Desk, nominated: Nominated, head: Head) -> Hold | None:
+        self._stage(desk, nominated.tick_ns, nominated.decided_ns)
+        simulation = await self.simulate(desk, nominated.assessment, head)
+        if isinstance(simulation, Refused):
+            return self._refused(desk, simulation, head)
+        fee = self._submitter.first_fee(head)
+        if fee is None:
+            return self._wait(HoldReason.COST_CAP, head)
+        plan = self.plan(desk, nominated, simulation, fee)
+        if isinstance(plan, HoldReason):
+            return self._wait(plan, head)
+        if self._submitter.wallet is None:
+            self._would_send(plan)
+        result = await self._submitter.submit(plan, fee, head)
+        if isinstance(result, Attempt):
+            desk.agenda.start(plan.account)
+            return None
+        return self._wait(NOT_SENT[result], head)
+
+    async def simulate(self, desk: Desk, assessment: Assessment, head: Head) -> Simulated | Refused:
+        """Ask the chain what the liquidation would do from our wallet."""
+        wallet = self._submitter.wallet or self.rules.watcher
+        simulation = await desk.venue.simulate(assessment, wallet, head)
+        result = "ok" if isinstance(simulation, Simulated) else simulation.reason
+        self._telemetry.count("keeper_simulated_total", venue=desk.venue.id, result=result)
+        return simulation
+
+    def plan(
+        self, desk: Desk, nominated: Nominated, simulation: Simulated, fee: Fee
+    ) -> Plan | HoldReason:
+        """Weigh a simulated liquidation at a fee; the answer of the gate."""
+        economics = self._economics(desk, simulation, fee)
+        if economics is None:
+            return HoldReason.NO_NATIVE_PRICE
+        gas_limit = simulation.gas * self.rules.gas_limit_factor_ppm // PPM
+        worst = gas_limit * fee.max_fee_wei + simulation.call.value_wei
+        reason = after_simulation(economics, worst, self._limits(desk))
+        if reason is not None:
+            return reason
+        return Plan(
+            venue=desk.venue.id,
+            account=nominated.assessment.account,
+            call=simulation.call,
+            gas_limit=gas_limit,
+            cost_wei_max=worst,
+            expected=economics,
+            tick_ns=nominated.tick_ns,
+            decided_ns=nominated.decided_ns,
+            simulated_at=simulation.head.number,
+        )
+
+    def _economics(self, desk: Desk, simulation: Simulated, fee: Fee) -> Economics | None:
+        reward_wei = self.reward_wei(desk, simulation.reward_wad)
+        if reward_wei is None:
+            return None
+        fee_per_gas = fee.paid_at(simulation.head.base_fee_wei)
+        return Economics(
+            reward_wei=reward_wei,
+            gas_cost_wei=simulation.gas * fee_per_gas,
+            oracle_fee_wei=simulation.oracle_fee_wei,
+            revert_cost_wei=self.rules.revert_gas * fee_per_gas,
+            p_win_ppm=self.rules.p_win_ppm,
+        )
+
+    def reward_wei(self, desk: Desk, reward_wad: int) -> int | None:
+        """Value a reward in wei; None while a price for that is missing or stale."""
+        now_ms = self._clock.wall_ms()
+        native = self._board.fresh(self.rules.native_feed, now_ms)
+        reward_price_wad = self._reward_price_wad(desk, now_ms)
+        if native is None or reward_price_wad is None:
+            return None
+        return reward_in_wei(reward_wad, reward_price_wad, native.price_wad)
+
+    def _reward_price_wad(self, desk: Desk, now_ms: int) -> int | None:
+        if desk.rules.reward_feed is None:
+            return WAD
+        price = self._board.fresh(desk.rules.reward_feed, now_ms)
+        return price.price_wad if price else None
+
+    def _facts(self, desk: Desk, head: Head) -> Facts:
+        now_ms = self._clock.wall_ms()
+        native = self._board.fresh(self.rules.native_feed, now_ms)
+        return Facts(
+            venue_open=desk.open,
+            head_age_ms=now_ms - head.seen_ms,
+            native_price_wad=native.price_wad if native else None,
+            reward_price_wad=self._reward_price_wad(desk, now_ms),
+            attempts_open=len(self._submitter.open_attempts),
+        )
+
+    def _limits(self, desk: Desk) -> Limits:
+        rules = self.rules
+        return Limits(
+            head_age_ms_max=rules.head_age_ms_max,
+            transaction_cost_wei_max=rules.transaction_cost_wei_max,
+            profit_wei_min=rules.profit_wei_min,
+            open_attempts_max=rules.open_attempts_max,
+            objective=desk.rules.objective,
+            solvency_budget_wei=desk.rules.solvency_budget_wei,
+        )
+
+    def _refused(self, desk: Desk, refused: Refused, head: Head) -> Hold:
+        reason = REFUSALS.get(refused.reason, HoldReason.SIMULATION_FAILED)
+        if reason is HoldReason.NOT_LIQUIDATABLE:
+            self._telemetry.count(
+                "keeper_disagreements_total", venue=desk.venue.id, step="simulate"
+            )
+        logger.debug("simulation refused", reason=refused.reason, detail=refused.detail)
+        return self._wait(reason, head)
+
+    def _wait(self, reason: HoldReason, head: Head) -> Hold:
+        """Say what wakes a hold: what only a block changes waits for one, the rest for a time."""
+        match reason:
+            case HoldReason.NOT_LIQUIDATABLE | HoldReason.STALE_PRICE | HoldReason.ATTEMPT_OPEN:
+                return Hold(reason, until_block=head.number + 1)
+            case HoldReason.OPEN_ATTEMPTS | HoldReason.NO_PROGRESS:
+                return Hold(reason, until_block=head.number + 1)
+            case _:
+                return Hold(reason, until_ms=self._clock.wall_ms() + self.rules.hold_ms)
+
+    def _would_send(self, plan: Plan) -> None:
+        logger.info(
+            "dry run: would liquidate",
+            venue=plan.venue,
+            account=plan.account,
+            expected_wei=plan.expected.expected_wei,
+            reward_wei=plan.expected.reward_wei,
+            cost_wei=plan.expected.gas_cost_wei + plan.expected.oracle_fee_wei,
+        )
+
+    def _stage(self, desk: Desk, tick_ns: int, decided_ns: int) -> None:
+        if tick_ns:
+            seconds = (decided_ns - tick_ns) / 1e9
+            venue = desk.venue.id
+            self._telemetry.observe(
+                "keeper_stage_seconds", seconds, venue=venue, stage="price_to_decided"
+            )

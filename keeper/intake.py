@@ -1,0 +1,95 @@
+"""What changed at one venue and must be read again: events nominate, reads decide."""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Iterable
+
+from keeper.ports import AccountId, AnyVenue, ChainUpdate, Head, LiquidationSeen, Log
+
+LOGS_MAX = (
+    100_000  # posted and not folded: beyond it reading everything is cheaper than keeping them
+)
+
+
+class Intake:
+    """The dirty accounts of one venue and the head to read them at.
+
+    Level-driven: what is taken out and could not be read is given back; an account touched while it
+    is being read is dirty again. The accounts touched by recent blocks are remembered, so that a
+    reorg dirties exactly what the orphaned blocks touched.
+    """
+
+    def __init__(self, venue: AnyVenue, reorg_depth_max: int) -> None:
+        """Start without a head; ``wait`` returns with the first one."""
+        self._venue = venue
+        self._depth = reorg_depth_max
+        self._dirty: dict[AccountId, None] = {}
+        self._addresses = frozenset(venue.addresses())
+        self._updates: list[ChainUpdate] = []
+        self._logs = 0
+        self._touched_at: OrderedDict[int, set[AccountId]] = OrderedDict()
+        self._changed = asyncio.Event()
+        self.everything = True
+        self.head: Head | None = None
+
+    def post(self, update: ChainUpdate) -> None:
+        """Take a chain update in. No venue code runs here: ``fold`` does that in its loop."""
+        self._updates.append(update)
+        self._logs += len(update.logs)
+        if self._logs > LOGS_MAX:
+            self._updates.clear()
+            self._logs = 0
+            self.everything = True  # the logs are not needed to read everything
+        self.advance(update.head)
+
+    def fold(self) -> list[LiquidationSeen]:
+        """Work the posted updates into the dirty accounts; return the liquidations they show."""
+        updates, self._updates, self._logs = self._updates, [], 0
+        seen: list[LiquidationSeen] = []
+        for update in updates:
+            self.everything = self.everything or update.resync
+            if update.reorged_from is not None:
+                for number in [n for n in self._touched_at if n >= update.reorged_from]:
+                    self.mark(self._touched_at.pop(number))
+            for log in update.logs:
+                seen += self._fold_log(log)
+            oldest = update.head.number - self._depth
+            while self._touched_at and next(iter(self._touched_at)) < oldest:
+                self._touched_at.popitem(last=False)
+        return seen
+
+    def _fold_log(self, log: Log) -> tuple[LiquidationSeen, ...]:
+        if log.address not in self._addresses:
+            return ()
+        touched = self._venue.touched(log)
+        self.everything = self.everything or touched.everything
+        self.mark(touched.accounts)
+        self._touched_at.setdefault(log.block_number, set()).update(touched.accounts)
+        return touched.liquidations
+
+    def advance(self, head: Head) -> None:
+        """Take a new head without logs of its own."""
+        self.head = head
+        self._changed.set()
+
+    def mark(self, accounts: Iterable[AccountId]) -> None:
+        """Note that these accounts must be read again."""
+        self._dirty.update(dict.fromkeys(accounts))
+
+    async def wait(self) -> Head:
+        """Return the newest head once there is one that was not waited for yet."""
+        await self._changed.wait()
+        self._changed.clear()
+        if self.head is None:
+            msg = "woken without a head"
+            raise RuntimeError(msg)
+        return self.head
+
+    def take(self) -> list[AccountId]:
+        """Return the dirty accounts, first touched first, and forget them."""
+        dirty, self._dirty = list(self._dirty), {}
+        return dirty
+
+    def retry(self) -> None:
+        """Wake the reader again although no head came."""
+        self._changed.set()

@@ -1,0 +1,258 @@
+"""The closed table of metrics: names, types, labels, help texts.
+
+Plain data, so that the README, dashboards and alerts can be checked against it.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from keeper.decide.agenda import HoldReason
+from keeper.errors import RpcFault
+from keeper.ports import Outcome, Rejection, TxKind
+
+# from half a millisecond (a decision) to a minute (five blocks of the slowest chain)
+BUCKETS_S = (
+    *(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
+    *(1.0, 2.5, 5.0, 10.0, 30.0, 60.0),
+)
+
+Kind = Literal["counter", "gauge", "histogram"]
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """Label values known when the keeper starts, most of them from the configuration.
+
+    They are handed to ``Metrics.know(what, …)``.
+    """
+
+    what: str
+
+
+Values = Given | frozenset[str]
+"""Where a label's values come from: given at the start, or a set fixed here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One row of the table. ``unit``: the base unit at the end of the name, or "".
+
+    ``zeroed``: every series starts at 0. A counter that appears with its first event shows no
+    increase to a query, so those that alerts watch are zeroed.
+    """
+
+    name: str
+    kind: Kind
+    help: str
+    labels: Mapping[str, Values] = field(default_factory=dict)
+    unit: str = ""
+    zeroed: bool = False
+
+
+def _counter(
+    name: str, text: str, *, unit: str = "", zeroed: bool = True, **labels: Values
+) -> Metric:
+    return Metric(f"keeper_{name}", "counter", text, labels, unit, zeroed)
+
+
+def _gauge(name: str, text: str, *, unit: str = "", **labels: Values) -> Metric:
+    return Metric(f"keeper_{name}", "gauge", text, labels, unit)
+
+
+def _histogram(name: str, text: str, **labels: Values) -> Metric:
+    return Metric(f"keeper_{name}", "histogram", text, labels, "seconds")
+
+
+def _set(*values: Iterable[str]) -> frozenset[str]:
+    return frozenset(str(value) for group in values for value in group)
+
+
+FEED = Given("feed")
+SOURCE = Given("source")
+VENUE = Given("venue")
+LOOP = Given("loop")
+STREAM = Given("stream")
+ENDPOINT = Given("endpoint")
+VERSION = Given("version")
+
+STAGES = _set(
+    [
+        "price_to_decided",
+        "decided_to_signed",
+        "signed_to_sent",
+        "sent_to_included",
+        "tick_to_sent",
+    ]
+)
+SIMULATED = _set(
+    ["ok", "not_liquidatable", "no_progress", "oracle", "unknown", "unreachable"],
+)
+STEPS = _set(["assess", "simulate"])
+
+_PRICES = (
+    _counter(
+        "price_updates_total",
+        "Prices that passed every gate.",
+        zeroed=False,
+        feed=FEED,
+        source=SOURCE,
+    ),
+    _counter(
+        "price_rejections_total",
+        "Messages of price sources that were not used, by reason.",
+        zeroed=False,
+        feed=FEED,
+        source=SOURCE,
+        reason=_set(Rejection),
+    ),
+    _counter(
+        "price_refusals_shed_total",
+        "Refused messages of a price source that came too fast to be counted by reason.",
+        stream=STREAM,
+    ),
+    _gauge(
+        "price_age_seconds",
+        "Age of the feed's last accepted price, by the publisher's clock.",
+        unit="seconds",
+        feed=FEED,
+    ),
+    _gauge("price_usd", "The feed's last accepted price in US dollars.", unit="usd", feed=FEED),
+)
+_ACCOUNTS = (
+    _gauge("accounts", "Accounts in the book.", venue=VENUE),
+    _gauge(
+        "under_margined_accounts",
+        "Accounts that the screen holds to be under-margined now.",
+        venue=VENUE,
+    ),
+    _gauge(
+        "unpriced_accounts",
+        "Accounts that wait for the first price of one of their feeds.",
+        venue=VENUE,
+    ),
+    _counter("nominated_total", "Accounts that the screen nominated.", venue=VENUE),
+    _counter("assessed_total", "Accounts assessed with the venue's exact rule.", venue=VENUE),
+    _counter(
+        "simulated_total",
+        "Liquidations simulated at the head, by what the chain answered.",
+        zeroed=False,
+        venue=VENUE,
+        result=SIMULATED,
+    ),
+    _counter(
+        "disagreements_total",
+        "Accounts nominated and not liquidatable by the exact rule (step assess), or by that rule "
+        "and not for the chain (step simulate).",
+        venue=VENUE,
+        step=STEPS,
+    ),
+    _counter(
+        "liquidations_seen_total",
+        "Liquidations found in the venue's logs, by us or by another liquidator.",
+        venue=VENUE,
+        by=_set(["us", "other"]),
+    ),
+)
+_ATTEMPTS = (
+    _counter(
+        "held_total",
+        "Candidates held back, by reason.",
+        zeroed=False,
+        venue=VENUE,
+        reason=_set(HoldReason),
+    ),
+    _counter(
+        "attempts_total",
+        "Attempts that ended, by outcome.",
+        venue=VENUE,
+        outcome=_set(Outcome),
+    ),
+    _counter(
+        "replacements_total",
+        "Transactions signed for a nonce that had one already, by kind.",
+        kind=_set(TxKind) - {str(TxKind.FIRST)},
+    ),
+    _gauge("open_attempts", "Attempts that are not settled."),
+    _counter("reward_wei_total", "Rewards received, in wei.", unit="wei", venue=VENUE),
+    _counter(
+        "gas_spent_wei_total",
+        "Paid for inclusion, data fees of layer 2 included, in wei.",
+        unit="wei",
+        venue=VENUE,
+    ),
+    _counter(
+        "oracle_fee_wei_total",
+        "Paid for price updates carried along, in wei.",
+        unit="wei",
+        venue=VENUE,
+    ),
+    _gauge(
+        "profit_wei",
+        "Rewards less all costs since the journal began, in wei; negative for a loss.",
+        unit="wei",
+        venue=VENUE,
+    ),
+    _histogram(
+        "stage_seconds",
+        "Time an attempt spent in each stage; tick_to_sent is the whole of what the keeper can "
+        "hurry.",
+        venue=VENUE,
+        stage=STAGES,
+    ),
+    _counter(
+        "outcomes_shed_total",
+        "Outcomes not published over MQTT because the broker did not take them in time.",
+        stream=STREAM,
+    ),
+)
+_CHAIN = (
+    _gauge("head_block", "Number of the newest block."),
+    _gauge("head_age_seconds", "Seconds since the newest block was learned of.", unit="seconds"),
+    _gauge("wallet_balance_wei", "Balance of the wallet in wei.", unit="wei"),
+    _counter("reorgs_total", "Blocks found to have replaced ones that were read before."),
+    _counter(
+        "rpc_requests_total",
+        "Requests to the chain's endpoints, by endpoint and what came of them.",
+        zeroed=False,
+        endpoint=ENDPOINT,
+        result=_set(["ok"], RpcFault),
+    ),
+)
+_PROCESS = (
+    _gauge("ready", "1 when /readyz says so, else 0."),
+    _gauge("dry_run", "1 when nothing is sent, else 0."),
+    _gauge("journal_bytes", "Size of the journal on disk.", unit="bytes"),
+    _gauge(
+        "loop_heartbeat_age_seconds",
+        "Seconds since the loop was last seen alive.",
+        unit="seconds",
+        loop=LOOP,
+    ),
+    _gauge(
+        "loop_heartbeat_limit_seconds",
+        "Age of a heartbeat beyond which /healthz fails.",
+        unit="seconds",
+        loop=LOOP,
+    ),
+    _gauge("quarantine_entries", "Accounts, and the venue's loop, set aside now.", venue=VENUE),
+    _counter(
+        "quarantined_total",
+        "Bugs that set an account or a venue's loop aside.",
+        venue=VENUE,
+        kind=_set(["account", "venue"]),
+    ),
+    _counter("reconnects_total", "Connections lost and built again.", stream=STREAM),
+    _gauge("build_info", "Always 1; the label says which version runs.", version=VERSION),
+)
+
+TABLE: tuple[Metric, ...] = (*_PRICES, *_ACCOUNTS, *_ATTEMPTS, *_CHAIN, *_PROCESS)
+
+
+def as_markdown() -> str:
+    """Return the table as the README shows it: name, type, labels, help."""
+    lines = ["| metric | type | labels | meaning |", "|---|---|---|---|"]
+    for metric in TABLE:
+        labels = ", ".join(f"`{label}`" for label in metric.labels)
+        lines.append(f"| `{metric.name}` | {metric.kind} | {labels} | {metric.help} |")
+    return "\n".join(lines)

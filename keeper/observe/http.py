@@ -1,0 +1,183 @@
+"""The HTTP side of the keeper: metrics, health, readiness, status. Read-only, for the operator.
+
+=================  =================================================================================
+``/``              an index with links
+``/metrics``       Prometheus text, or OpenMetrics when asked
+``/healthz``       200, or 503 naming each loop that has not beaten within its limit: restart me
+``/readyz``        200, or 503 with the reasons: alive, but not liquidating
+``/api/v1/status`` what ``keeper status`` shows, as JSON
+=================  =================================================================================
+
+It has no authentication: bind it to loopback or to a network of the operator's own.
+"""
+
+import asyncio
+import html
+import json
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import structlog
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+
+from keeper.errors import ConfigError
+from keeper.observe.metrics import Metrics
+
+log = structlog.get_logger(__name__)
+
+_BODY_BYTES_MAX = 1024  # nothing here reads a body
+_HEADERS_MAX = 64
+_IDLE_S_MAX = 75  # of a connection; longer than the usual scrape interval, so that it is kept
+_SHUTDOWN_S_MAX = 2  # for requests under way when the keeper stops
+_LINGER_S_MAX = 2  # spent on reading a body that nobody wants
+
+_HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": (
+        "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "Server": "keeper",  # without the versions that aiohttp would tell
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+_LINKS = {
+    "/metrics": "metrics for Prometheus",
+    "/healthz": "are all loops alive?",
+    "/readyz": "is the keeper able to liquidate, and if not, why?",
+    "/api/v1/status": "what it sees and does, as JSON",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Views:
+    """What the server shows. The callables run on the event loop, on request, and must be quick.
+
+    ``late``: loops that have not beaten within their limit, and the age of their last beat in
+    seconds. ``unready``: the reasons, none when ready. ``status``: anything JSON can carry.
+    """
+
+    metrics: Metrics
+    late: Callable[[], Mapping[str, float]]
+    unready: Callable[[], Sequence[str]]
+    status: Callable[[], Mapping[str, object]]
+
+
+@asynccontextmanager
+async def serve(
+    host: str, port: int, views: Views, *, request_s_max: float = 10.0
+) -> AsyncIterator[int]:
+    """Serve while inside; yields the port bound (with ``port`` 0 a free one).
+
+    A request that takes longer than ``request_s_max`` is answered with 503. Raises ConfigError when
+    the address cannot be bound.
+    """
+    app = web.Application(middlewares=[_limited(request_s_max)], client_max_size=_BODY_BYTES_MAX)
+    pages = _Pages(views)
+    for path, handler in (
+        ("/", pages.index),
+        ("/metrics", pages.metrics),
+        ("/healthz", pages.healthz),
+        ("/readyz", pages.readyz),
+        ("/api/v1/status", pages.status),
+    ):
+        app.router.add_get(path, handler, allow_head=False)
+    app.on_response_prepare.append(_protect)
+    runner = web.AppRunner(
+        app,
+        access_log=None,
+        keepalive_timeout=_IDLE_S_MAX,
+        lingering_time=_LINGER_S_MAX,
+        max_headers=_HEADERS_MAX,
+        shutdown_timeout=_SHUTDOWN_S_MAX,
+    )
+    await runner.setup()
+    try:
+        await _bind(runner, host, port)
+        bound: int = runner.addresses[0][1]
+        log.info("http listening", host=host, port=bound)
+        yield bound
+    finally:
+        await runner.cleanup()
+
+
+async def _bind(runner: web.AppRunner, host: str, port: int) -> None:
+    try:
+        await web.TCPSite(runner, host, port).start()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        msg = f"http: cannot listen on {host}:{port} ({reason}); is another keeper running there?"
+        raise ConfigError([msg]) from error
+
+
+class _Pages:
+    """The handlers."""
+
+    def __init__(self, views: Views) -> None:
+        self._views = views
+        self._rendering = asyncio.Lock()  # one at a time: a thread cannot be called back
+
+    async def index(self, _request: web.Request) -> web.Response:
+        reasons = self._views.unready()
+        items = "".join(
+            f'<li><a href="{path}">{path}</a>: {html.escape(text)}</li>'
+            for path, text in _LINKS.items()
+        )
+        state = "ready" if not reasons else "not ready: " + "; ".join(reasons)
+        page = (
+            '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+            '<meta name="viewport" content="width=device-width"><title>keeper</title></head>'
+            f"<body><h1>keeper</h1><p>{html.escape(state)}</p><ul>{items}</ul></body></html>\n"
+        )
+        return web.Response(text=page, content_type="text/html")
+
+    async def metrics(self, request: web.Request) -> web.Response:
+        accept = request.headers.get("Accept", "")
+        async with self._rendering:
+            self._views.metrics.refresh()
+            body, content_type = await asyncio.to_thread(self._views.metrics.render, accept)
+        return web.Response(body=body, headers={"Content-Type": content_type})
+
+    async def healthz(self, _request: web.Request) -> web.Response:
+        late = self._views.late()
+        if not late:
+            return _json(200, {"status": "ok"})
+        ages = {loop: {"age_s": round(age_s, 3)} for loop, age_s in late.items()}
+        return _json(503, {"status": "late", "loops": ages})
+
+    async def readyz(self, _request: web.Request) -> web.Response:
+        reasons = list(self._views.unready())
+        if not reasons:
+            return _json(200, {"status": "ready", "reasons": []})
+        return _json(503, {"status": "not ready", "reasons": reasons})
+
+    async def status(self, _request: web.Request) -> web.Response:
+        return _json(200, self._views.status())
+
+
+def _json(status: int, body: Mapping[str, object]) -> web.Response:
+    # NaN and Infinity are no JSON: better a 500 in the log than a page that cannot be read
+    text = json.dumps(body, allow_nan=False) + "\n"
+    return web.Response(status=status, text=text, content_type="application/json")
+
+
+def _limited(
+    request_s_max: float,
+) -> Middleware:
+    @web.middleware
+    async def limit(request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            async with asyncio.timeout(request_s_max):
+                return await handler(request)
+        except TimeoutError:
+            log.warning("http request timed out", path=request.path)
+            return _json(503, {"status": "timed out"})
+
+    return limit
+
+
+async def _protect(_request: web.Request, response: web.StreamResponse) -> None:
+    response.headers.update(_HEADERS)

@@ -1,0 +1,365 @@
+"""The loops: prices, chain, accounts, decide, attempt, settle.
+
+Each is a few lines; the work is in ``desk.py``, ``execute.py`` and ``settle.py``.
+
+    prices ─▶ inbox ─▶ decide ─▶ candidates ─▶ attempt ─▶ (in flight) ─▶ settle
+    chain ─▶ intake ─▶ accounts ─▶ inbox
+
+``inbox`` and ``candidates`` are latest-wins mailboxes: one value per key, never a backlog.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from typing import Protocol
+
+import structlog
+
+from keeper.desk import Desk, Nominated
+from keeper.errors import RpcError, TransientError
+from keeper.execute import Execution
+from keeper.intake import Intake
+from keeper.mailbox import LatestWins
+from keeper.ports import (
+    AccountId,
+    AccountState,
+    Board,
+    ChainUpdate,
+    Clock,
+    Head,
+    LiquidationSeen,
+    MarketState,
+    Price,
+    PriceSource,
+    Rejected,
+    Submitter,
+    Telemetry,
+    VenueId,
+)
+from keeper.quarantine import Quarantine
+from keeper.settle import Settlement
+from keeper.supervise import Heartbeats
+
+logger = structlog.get_logger(__name__)
+
+Fact = Price | MarketState | AccountState
+BEAT_S = 1.0  # how often an idle loop shows that it is alive
+SLICE_NS = 4_000_000  # assess this long, then let the other loops run
+RETRY_S = 0.2  # after a failed reading; the next head may be long in coming
+READ_MAX = 256  # accounts read in one go; a reading of all is posted as it comes in
+
+
+class Chain(Protocol):
+    """The head of the chain and what was logged since the last one."""
+
+    async def start(self) -> Head:
+        """Return the head to follow from."""
+        ...
+
+    def updates(self) -> AsyncGenerator[ChainUpdate | None]:
+        """Yield what follows, None when nothing did; raises TransientError, then go on calling."""
+        ...
+
+
+class Memory(Protocol):
+    """What survives a restart of what was found in the logs."""
+
+    async def checkpoint(
+        self, scope: str, block: int, block_hash: str, accounts: Sequence[AccountId]
+    ) -> None:
+        """Note that a scope's logs are read up to a block, and the accounts found in them."""
+        ...
+
+
+Discover = Callable[[Desk, Head], AsyncIterator[tuple[int, list[AccountId]]]]
+
+
+class Pipeline:
+    """Everything between a price and a settled outcome."""
+
+    def __init__(  # noqa: PLR0913 - one composition root calls it
+        self,
+        *,
+        desks: Mapping[VenueId, Desk],
+        intakes: Mapping[VenueId, Intake],
+        board: Board,
+        chain: Chain,
+        discover: Discover,
+        memory: Memory,
+        execution: Execution,
+        settlement: Settlement,
+        submitter: Submitter,
+        recover: Callable[[], Awaitable[object]],
+        quarantine: Quarantine,
+        heartbeats: Heartbeats,
+        telemetry: Telemetry,
+        clock: Clock,
+        simulations_at_once_max: int,
+    ) -> None:
+        """Wire the parts; nothing runs before the loops do."""
+        self.desks = desks
+        self.intakes = intakes
+        self.head: Head | None = None
+        self.chain_trouble = ""  # what the last failed reading of the head said
+        self._board = board
+        self._chain = chain
+        self._discover = discover
+        self._memory = memory
+        self._execution = execution
+        self._settlement = settlement
+        self._submitter = submitter
+        self._recover = recover
+        self._quarantine = quarantine
+        self._heartbeats = heartbeats
+        self._telemetry = telemetry
+        self._clock = clock
+        self._slots = asyncio.Semaphore(simulations_at_once_max)
+        self._inbox: LatestWins[object, Fact] = LatestWins()
+        self._candidates: LatestWins[tuple[VenueId, AccountId], Nominated] = LatestWins()
+        self._settle_at: LatestWins[str, Head] = LatestWins()
+
+    # --- prices -----------------------------------------------------------------------------------
+
+    async def prices(self, source: PriceSource) -> None:
+        """Put what a source sees through the gates and into the inbox."""
+        async for tick in source.ticks():
+            if isinstance(tick, Rejected):
+                self._refuse(tick)
+                continue
+            returned = self._board.fresh(tick.feed, self._clock.wall_ms()) is None
+            price = self._board.offer(tick)
+            if isinstance(price, Rejected):
+                self._refuse(price)
+                continue
+            self._telemetry.count("keeper_price_updates_total", feed=tick.feed, source=tick.source)
+            self._inbox.put(("price", price.feed), price)
+            if returned:
+                self._inbox.put(("returned", price.feed), price)
+
+    def _refuse(self, rejected: Rejected) -> None:
+        self._telemetry.count(
+            "keeper_price_rejections_total",
+            feed=rejected.feed,
+            source=rejected.source,
+            reason=rejected.reason.value,
+        )
+        logger.debug("price refused", reason=rejected.reason.value, detail=rejected.detail)
+
+    # --- chain ------------------------------------------------------------------------------------
+
+    async def chain(self) -> None:
+        """Hand every new head and its logs to the venues' intakes and to settlement."""
+        try:
+            await self._follow_chain()
+        except TransientError as error:
+            self.chain_trouble = str(error)
+            raise
+
+    async def _follow_chain(self) -> None:
+        self._advance(await self._chain.start())
+        async with contextlib.aclosing(self._chain.updates()) as updates:
+            async for update in updates:
+                self._heartbeats.beat("chain")
+                self.chain_trouble = ""
+                if update is None:
+                    continue
+                if update.reorged_from is not None:
+                    self._telemetry.count("keeper_reorgs_total")
+                for intake in self.intakes.values():
+                    intake.post(update)
+                self._advance(update.head)
+
+    def _advance(self, head: Head) -> None:
+        self.head = head
+        for intake in self.intakes.values():
+            intake.advance(head)
+        self._settle_at.put("head", head)
+
+    def _seen(self, desk: Desk, seen: LiquidationSeen) -> None:
+        """Count a liquidation on chain; for one that is not ours, say why we did not have it."""
+        wallet = (self._submitter.wallet or "").lower()
+        ours = bool(wallet) and seen.liquidator.lower() == wallet
+        venue = desk.venue.id
+        self._telemetry.count(
+            "keeper_liquidations_seen_total", venue=venue, by="us" if ours else "other"
+        )
+        if not ours:
+            logger.warning(
+                "liquidated by somebody else",
+                venue=venue,
+                account=seen.account,
+                liquidator=seen.liquidator,
+                tx=seen.tx_hash,
+                block=seen.block_number,
+                reward_wad=seen.reward_wad,
+                why_not_us=desk.agenda.why(seen.account),
+            )
+
+    # --- accounts ---------------------------------------------------------------------------------
+
+    async def accounts(self, venue: VenueId) -> None:
+        """Read what is dirty at one venue, whole, at the newest head.
+
+        Raises TransientError only before the venue was loaded; a bug restarts it from here.
+        """
+        desk, intake = self.desks[venue], self.intakes[venue]
+        intake.everything = True
+        head = await intake.wait()
+        async for block, found in self._discover(desk, head):
+            logger.info(
+                "accounts found", venue=venue, block=block, head=head.number, new=len(found)
+            )
+            intake.mark(found)
+        while True:
+            try:
+                for seen in intake.fold():
+                    self._seen(desk, seen)
+                await self._read(desk, intake, head)
+            except TransientError as error:
+                logger.warning("reading again", venue=venue, error=str(error))
+                intake.retry()
+                await asyncio.sleep(RETRY_S)
+            head = await self._next_head(f"accounts/{venue}", intake)
+
+    async def _next_head(self, loop: str, intake: Intake) -> Head:
+        while True:
+            self._heartbeats.beat(loop)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(BEAT_S):
+                    return await intake.wait()
+
+    async def _read(self, desk: Desk, intake: Intake, head: Head) -> None:
+        venue = desk.venue.id
+        everything, intake.everything = intake.everything, False
+        if everything:
+            intake.mark(desk.states)
+        dirty = intake.take()
+        try:
+            if everything:
+                desk.open = (await desk.venue.probe(self._submitter.wallet)).open
+            market = await desk.venue.read_market(head)
+            self._inbox.put(("market", venue), market)
+            for start in range(0, len(dirty), READ_MAX):
+                await self._read_some(desk, dirty[start : start + READ_MAX], head)
+                self._heartbeats.beat(f"accounts/{venue}")
+            await self._memory.checkpoint(desk.scope, head.number, head.hash, dirty)
+        except BaseException:
+            intake.mark(dirty)
+            intake.everything = intake.everything or everything
+            raise
+        desk.loaded = True
+
+    async def _read_some(self, desk: Desk, accounts: Sequence[AccountId], head: Head) -> None:
+        """Read a batch; one poisoned account must not keep the others from being read."""
+        venue = desk.venue.id
+        readings = await self._quarantine.each_alone(
+            venue, accounts, lambda some: desk.venue.read_accounts(some, head)
+        )
+        for state in readings:
+            self._inbox.put(("account", venue, state.account), state)
+
+    # --- decide -----------------------------------------------------------------------------------
+
+    async def decide(self) -> None:
+        """The only writer of the books: learn what came in, assess what is due, hand it on."""
+        while True:
+            self._heartbeats.beat("decide")
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._idle_s()):
+                    await self._inbox.wait()
+            self._learn()
+            for desk in self.desks.values():
+                await self._decide(desk)
+
+    def _idle_s(self) -> float:
+        """Return how long nothing can become due by itself."""
+        if any(desk.agenda.has_due for desk in self.desks.values()):
+            return 0.0
+        wakes = [desk.agenda.next_wake_ms() for desk in self.desks.values()]
+        soonest = min((wake for wake in wakes if wake is not None), default=None)
+        if soonest is None:
+            return BEAT_S
+        return min(BEAT_S, max(0.001, (soonest - self._clock.wall_ms()) / 1000))
+
+    def _learn(self) -> None:
+        for fact in self._inbox.take().items():
+            match fact:
+                case ("price", _), Price() as price:
+                    for desk in self.desks.values():
+                        desk.learn_price(price)
+                case ("returned", _), Price():
+                    for desk in self.desks.values():
+                        desk.price_returned()
+                case (_, str(venue)), MarketState() as market:
+                    with self._quarantine.venue(VenueId(venue)):
+                        self.desks[VenueId(venue)].learn_market(market)
+                case (_, str(venue), _), AccountState() as state:
+                    self.desks[VenueId(venue)].learn_state(state)
+
+    async def _decide(self, desk: Desk) -> None:
+        """Assess the venue's due accounts in slices; prices that came in meanwhile go first."""
+        started_ns = self._clock.monotonic_ns()
+        for account in desk.due(self._clock.wall_ms()):
+            nominated = desk.decide(account)
+            if nominated is not None:
+                self._candidates.put((desk.venue.id, account), nominated)
+            if self._clock.monotonic_ns() - started_ns > SLICE_NS:
+                await asyncio.sleep(0)
+                self._heartbeats.beat("decide")
+                self._learn()
+                started_ns = self._clock.monotonic_ns()
+
+    # --- attempt ----------------------------------------------------------------------------------
+
+    async def attempt(self) -> None:
+        """Simulate and send the best candidates, a bounded number at once."""
+        waiting: dict[tuple[VenueId, AccountId], Nominated] = {}
+        async with asyncio.TaskGroup() as group:
+            while True:
+                self._heartbeats.beat("attempt")
+                if not waiting:
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(BEAT_S):
+                            await self._candidates.wait()
+                waiting.update(self._candidates.take())
+                if not waiting:
+                    continue
+                await self._slots.acquire()
+                waiting.update(self._candidates.take())
+                best = min(waiting, key=lambda key: waiting[key].priority)
+                group.create_task(self._one(best, waiting.pop(best)), name=f"attempt/{best}")
+
+    async def _one(self, key: tuple[VenueId, AccountId], nominated: Nominated) -> None:
+        venue, account = key
+        desk = self.desks[venue]
+        try:
+            with self._quarantine.account(venue, account):
+                await self._execution.attempt(desk, nominated)
+                return
+            desk.quarantined(account)
+        except (TransientError, RpcError) as error:
+            logger.warning("simulation failed", venue=venue, account=account, error=str(error))
+            desk.failed_to_ask(account, self._execution.rules.hold_ms)
+        finally:
+            self._slots.release()
+
+    # --- settle -----------------------------------------------------------------------------------
+
+    async def settle(self) -> None:
+        """Follow what is in flight; the first thing done on a start is to find it again."""
+        recovered = False
+        while True:
+            self._heartbeats.beat("settle")
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(BEAT_S):
+                    await self._settle_at.wait()
+            head = self._settle_at.take().get("head")
+            if head is None:
+                continue
+            try:
+                if not recovered:
+                    await self._recover()
+                    recovered = True
+                await self._settlement.on_head(head)
+            except RpcError as error:
+                logger.warning("settling again at the next head", error=str(error))

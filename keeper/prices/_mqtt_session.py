@@ -1,0 +1,217 @@
+"""One MQTT connection, the inbox for what arrives and the outbox for what is to be published."""
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any, Self
+
+import aiomqtt
+from paho.mqtt.client import MQTTMessageInfo
+
+from keeper.ports import FeedId, Rejected, Rejection, Tick
+from keeper.prices.board import is_older
+
+ANSWER_S_MAX = 5.0  # for the broker to answer a connect or a subscribe
+REFUSED_WAITING_MAX = 256  # refusals kept for a slow consumer
+OUTCOMES_WAITING_MAX = 256  # messages kept for the next connection
+_QOS = 1
+
+
+class Inbox:
+    """What has arrived and was not yet taken, in order of arrival; one consumer.
+
+    Bounded: the newest tick of each feed, and ``REFUSED_WAITING_MAX`` refusals; ``shed`` is called
+    for each older refusal that had to make room. ``decode`` takes a topic and a payload.
+    """
+
+    def __init__(
+        self, decode: Callable[[str, bytes], Tick | Rejected], shed: Callable[[], None]
+    ) -> None:
+        """Start empty."""
+        self._decode = decode
+        self._shed = shed
+        self._waiting: dict[FeedId | int, Tick | Rejected] = {}  # a refusal's key is its number
+        self._refused: deque[int] = deque()
+        self._numbered = 0
+        self._event = asyncio.Event()
+
+    def receive(self, message: aiomqtt.Message) -> None:
+        """Take a message in; called as soon as it was read from the socket."""
+        item = self._decode(message.topic.value, message.payload)
+        if isinstance(item, Tick):
+            waiting = self._waiting.get(item.feed)
+            if isinstance(waiting, Tick) and is_older(item, waiting):
+                detail = "a newer one was waiting"
+                item = Rejected(item.source, Rejection.OUT_OF_ORDER, item.feed, detail)
+        if isinstance(item, Tick):
+            self._waiting[item.feed] = item
+        else:
+            self._refuse(item)
+        self._event.set()
+
+    def take(self) -> Tick | Rejected | None:
+        """Return what has waited longest; None when there is nothing."""
+        if not self._waiting:
+            return None
+        key = next(iter(self._waiting))
+        if isinstance(key, int):
+            self._refused.popleft()
+        return self._waiting.pop(key)
+
+    def wake(self, *_: object) -> None:
+        """End a ``wait`` although nothing has arrived."""
+        self._event.set()
+
+    async def wait(self) -> None:
+        """Return once something has arrived since the last ``wait``, or ``wake`` was called."""
+        await self._event.wait()
+        self._event.clear()
+
+    def _refuse(self, item: Rejected) -> None:
+        if len(self._refused) == REFUSED_WAITING_MAX:
+            del self._waiting[self._refused.popleft()]
+            self._shed()
+        self._numbered += 1
+        self._refused.append(self._numbered)
+        self._waiting[self._numbered] = item
+
+
+class Connection(aiomqtt.Client):
+    """One connection with one subscription; used once. Differs from its base in two things.
+
+    A message goes to the inbox at once: the base's own queue either grows without bound or discards
+    the newest message. And the socket is closed on every way out: the base leaves it open and
+    registered with the loop when connecting is cancelled or not answered, and lets an MqttError
+    take the place of a cancellation when the farewell is not acknowledged.
+    """
+
+    def __init__(self, inbox: Inbox, topics: str, **options: Any) -> None:  # noqa: ANN401 - the base's
+        """Prepare; ``topics`` is the filter to subscribe to."""
+
+        class HandOver(asyncio.Queue[aiomqtt.Message]):
+            def put_nowait(_, item: aiomqtt.Message) -> None:  # noqa: N805 - self is the connection
+                self.heard_s = self._loop.time()
+                self._receiving = True
+                inbox.receive(item)
+                self._receiving = False
+
+        super().__init__(queue_type=HandOver, timeout=ANSWER_S_MAX, **options)
+        self._client.connect_timeout = ANSWER_S_MAX
+        self._inbox = inbox
+        self._topics = topics
+        self._receiving = self._dialling = self._closing = False
+        self._dialled = asyncio.Event()
+        self.heard_s = self._loop.time()  # when the last message came, on the loop's clock
+
+    async def __aenter__(self) -> Self:
+        """Connect and subscribe; raises MqttError."""
+        entered = False
+        try:
+            await super().__aenter__()
+            self._disconnected.add_done_callback(self._inbox.wake)
+            self.heard_s = self._loop.time()
+            await self._subscribe()
+            entered = True
+        finally:
+            if not entered:
+                await self._close()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Say farewell if that is possible at once, and close the socket."""
+        await self._close()
+
+    def raise_if_lost(self) -> None:
+        """Raise MqttError when the connection has ended; a bug in the inbox ended it as itself."""
+        if not self._disconnected.done():
+            return
+        error = self._disconnected.exception()
+        if error is not None and self._receiving:
+            raise error  # the base takes whatever a callback raises for a lost connection
+        msg = f"connection lost: {error}"
+        raise aiomqtt.MqttError(msg) from error
+
+    def send(self, topic: str, payload: bytes) -> MQTTMessageInfo | None:
+        """Send without waiting; None when the connection has ended."""
+        if self._disconnected.done():
+            return None
+        return self._client.publish(topic, payload, qos=_QOS)
+
+    async def _subscribe(self) -> None:
+        for code in await self.subscribe(self._topics, qos=_QOS):
+            if not isinstance(code, int) and code.is_failure:
+                msg = f"subscription to {self._topics} refused: {code}"
+                raise aiomqtt.MqttError(msg)
+
+    def _client_connect(self) -> None:
+        # Runs in a thread that a cancellation cannot stop; ``_close`` waits for its end. Whichever
+        # of the two flags is set second sees the other one.
+        self._dialling = True
+        try:
+            if not self._closing:
+                super()._client_connect()
+        except UnicodeError as error:
+            msg = f"not a host name: {error}"
+            raise OSError(msg) from None
+        finally:
+            self._loop.call_soon_threadsafe(self._dialled.set)
+
+    async def _close(self) -> None:
+        self._closing = True
+        try:
+            if self._dialling:
+                await self._dialled.wait()
+            self._client.disconnect()
+            await asyncio.sleep(0)  # the base registers the writer with the loop a step later
+            self._client.loop_write()
+        finally:
+            self._client._sock_close()  # noqa: SLF001 - the public ways wait for an answer
+            if self._disconnected.done():
+                self._disconnected.exception()  # else asyncio logs it as never retrieved
+
+
+class Outbox:
+    """Messages to publish: kept until the broker has acknowledged them, the oldest shed first."""
+
+    def __init__(self, shed: Callable[[], None]) -> None:
+        """Start empty; ``shed`` is called for each message that had to make room."""
+        self._shed = shed
+        self._client: Connection | None = None
+        self._waiting: deque[tuple[str, bytes]] = deque()
+        self._sent: deque[tuple[MQTTMessageInfo, tuple[str, bytes]]] = deque()
+
+    def put(self, topic: str, payload: bytes) -> None:
+        """Send now if connected, else keep."""
+        self._waiting.append((topic, payload))
+        self.flush()
+        self._trim()
+
+    @contextlib.contextmanager
+    def through(self, client: Connection) -> Iterator[None]:
+        """Send over this connection; what it did not see acknowledged waits for the next one."""
+        self._client = client
+        self.flush()
+        try:
+            yield
+        finally:
+            self._client = None
+            lost = [message for info, message in self._sent if not info.is_published()]
+            self._sent.clear()
+            self._waiting.extendleft(reversed(lost))
+            self._trim()
+
+    def flush(self) -> None:
+        """Forget what was acknowledged; send what waits, unless too much is unacknowledged."""
+        while self._sent and self._sent[0][0].is_published():
+            self._sent.popleft()
+        while self._client and self._waiting and len(self._sent) < OUTCOMES_WAITING_MAX:
+            info = self._client.send(*self._waiting[0])
+            if info is None:
+                return
+            self._sent.append((info, self._waiting.popleft()))
+
+    def _trim(self) -> None:
+        while len(self._waiting) > OUTCOMES_WAITING_MAX:
+            self._waiting.popleft()
+            self._shed()

@@ -1,0 +1,205 @@
+"""From an open attempt to its settled outcome: receipts, replacements, cancels."""
+
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
+
+import structlog
+
+from keeper.desk import Desk, Nominated
+from keeper.execute import Execution
+from keeper.ports import (
+    Attempt,
+    Clock,
+    Fee,
+    Head,
+    LiquidationSeen,
+    Mined,
+    Outcome,
+    Plan,
+    Receipt,
+    Refused,
+    Settled,
+    Telemetry,
+    Tracker,
+    TxKind,
+    VenueId,
+)
+from keeper.units import PPM
+
+logger = structlog.get_logger(__name__)
+
+RECENT_MAX = 200  # settled attempts kept for the status page
+# outcomes after which the account is left alone for a growing while
+FAILED = frozenset({Outcome.REVERTED, Outcome.LOST, Outcome.EXPIRED, Outcome.DROPPED})
+
+
+class Settlement:
+    """Follows what is in flight, block by block."""
+
+    def __init__(
+        self,
+        desks: Mapping[VenueId, Desk],
+        execution: Execution,
+        tracker: Tracker,
+        publish: Sequence[Callable[[Settled], None]],
+        telemetry: Telemetry,
+        clock: Clock,
+    ) -> None:
+        """``publish`` hears of every settled attempt."""
+        self._desks = desks
+        self._execution = execution
+        self._tracker = tracker
+        self._publish = publish
+        self._telemetry = telemetry
+        self._clock = clock
+        self.recent: deque[Settled] = deque(maxlen=RECENT_MAX)
+        self.profit_wei: dict[str, int] = {}  # by venue, since the journal began
+        self.outcomes: Counter[str] = Counter()  # since the start
+
+    async def on_head(self, head: Head) -> None:
+        """Settle what is mined deep enough; replace or cancel what has waited too long."""
+        for mined in await self._tracker.poll(head):
+            await self._settle(mined, head)
+        for attempt in self._tracker.overdue(head):
+            await self._renew(attempt, head)
+
+    async def _settle(self, mined: Mined, head: Head) -> None:
+        attempt, receipt = mined.attempt, mined.receipt
+        outcome, detail, seen = await self._judge(mined, head)
+        desk = self._desks.get(attempt.plan.venue)
+        reward_wad = seen.reward_wad if seen else 0
+        reward_wei = self._execution.reward_wei(desk, reward_wad) if desk and seen else 0
+        if reward_wei is None:  # no fresh native price now: value it at what it was planned with
+            reward_wei = attempt.plan.expected.reward_wei
+        value_wei = self._value_spent(mined)
+        settled = Settled(
+            attempt=attempt,
+            outcome=outcome,
+            detail=detail,
+            receipt=receipt,
+            reward_wad=reward_wad,
+            reward_wei=reward_wei,
+            cost_wei=(receipt.cost_wei if receipt else 0) + value_wei,
+        )
+        await self._tracker.close(settled)
+        if desk is not None:
+            block = receipt.block_number if receipt else head.number
+            desk.settled(attempt.plan.account, failed=outcome in FAILED, block=block)
+        self._report(settled, mined, value_wei)
+        for publish in self._publish:
+            publish(settled)
+
+    def _value_spent(self, mined: Mined) -> int:
+        """Return the value that stayed with the venue: a revert and a cancel give it back."""
+        if mined.receipt is None or not mined.receipt.success or mined.transaction is None:
+            return 0
+        if mined.transaction.kind is TxKind.CANCEL:
+            return 0
+        return mined.attempt.plan.call.value_wei
+
+    async def _judge(self, mined: Mined, head: Head) -> tuple[Outcome, str, LiquidationSeen | None]:
+        receipt = mined.receipt
+        if receipt is None or mined.transaction is None:
+            return Outcome.EXPIRED, "the nonce was used by a transaction we did not sign", None
+        if mined.transaction.kind is TxKind.CANCEL:
+            return Outcome.CANCELLED, "", None
+        desk = self._desks.get(mined.attempt.plan.venue)
+        if desk is None:
+            return Outcome.EXPIRED, "its venue is no longer configured", None
+        if receipt.success:
+            seen = self._liquidation(desk, mined.attempt, receipt)
+            if seen is not None:
+                return Outcome.WON, "", seen
+            return Outcome.LOST, "included, but nothing was liquidated", None
+        return await self._reverted(desk, mined.attempt, head)
+
+    async def _reverted(
+        self, desk: Desk, attempt: Attempt, head: Head
+    ) -> tuple[Outcome, str, None]:
+        """Tell a lost race, or a cure in the block of inclusion, from a wrong transaction."""
+        account = attempt.plan.account
+        if account not in desk.states or desk.market is None:
+            return Outcome.REVERTED, "reverted; the account is not in the book", None
+        simulation = await self._execution.simulate(desk, desk.assess(account), head)
+        if isinstance(simulation, Refused) and simulation.reason == "not_liquidatable":
+            return Outcome.LOST, "no longer liquidatable: cured, or somebody was faster", None
+        detail = simulation.detail if isinstance(simulation, Refused) else "it would succeed now"
+        return Outcome.REVERTED, detail, None
+
+    def _liquidation(
+        self, desk: Desk, attempt: Attempt, receipt: Receipt
+    ) -> LiquidationSeen | None:
+        for log in receipt.logs:
+            for seen in desk.venue.touched(log).liquidations:
+                if seen.account == attempt.plan.account:
+                    return seen
+        return None
+
+    async def _renew(self, attempt: Attempt, head: Head) -> None:
+        """Simulate again: still worth it → dearer at the same nonce; else → cancel."""
+        again = await self._plan_again(attempt, head)
+        if isinstance(again, tuple):
+            plan, fee = again
+            await self._tracker.replace(attempt, plan, fee, head)
+        elif again is None:
+            logger.info("waiting: a replacement would cost too much", attempt=attempt.id)
+        elif await self._tracker.cancel(attempt, head):
+            logger.info("cancelling", attempt=attempt.id, reason=again)
+        else:
+            logger.info("waiting: a cancel would cost too much", attempt=attempt.id, reason=again)
+
+    async def _plan_again(self, attempt: Attempt, head: Head) -> tuple[Plan, Fee] | str | None:
+        """Return the plan at a replacement's fee, None if that is too dear, or why to cancel."""
+        account = attempt.plan.account
+        desk = self._desks.get(attempt.plan.venue)
+        if desk is None or desk.market is None or account not in desk.states:
+            return "the account is not in the book"
+        assessment = desk.assess(account)
+        if not assessment.liquidatable:
+            return "no longer liquidatable"
+        simulation = await self._execution.simulate(desk, assessment, head)
+        if isinstance(simulation, Refused):
+            return simulation.reason
+        gas = simulation.gas * self._execution.rules.gas_limit_factor_ppm // PPM
+        fee = self._tracker.replacement_fee(attempt, head, gas, simulation.call.value_wei)
+        if fee is None:
+            return None
+        nominated = Nominated(assessment, (0, 0), 0, self._clock.monotonic_ns())
+        plan = self._execution.plan(desk, nominated, simulation, fee)
+        return (plan, fee) if isinstance(plan, Plan) else plan.value
+
+    def _report(self, settled: Settled, mined: Mined, value_wei: int) -> None:
+        """Write the canonical line and the counters of one attempt."""
+        attempt, receipt, venue = settled.attempt, settled.receipt, settled.attempt.plan.venue
+        self.recent.append(settled)
+        self.outcomes[settled.outcome.value] += 1
+        gain = settled.reward_wei - settled.cost_wei
+        self.profit_wei[venue] = self.profit_wei.get(venue, 0) + gain
+        count = self._telemetry.count
+        count("keeper_attempts_total", venue=venue, outcome=settled.outcome.value)
+        count("keeper_reward_wei_total", settled.reward_wei, venue=venue)
+        count("keeper_gas_spent_wei_total", receipt.cost_wei if receipt else 0, venue=venue)
+        count("keeper_oracle_fee_wei_total", value_wei, venue=venue)
+        included_ms = self._clock.wall_ms()
+        if attempt.sent_ms is not None and receipt is not None:
+            seconds = max(0, included_ms - attempt.sent_ms) / 1000
+            self._telemetry.observe(
+                "keeper_stage_seconds", seconds, venue=venue, stage="sent_to_included"
+            )
+        logger.info(
+            "attempt",
+            outcome=settled.outcome.value,
+            venue=venue,
+            account=attempt.plan.account,
+            id=attempt.id,
+            wallet=attempt.wallet,
+            nonce=attempt.nonce,
+            tx=mined.transaction.hash if mined.transaction else None,
+            block=receipt.block_number if receipt else None,
+            gas_used=receipt.gas_used if receipt else None,
+            transactions=len(attempt.transactions),
+            expected_wei=attempt.plan.expected.expected_wei,
+            reward_wei=settled.reward_wei,
+            cost_wei=settled.cost_wei,
+            detail=settled.detail,
+        )

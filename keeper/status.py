@@ -1,0 +1,208 @@
+"""What the operator sees: readiness with its reasons, the status document, the gauges."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from keeper.units import WAD
+
+if TYPE_CHECKING:
+    from keeper.chain.journal import Journal
+    from keeper.chain.submit import Lane
+    from keeper.clock import SystemClock
+    from keeper.config import Settings
+    from keeper.desk import Desk
+    from keeper.observe.metrics import Metrics
+    from keeper.pipeline import Pipeline
+    from keeper.ports import Attempt, FeedId, Settled
+    from keeper.prices.board import PriceBoard
+    from keeper.quarantine import Quarantine
+    from keeper.settle import Settlement
+from keeper.supervise import Heartbeats
+
+NEAREST = 20  # accounts in the status document
+RECENT = 20  # settled attempts in it
+
+
+@dataclass(frozen=True)
+class Status:
+    """Reads the parts; changes nothing but gauges."""
+
+    settings: Settings
+    pipeline: Pipeline
+    board: PriceBoard
+    lane: Lane
+    journal: Journal
+    settlement: Settlement
+    quarantine: Quarantine
+    heartbeats: Heartbeats
+    metrics: Metrics
+    clock: SystemClock
+
+    def needed_feeds(self) -> set[FeedId]:
+        """Return the feeds without which something cannot be decided."""
+        feeds = {self.settings.chain.native_feed}
+        for desk in self.pipeline.desks.values():
+            feeds.update(desk.feeds)
+            if desk.rules.reward_feed is not None:
+                feeds.add(desk.rules.reward_feed)
+        return feeds
+
+    def unready(self) -> list[str]:
+        """Return why the keeper is not liquidating; empty when it is ready."""
+        now_ms = self.clock.wall_ms()
+        reasons: list[str] = []
+        head = self.pipeline.head
+        if head is None:
+            reasons.append(f"chain: no head yet{self._endpoint_trouble()}")
+        elif now_ms - head.seen_ms > self.settings.chain.head_age_ms_max:
+            age_s = (now_ms - head.seen_ms) / 1000
+            reasons.append(f"chain: head {head.number} is {age_s:.0f} s old")
+        for venue, desk in self.pipeline.desks.items():
+            if not desk.loaded:
+                reasons.append(f"venue {venue}: book not loaded yet")
+            elif not desk.open:
+                reasons.append(f"venue {venue}: closed to this wallet; watching only")
+        for feed in sorted(self.needed_feeds()):
+            if self.board.fresh(feed, now_ms) is None:
+                age_ms = self.board.age_ms(feed, now_ms)
+                said = "no price yet" if age_ms is None else f"price is {age_ms / 1000:.1f} s old"
+                reasons.append(f"feed {feed}: {said}")
+        for entry in self.quarantine.entries()[:NEAREST]:
+            what = f"account {entry.account}" if entry.account else "its loop"
+            reasons.append(f"venue {entry.venue}: {what} is in quarantine: {entry.error}")
+        if self.lane.wallet is not None and self.lane.parked:
+            reasons.append(f"wallet {self.lane.wallet}: cannot pay for another attempt; fund it")
+        return reasons
+
+    def _endpoint_trouble(self) -> str:
+        trouble = self.pipeline.chain_trouble
+        return f" ({trouble})" if trouble else ""
+
+    def snapshot(self) -> dict[str, object]:
+        """Return the status document of ``/api/v1/status``."""
+        now_ms = self.clock.wall_ms()
+        head = self.pipeline.head
+        latencies = sorted(self.lane.tick_to_sent_ms)
+        unready = self.unready()
+        return {
+            "ready": not unready,
+            "unready": unready,
+            "dry_run": self.lane.wallet is None,
+            "wallet": self.lane.wallet,
+            "balance_wei": str(self.lane.balance_wei),
+            "head": {"block": head.number, "age_ms": now_ms - head.seen_ms} if head else None,
+            "prices": {feed.id: self._price(feed.id, now_ms) for feed in self.settings.feeds},
+            "venues": {venue: self._venue(desk) for venue, desk in self.pipeline.desks.items()},
+            "accounts": self._nearest(),
+            "attempts": [
+                *(_open(attempt) for attempt in self.lane.open_attempts),
+                *(_settled(done) for done in list(self.settlement.recent)[: -RECENT - 1 : -1]),
+            ],
+            "totals": {
+                "outcomes": dict(self.settlement.outcomes),
+                "profit_wei": {v: str(wei) for v, wei in self.settlement.profit_wei.items()},
+            },
+            "latency_ms": {
+                "p50": _quantile(latencies, 0.5),
+                "p99": _quantile(latencies, 0.99),
+                "count": len(latencies),
+            },
+        }
+
+    def _price(self, feed: FeedId, now_ms: int) -> dict[str, object]:
+        price = self.board.fresh(feed, now_ms)
+        return {
+            "price": price.price_wad / WAD if price else None,
+            "age_ms": self.board.age_ms(feed, now_ms),
+        }
+
+    def _venue(self, desk: Desk) -> dict[str, object]:
+        return {
+            "loaded": desk.loaded,
+            "open": desk.open,
+            "accounts": len(desk.states),
+            "in_book": len(desk.lead),
+            "under_margined": len(desk.agenda),
+        }
+
+    def _nearest(self) -> list[dict[str, object]]:
+        rows: list[dict[str, object]] = [
+            {
+                "venue": venue,
+                "account": account,
+                "distance_pct": distance if abs(distance) != float("inf") else None,
+                "why": desk.agenda.why(account),
+            }
+            for venue, desk in self.pipeline.desks.items()
+            for account, distance in desk.lead.nearest(NEAREST)
+        ]
+        rows.sort(key=lambda row: _number(row["distance_pct"]))
+        return rows[:NEAREST]
+
+    def set_gauges(self) -> None:
+        """Bring the gauges up to date, before they are rendered."""
+        now_ms = self.clock.wall_ms()
+        gauge = self.metrics.gauge
+        for feed in self.settings.feeds:
+            age_ms = self.board.age_ms(feed.id, now_ms)
+            if age_ms is not None:
+                gauge("keeper_price_age_seconds", age_ms / 1000, feed=feed.id)
+            price = self.board.fresh(feed.id, now_ms)
+            if price is not None:
+                gauge("keeper_price_usd", price.price_wad / WAD, feed=feed.id)
+        for venue, desk in self.pipeline.desks.items():
+            gauge("keeper_accounts", len(desk.states), venue=venue)
+            gauge("keeper_under_margined_accounts", len(desk.agenda), venue=venue)
+            gauge("keeper_unpriced_accounts", len(desk.lead.unpriced), venue=venue)
+            gauge("keeper_profit_wei", self.settlement.profit_wei.get(venue, 0), venue=venue)
+        head = self.pipeline.head
+        if head is not None:
+            gauge("keeper_head_block", head.number)
+            gauge("keeper_head_age_seconds", (now_ms - head.seen_ms) / 1000)
+        gauge("keeper_wallet_balance_wei", self.lane.balance_wei)
+        gauge("keeper_open_attempts", len(self.lane.open_attempts))
+        gauge("keeper_journal_bytes", self.journal.size_bytes())
+        gauge("keeper_ready", 0 if self.unready() else 1)
+        gauge("keeper_dry_run", 1 if self.lane.wallet is None else 0)
+        self.heartbeats.publish(self.metrics)
+        self.quarantine.publish(self.metrics, list(self.pipeline.desks))
+
+
+def _number(distance: object) -> float:
+    return distance if isinstance(distance, float) else float("inf")
+
+
+def _quantile(ordered: list[float], share: float) -> float | None:
+    if not ordered:
+        return None
+    return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
+
+
+def _open(attempt: Attempt) -> dict[str, object]:
+    return {
+        "id": attempt.id,
+        "venue": attempt.plan.venue,
+        "account": attempt.plan.account,
+        "state": "broadcast" if attempt.sent_ms else "signed",
+        "nonce": attempt.nonce,
+        "transactions": len(attempt.transactions),
+        "expected_wei": str(attempt.plan.expected.expected_wei),
+    }
+
+
+def _settled(done: Settled) -> dict[str, object]:
+    return {
+        "id": done.attempt.id,
+        "venue": done.attempt.plan.venue,
+        "account": done.attempt.plan.account,
+        "state": done.outcome.value,
+        "detail": done.detail,
+        "nonce": done.attempt.nonce,
+        "transactions": len(done.attempt.transactions),
+        "tx": done.receipt.tx_hash if done.receipt else None,
+        "block": done.receipt.block_number if done.receipt else None,
+        "reward_wei": str(done.reward_wei),
+        "cost_wei": str(done.cost_wei),
+    }

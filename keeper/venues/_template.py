@@ -1,0 +1,257 @@
+"""Copy this file to ``keeper/venues/acme.py`` and change it: that is all a new venue takes.
+
+``[[venues]] kind = "acme"`` in config.toml then finds it by its file name, and the contract suite
+(``tests/venues/test_contract.py``) picks it up by itself. Tell here, for the people who come later,
+what the protocol is and what its contract looks like. This one works as it stands, for a market
+with one instrument, an isolated margin for each position, and an oracle that pushes its price:
+
+    terms() -> (uint256 price, uint256 maintenance_rate, uint256 reward, uint256 expires_s)
+    position(uint256 id) -> (int256 size, uint256 entry_price, int256 margin)
+    liquidate(uint256 id) -> uint256                        # the reward, in USD to the caller
+    event PositionChanged(uint256 indexed id)               # opened, traded, topped up
+    event Liquidated(uint256 indexed id, address indexed liquidator, uint256 reward)
+    event TermsChanged()
+
+All amounts have 18 decimals. A position is liquidatable while the price has not expired and
+margin + size * (price - entry_price) < maintenance_rate * |size| * price + reward.
+
+The order of work: ``Settings`` · ``touched`` and the reads (what is there) · ``compile`` and
+``assess`` (its arithmetic, to the last unit) · ``simulate`` (the chain has the last word) ·
+``probe`` (may we at all). Then a test beside ``tests/venues/test_template.py`` that compares
+``assess`` with the contract itself, on a local chain, in many random states.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from eth_abi.abi import encode
+from pydantic import BaseModel, ConfigDict, Field
+
+from keeper.errors import RpcError, TransientRpcError
+from keeper.margin.model import Account, MarketTerms, Position, ReserveTerms, Terms, Tier, margin
+from keeper.margin.rows import MarketFactors, Row, compile_row
+from keeper.ports import (
+    AccountId,
+    AccountState,
+    Assessment,
+    Call,
+    Capabilities,
+    FeedId,
+    Head,
+    LiquidationSeen,
+    Log,
+    MarketState,
+    Price,
+    PriceKind,
+    PriceView,
+    Probe,
+    Refused,
+    RewardKind,
+    Rpc,
+    Simulated,
+    Touched,
+    VenueId,
+)
+from keeper.units import WAD, wad_to_float
+from keeper.venues._abi import decoded, eth_call, revert_reason, selector, topic
+
+# The ABI as text: short enough to read here, and nothing to load.
+READ_TERMS = selector("terms()")
+READ_POSITION = selector("position(uint256)")
+LIQUIDATE = selector("liquidate(uint256)")
+POSITION_CHANGED = topic("PositionChanged(uint256)")
+LIQUIDATED = topic("Liquidated(uint256,address,uint256)")
+
+CALLS_PER_BATCH_MAX = (
+    200  # every limit has a name with its unit, and a reason: providers cap batches
+)
+THE_MARKET = "perp"  # the only one there is
+
+# What the contract says when it reverts → ports.Refused.reason, a closed set.
+REASONS = {"healthy": "not_liquidatable", "price expired": "oracle"}
+
+
+class Settings(BaseModel):
+    """The venue's table in config.toml. Every key is used, every key is described."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str = Field(description="Name of the venue in logs, metrics and topics")
+    address: str = Field(description="The market contract", pattern=r"^0x[0-9a-fA-F]{40}$")
+    feed: str = Field(description="Keeper feed that the contract's oracle follows")
+
+
+@dataclass(frozen=True)
+class TemplateMarket(MarketState):
+    """Everything outside the accounts, at one block."""
+
+    price: int  # 0: none yet
+    maintenance_rate: int
+    reward: int
+    expires_s: int
+
+    def terms(self, price: int) -> Terms:
+        """Return the margin model's terms at this price."""
+        tiers = (Tier(None, self.maintenance_rate),)
+        reserve = ReserveTerms(rate=0, minimum=self.reward, maximum=self.reward)
+        return Terms({THE_MARKET: MarketTerms(price, tiers)}, {}, reserve)
+
+
+@dataclass(frozen=True)
+class TemplatePosition(AccountState):
+    """One account, here one position, at one block."""
+
+    holdings: Account
+
+
+class TemplateVenue:
+    """Implements ``ports.Venue``."""
+
+    # A venue declares what it is; with INVENTORY or PULL other parts of the keeper come into play.
+    capabilities = Capabilities(reward=RewardKind.CASH, price=PriceKind.PUSH)
+
+    def __init__(self, settings: Settings, rpc: Rpc) -> None:
+        """Remember where it is. No I/O here: ``build`` is called before anything is connected."""
+        self.id = VenueId(settings.id)
+        self._address = settings.address.lower()
+        self._feed = FeedId(settings.feed)
+        self._rpc = rpc
+
+    # --- what is there: events nominate, reads decide -----------------------------------------
+
+    def addresses(self) -> Sequence[str]:
+        """Return the contracts whose logs matter, lower case."""
+        return (self._address,)
+
+    def touched(self, log: Log) -> Touched:
+        """Say what a log changed. In doubt everything: reading too much costs little."""
+        first = log.topics[0] if log.topics else ""
+        if first == POSITION_CHANGED and len(log.topics) == 2:  # noqa: PLR2004 - one indexed field
+            return Touched(frozenset({AccountId(str(int(log.topics[1], 16)))}))
+        if first == LIQUIDATED and len(log.topics) == 3 and len(log.data) == 32:  # noqa: PLR2004
+            account = AccountId(str(int(log.topics[1], 16)))
+            reward = int.from_bytes(log.data, "big")
+            liquidator = "0x" + log.topics[2][-40:]
+            seen = LiquidationSeen(account, liquidator, log.tx_hash, log.block_number, reward)
+            return Touched(frozenset({account}), liquidations=(seen,))
+        return Touched(everything=True)  # TermsChanged, an upgraded proxy, an event of the future
+
+    async def read_market(self, head: Head) -> TemplateMarket:
+        """Read at the block's *hash* (EIP-1898): a number may mean another block by then."""
+        request = eth_call(self._address, READ_TERMS, {"blockHash": head.hash})
+        values = decoded("(uint256,uint256,uint256,uint256)", await self._rpc.call(*request))
+        return TemplateMarket(head, *values)
+
+    async def read_accounts(
+        self, accounts: Sequence[AccountId], head: Head
+    ) -> Sequence[TemplatePosition]:
+        """Read whole accounts in the order asked for, in batches. One failure fails all of it."""
+        requests = [
+            eth_call(
+                self._address,
+                READ_POSITION + encode(["uint256"], [int(account)]),
+                {"blockHash": head.hash},
+            )
+            for account in accounts
+        ]
+        answers: list[object] = []
+        for i in range(0, len(requests), CALLS_PER_BATCH_MAX):
+            answers += await self._rpc.batch(requests[i : i + CALLS_PER_BATCH_MAX])
+        states: list[TemplatePosition] = []
+        for account, answer in zip(accounts, answers, strict=True):
+            if isinstance(answer, RpcError):
+                raise answer
+            size, entry_price, cash = decoded("(int256,uint256,int256)", answer)
+            positions = {THE_MARKET: Position(size, entry_price)} if size else {}
+            states.append(TemplatePosition(account, head, Account(cash, {}, positions)))
+        return states
+
+    # --- its arithmetic: pure, no I/O, no clock -----------------------------------------------
+
+    def price_factors(self, market: TemplateMarket) -> Mapping[str, FeedId]:  # noqa: ARG002 - one feed
+        """Return the names in the book and the feed each follows."""
+        return {self._feed: self._feed}
+
+    def index_factors(self, market: TemplateMarket) -> Sequence[str]:  # noqa: ARG002 - none
+        """Return the funding indices: this market has no funding."""
+        return ()
+
+    def factors(self, market: TemplateMarket, at_s: int) -> Mapping[str, float]:  # noqa: ARG002 - the port's
+        """Return the contract's own price; no value while there is none."""
+        return {self._feed: wad_to_float(market.price)} if market.price else {}
+
+    def compile(
+        self, account: TemplatePosition, market: TemplateMarket, values: Mapping[str, float]
+    ) -> Row | None:
+        """Compile to a row for the fast screen: it may be too strict, never too lax."""
+        if not account.holdings.positions:
+            return None
+        price = round(values[self._feed] * WAD) if self._feed in values else market.price
+        if not price:
+            return Row(
+                0.0, {}, {self._feed: (0.0, 0.0)}
+            )  # waits for a price, then is compiled again
+        terms = market.terms(price)
+        factors = MarketFactors(terms.markets[THE_MARKET], self._feed)
+        return compile_row(account.holdings, {THE_MARKET: factors}, {}, terms.reserve)
+
+    def assess(
+        self,
+        account: TemplatePosition,
+        market: TemplateMarket,
+        prices: Mapping[FeedId, Price],  # noqa: ARG002 - a push venue acts on its own price only
+        at_s: int,
+    ) -> Assessment:
+        """Repeat the contract's integers, rounding included. A pull venue judges twice."""
+        found = margin(account.holdings, market.terms(market.price))
+        held = bool(account.holdings.positions)
+        under = held and found.excess < 0
+        return Assessment(
+            account=account.account,
+            liquidatable=under and bool(market.price) and at_s <= market.expires_s,
+            view=PriceView.CHAIN,
+            equity_wad=found.equity,
+            requirement_wad=found.maintenance + found.reserve,
+            reward_wad=market.reward if under else 0,
+            bad_debt_wad=max(0, -found.net_value),
+            feeds=(self._feed,) if held else (),
+        )
+
+    # --- what can be done ---------------------------------------------------------------------
+
+    async def probe(self, wallet: str | None) -> Probe:  # noqa: ARG002 - anyone may liquidate here
+        """Ask the chain whether acting is possible: roles, switches, whitelists, what is paid."""
+        try:
+            answer = await self._rpc.call(*eth_call(self._address, READ_TERMS, "latest"))
+        except TransientRpcError:
+            raise
+        except RpcError as error:
+            return Probe(open=False, detail=f"terms() cannot be read at {self._address}: {error}")
+        if answer == "0x":
+            return Probe(open=False, detail=f"no contract at {self._address}")
+        _, rate, reward, _ = decoded("(uint256,uint256,uint256,uint256)", answer)
+        facts = {"maintenance": f"{rate / WAD:.2%}", "reward": f"{reward / WAD:g} USD"}
+        return Probe(open=True, detail="anyone may liquidate", facts=facts)
+
+    async def simulate(
+        self, assessment: Assessment, wallet: str, head: Head
+    ) -> Simulated | Refused:
+        """Run the very call that would be sent, and read its reward from what the chain answers."""
+        data = LIQUIDATE + encode(["uint256"], [int(assessment.account)])
+        call = Call(to=self._address, data=data)
+        try:
+            done = await self._rpc.simulate(call, wallet)
+        except TransientRpcError as error:
+            return Refused("unreachable", str(error))
+        except RpcError as error:
+            return Refused("unknown", str(error))
+        if not done.success:
+            reason = revert_reason(done.output)
+            return Refused(REASONS.get(reason, "unknown"), reason or "reverted without a reason")
+        reward = decoded("uint256", "0x" + done.output.hex())
+        return Simulated(call, done.gas_used, reward, oracle_fee_wei=0, head=head)
+
+
+def build(settings: Settings, rpc: Rpc, chain_id: int) -> TemplateVenue:  # noqa: ARG001 - the loader's
+    """Make the venue. ``chain_id`` is for venues whose signatures or addresses depend on it."""
+    return TemplateVenue(settings, rpc)

@@ -1,0 +1,158 @@
+import asyncio
+
+import pytest
+
+from keeper.chain.heads import ChainFollower, FollowSettings, announce_heads, backfill
+from keeper.chain.rpc import HttpRpc
+from keeper.clock import SystemClock
+from keeper.errors import TransientError
+from keeper.ports import ChainUpdate
+from tests.chain.conftest import DEV_ADDRESS
+from tests.nodes import Anvil
+
+# init code of a contract that logs one word, the caller's data, under topic 0x…01
+LOGGER = "0x600e600c600039600e6000f3" + "600035600052600160206000a100"
+SETTINGS = FollowSettings(poll_ms=20, reorg_depth_max=8, log_range_max=4)
+
+
+def deploy_logger(node: Anvil) -> str:
+    sent = node.rpc("eth_sendTransaction", {"from": DEV_ADDRESS, "data": LOGGER})
+    node.rpc("evm_mine")
+    address: str = node.rpc("eth_getTransactionReceipt", sent)["contractAddress"]
+    return address
+
+
+def log_number(node: Anvil, address: str, number: int) -> None:
+    data = "0x" + number.to_bytes(32, "big").hex()
+    node.rpc("eth_sendTransaction", {"from": DEV_ADDRESS, "to": address, "data": data})
+
+
+def follower_of(rpc: HttpRpc, address: str) -> ChainFollower:
+    return ChainFollower(rpc, [address], SETTINGS, SystemClock())
+
+
+async def next_update(follower: ChainFollower) -> ChainUpdate:
+    async with asyncio.timeout(5):
+        async for update in follower.updates():
+            if update is not None:
+                return update
+    raise AssertionError
+
+
+def numbers(update: ChainUpdate) -> list[int]:
+    return [int.from_bytes(log.data, "big") for log in update.logs]
+
+
+async def test_every_log_is_handed_out_once_across_a_gap(rpc: HttpRpc, node: Anvil) -> None:
+    address = deploy_logger(node)
+    follower = follower_of(rpc, address)
+    assert (await follower.start()).number == 1
+    log_number(node, address, 7)
+    node.rpc("evm_mine")
+    assert numbers(await next_update(follower)) == [7]
+    for number in range(10):  # more blocks than one log range holds
+        log_number(node, address, number)
+        node.rpc("evm_mine")
+    update = await next_update(follower)
+    assert update.head.number == 12
+    assert numbers(update) == list(range(10))
+    assert update.reorged_from is None
+
+
+async def test_a_reorg_names_the_first_block_that_changed(rpc: HttpRpc, node: Anvil) -> None:
+    address = deploy_logger(node)
+    follower = follower_of(rpc, address)
+    await follower.start()
+    for number in range(4):
+        log_number(node, address, number)
+        node.rpc("evm_mine")
+    assert (await next_update(follower)).head.number == 5
+    node.rpc("anvil_reorg", 2, [])
+    log_number(node, address, 99)
+    node.rpc("evm_mine")
+    update = await next_update(follower)
+    assert update.reorged_from == 4
+    assert update.head.number == 6
+    assert numbers(update) == [99], "what the orphaned blocks logged is not there any more"
+    assert not update.resync
+
+
+async def test_a_reorg_deeper_than_remembered_asks_for_everything(
+    rpc: HttpRpc, node: Anvil
+) -> None:
+    address = deploy_logger(node)
+    follower = follower_of(rpc, address)
+    for _ in range(12):
+        node.rpc("evm_mine")
+    await follower.start()
+    node.rpc("evm_mine")
+    await next_update(follower)
+    node.rpc("anvil_reorg", 10, [])
+    node.rpc("evm_mine")
+    update = await next_update(follower)
+    assert update.resync
+
+
+async def test_backfill_halves_a_range_that_is_refused(node: Anvil, rpc: HttpRpc) -> None:
+    address = deploy_logger(node)
+    for number in range(9):
+        log_number(node, address, number)
+        node.rpc("evm_mine")
+
+    class Stingy(HttpRpc):
+        """Refuses ranges of more than two blocks, as providers do."""
+
+        asked: list[int] = []  # noqa: RUF012 - one per test
+
+        async def batch(self, requests):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+            method, params = requests[0]
+            if method == "eth_getLogs":
+                span = int(params[0]["toBlock"], 16) - int(params[0]["fromBlock"], 16) + 1
+                self.asked.append(span)
+                if span > 2:
+                    params = [{**params[0], "fromBlock": "0x10", "toBlock": "0x1"}]
+            return await super().batch([(method, params)])
+
+    stingy = Stingy(
+        rpc._session,
+        [node.url],
+        chain_id=31337,
+        timeout_ms=2000,
+        attempts_max=1,
+        telemetry=rpc._telemetry,
+    )
+    found = []
+    async for _, logs in backfill(stingy, [address], 0, 10, 8):
+        found += [int.from_bytes(log.data, "big") for log in logs]
+    assert found == list(range(9))
+    assert 8 in stingy.asked
+    assert stingy.asked.count(2) >= 3
+
+
+async def test_a_websocket_wakes_the_follower_and_silence_ends_it(
+    rpc: HttpRpc, node: Anvil
+) -> None:
+    follower = ChainFollower(rpc, [], FollowSettings(60_000, 8, 4), SystemClock())
+    beats = []
+    await follower.start()
+
+    async def mine() -> None:
+        while not beats:
+            node.rpc("evm_mine")
+            await asyncio.sleep(0.05)
+
+    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        listening = group.create_task(
+            announce_heads(node.ws_url, follower, 5000, lambda: beats.append(1)), name="ws"
+        )
+        group.create_task(mine(), name="mine")
+        assert (await next_update(follower)).head.number >= 1, "long before the next poll"
+        listening.cancel()
+    with pytest.raises(TransientError, match="silent for 300 ms"):
+        await announce_heads(node.ws_url, follower, 300, lambda: None)
+
+
+async def test_a_websocket_that_is_not_there_is_a_transient_error(rpc: HttpRpc) -> None:
+    follower = ChainFollower(rpc, [], SETTINGS, SystemClock())
+    with pytest.raises(TransientError):
+        await announce_heads("ws://127.0.0.1:9", follower, 3000, lambda: None)

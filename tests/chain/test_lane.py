@@ -1,0 +1,385 @@
+"""The lane on a real node that mines only when told."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from keeper.chain.fees import FeeRules
+from keeper.chain.heads import head_from_json
+from keeper.chain.journal import Journal
+from keeper.chain.rpc import HttpRpc
+from keeper.chain.signer import Signer
+from keeper.chain.submit import Lane, LaneRules
+from keeper.decide.economics import Economics
+from keeper.errors import RpcFault, TransientRpcError
+from keeper.ports import (
+    AccountId,
+    Attempt,
+    Call,
+    Fee,
+    Head,
+    NotSent,
+    Outcome,
+    Plan,
+    Settled,
+    TxKind,
+    VenueId,
+)
+from keeper.units import GWEI
+from tests.chain.conftest import CHAIN_ID, DEV_ADDRESS
+from tests.fakes import CountingTelemetry, ManualClock
+from tests.nodes import Anvil
+
+KEY = "0x" + "42" * 32
+WALLET = Signer(KEY).address
+TARGET = "0x" + "77" * 20
+RULES = LaneRules(
+    chain_id=CHAIN_ID,
+    confirmations=1,
+    replace_after_blocks=2,
+    cost_wei_max=10**17,
+    fees=FeeRules(
+        priority_fee_wei=GWEI,
+        base_fee_headroom_ppm=2_000_000,
+        max_fee_per_gas_wei_max=500 * GWEI,
+        replacement_bump_ppm=125_000,
+    ),
+)
+MakeLane = Callable[..., Lane]
+
+
+def plan(account: str = "1", value_wei: int = 7) -> Plan:
+    return Plan(
+        venue=VenueId("demo"),
+        account=AccountId(account),
+        call=Call(TARGET, b"", value_wei),
+        gas_limit=21_000,
+        cost_wei_max=10**15,
+        expected=Economics(10**16, 10**14, 0, 0, 900_000),
+        tick_ns=1,
+        decided_ns=2,
+        simulated_at=1,
+    )
+
+
+@pytest.fixture
+async def journal(tmp_path: Path) -> AsyncIterator[Journal]:
+    async with Journal(tmp_path / "journal.sqlite", CHAIN_ID) as opened:
+        yield opened
+
+
+@pytest.fixture
+def lane_of(rpc: HttpRpc, node: Anvil, telemetry: CountingTelemetry) -> MakeLane:
+    node.rpc("anvil_setBalance", WALLET, hex(10**18))
+
+    def make(journal: Journal, *, via: object = rpc, key: str | None = KEY) -> Lane:
+        signer = Signer(key) if key else None
+        return Lane(via, journal, signer, RULES, ManualClock(), telemetry)  # type: ignore[arg-type]
+
+    return make
+
+
+async def newest(rpc: HttpRpc) -> Head:
+    return head_from_json(await rpc.call("eth_getBlockByNumber", ["latest", False]), 0)
+
+
+async def submit(lane: Lane, rpc: HttpRpc, some: Plan) -> Attempt:
+    head = await newest(rpc)
+    fee = lane.first_fee(head)
+    assert fee is not None
+    attempt = await lane.submit(some, fee, head)
+    assert isinstance(attempt, Attempt)
+    return attempt
+
+
+def pending(node: Anvil) -> dict[int, str]:
+    """Return nonce → hash of what the node would mine for our wallet."""
+    pools = node.rpc("txpool_content")
+    found = {}
+    for pool in ("pending", "queued"):
+        for sender, transactions in pools[pool].items():
+            if sender.lower() == WALLET.lower():
+                found.update({int(t["nonce"], 16): t["hash"] for t in transactions.values()})
+    return found
+
+
+def received(node: Anvil) -> int:
+    return int(node.rpc("eth_getBalance", TARGET, "latest"), 16)
+
+
+class Deaf(HttpRpc):
+    """Passes everything on but broadcasts, which it swallows: did they arrive or not?"""
+
+    deaf = True
+
+    async def call(self, method, params=()):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+        if method == "eth_sendRawTransaction" and self.deaf:
+            raise TransientRpcError(RpcFault.UNREACHABLE, "connection lost")
+        return await super().call(method, params)
+
+
+@pytest.fixture
+def deaf(rpc: HttpRpc, node: Anvil, telemetry: CountingTelemetry) -> Deaf:
+    return Deaf(
+        rpc._session,
+        [node.url],
+        chain_id=CHAIN_ID,
+        timeout_ms=2000,
+        attempts_max=1,
+        telemetry=telemetry,
+    )
+
+
+async def test_from_plan_to_receipt(
+    rpc: HttpRpc, node: Anvil, journal: Journal, lane_of: MakeLane
+) -> None:
+    lane = lane_of(journal)
+    assert lane.parked, "nothing is sent before the journal was read"
+    await lane.recover()
+    attempt = await submit(lane, rpc, plan())
+    assert pending(node) == {0: attempt.transactions[0].hash}
+    assert await lane.poll(await newest(rpc)) == []
+    node.rpc("evm_mine")
+    (mined,) = await lane.poll(await newest(rpc))
+    assert mined.receipt is not None
+    assert mined.receipt.success
+    assert mined.receipt.cost_wei == mined.receipt.gas_price_wei * 21_000
+    await lane.close(Settled(mined.attempt, Outcome.WON, "", mined.receipt, 5, 6, 7))
+    assert lane.open_attempts == ()
+    assert await journal.open_attempts() == []
+    assert await journal.profit_wei() == {"demo": -1}
+    assert received(node) == 7
+
+
+async def test_raw_bytes_are_on_disk_before_they_are_broadcast(
+    rpc: HttpRpc, node: Anvil, tmp_path: Path, lane_of: MakeLane, deaf: Deaf
+) -> None:
+    """A keeper that dies between journal and broadcast sends exactly one transaction."""
+    async with Journal(tmp_path / "j", CHAIN_ID) as journal:
+        lane = lane_of(journal, via=deaf)
+        await lane.recover()
+        attempt = await submit(lane, rpc, plan())
+        assert pending(node) == {}
+    async with Journal(tmp_path / "j", CHAIN_ID) as journal:
+        (found,) = await journal.open_attempts()
+        assert found.transactions == attempt.transactions
+        lane = lane_of(journal)
+        assert len(await lane.recover()) == 1
+        assert pending(node) == {0: attempt.transactions[0].hash}
+        node.rpc("evm_mine")
+        (mined,) = await lane.poll(await newest(rpc))
+        assert mined.transaction == attempt.transactions[0]
+    assert received(node) == 7
+
+
+async def test_a_restart_after_the_broadcast_finds_what_was_mined_meanwhile(
+    rpc: HttpRpc, node: Anvil, tmp_path: Path, lane_of: MakeLane
+) -> None:
+    async with Journal(tmp_path / "j", CHAIN_ID) as journal:
+        lane = lane_of(journal)
+        await lane.recover()
+        await submit(lane, rpc, plan())
+    node.rpc("evm_mine")
+    async with Journal(tmp_path / "j", CHAIN_ID) as journal:
+        lane = lane_of(journal)
+        await lane.recover()
+        (mined,) = await lane.poll(await newest(rpc))
+        assert mined.receipt is not None
+        second = await submit(lane, rpc, plan("2"))
+        assert second.nonce == 1
+    assert received(node) == 7
+
+
+async def test_a_broadcast_without_an_answer_is_repeated_byte_for_byte(
+    rpc: HttpRpc, node: Anvil, journal: Journal, lane_of: MakeLane, deaf: Deaf
+) -> None:
+    lane = lane_of(journal, via=deaf)
+    await lane.recover()
+    attempt = await submit(lane, rpc, plan())
+    assert attempt.sent_ms is None
+    deaf.deaf = False
+    await lane.poll(await newest(rpc))
+    assert pending(node) == {0: attempt.transactions[0].hash}
+
+
+async def test_overdue_is_replaced_at_the_same_nonce_for_an_eighth_more(
+    rpc: HttpRpc, node: Anvil, journal: Journal, lane_of: MakeLane
+) -> None:
+    lane = lane_of(journal)
+    await lane.recover()
+    attempt = await submit(lane, rpc, plan())
+    node.rpc("anvil_dropTransaction", attempt.transactions[0].hash)
+    node.rpc("evm_mine")
+    assert lane.overdue(await newest(rpc)) == []
+    node.rpc("evm_mine")
+    head = await newest(rpc)
+    assert lane.overdue(head) == [lane.attempt_of(VenueId("demo"), AccountId("1"))]
+    fee = lane.replacement_fee(attempt, head, 21_000, 7)
+    assert fee is not None
+    assert fee.max_fee_wei * 8 >= attempt.transactions[0].max_fee_wei * 9
+    assert fee.priority_fee_wei * 8 >= attempt.transactions[0].priority_fee_wei * 9
+    await lane.replace(attempt, plan(value_wei=9), fee, head)
+    assert lane.overdue(head) == [], "the newest transaction has its own time to wait"
+    node.rpc("evm_mine")
+    (mined,) = await lane.poll(await newest(rpc))
+    assert mined.transaction is not None
+    assert mined.transaction.kind is TxKind.REPLACEMENT
+    assert mined.attempt.nonce == 0
+    assert received(node) == 9
+
+
+async def test_a_replacement_stays_within_the_cost_cap(
+    rpc: HttpRpc, journal: Journal, lane_of: MakeLane
+) -> None:
+    lane = lane_of(journal)
+    await lane.recover()
+    attempt = await submit(lane, rpc, plan())
+    head = await newest(rpc)
+    gas = RULES.cost_wei_max // attempt.transactions[0].max_fee_wei
+    assert lane.replacement_fee(attempt, head, gas, 0) is None
+    assert lane.replacement_fee(attempt, head, 21_000, RULES.cost_wei_max) is None
+
+
+async def test_whichever_transaction_of_a_nonce_is_mined_settles_the_attempt(
+    rpc: HttpRpc, node: Anvil, journal: Journal, lane_of: MakeLane, deaf: Deaf
+) -> None:
+    lane = lane_of(journal, via=deaf)
+    deaf.deaf = False
+    await lane.recover()
+    attempt = await submit(lane, rpc, plan())
+    deaf.deaf = True
+    head = await newest(rpc)
+    fee = lane.replacement_fee(attempt, head, 21_000, 0)
+    assert fee is not None
+    await lane.replace(attempt, plan(), fee, head)  # never arrives: the first one is mined
+    node.rpc("evm_mine")
+    (mined,) = await lane.poll(await newest(rpc))
+    assert mined.transaction is not None
+    assert mined.transaction.kind is TxKind.FIRST
+
+
+async def test_a_cancel_takes_the_nonce(
+    rpc: HttpRpc, node: Anvil, journal: Journal, lane_of: MakeLane
+) -> None:
+    lane = lane_of(journal)
+    await lane.recover()
+    attempt = await submit(lane, rpc, plan())
+    assert await lane.cancel(attempt, await newest(rpc))
+    node.rpc("evm_mine")
+    (mined,) = await lane.poll(await newest(rpc))
+    assert mined.transaction is not None
+    assert mined.transaction.kind is TxKind.CANCEL
+    assert received(node) == 0
+
+
+async def test_a_nonce_used_by_somebody_else_expires_the_attempt(
+    rpc: HttpRpc, node: Anvil, journal: Journal, lane_of: MakeLane, deaf: Deaf
+) -> None:
+    lane = lane_of(journal, via=deaf)
+    await lane.recover()
+    await submit(lane, rpc, plan())
+    node.rpc("anvil_impersonateAccount", WALLET)
+    node.rpc("eth_sendTransaction", {"from": WALLET, "to": DEV_ADDRESS, "value": "0x1"})
+    node.rpc("evm_mine")
+    assert await lane.poll(await newest(rpc)) == [], "the receipt may only be late"
+    node.rpc("evm_mine")
+    (mined,) = await lane.poll(await newest(rpc))
+    assert mined.receipt is None
+    deaf.deaf = False
+    assert (await submit(lane, rpc, plan("2"))).nonce == 1
+
+
+async def test_confirmations_hold_a_settlement_back_and_a_reorg_reopens_it(
+    rpc: HttpRpc, node: Anvil, journal: Journal, lane_of: MakeLane
+) -> None:
+    lane = lane_of(journal)
+    lane._rules = replace(RULES, confirmations=3)
+    await lane.recover()
+    await submit(lane, rpc, plan())
+    node.rpc("evm_mine")
+    node.rpc("evm_mine")
+    assert await lane.poll(await newest(rpc)) == []
+    node.rpc("anvil_reorg", 2, [])
+    node.rpc("evm_mine")
+    assert await lane.poll(await newest(rpc)) == []
+    node.rpc("evm_mine")
+    assert lane.overdue(await newest(rpc)), "it is open again, and overdue"
+
+
+async def test_an_account_has_one_open_attempt(
+    rpc: HttpRpc, journal: Journal, lane_of: MakeLane
+) -> None:
+    lane = lane_of(journal)
+    await lane.recover()
+    await submit(lane, rpc, plan())
+    with pytest.raises(ValueError, match="has an open attempt"):
+        await submit(lane, rpc, plan())
+
+
+async def test_a_wallet_that_cannot_pay_parks_and_goes_on_when_funded(
+    rpc: HttpRpc, node: Anvil, journal: Journal, lane_of: MakeLane
+) -> None:
+    node.rpc("anvil_setBalance", WALLET, hex(15 * 10**14))
+    lane = lane_of(journal)
+    await lane.recover()
+    await submit(lane, rpc, plan("1"))
+    head, fee = await newest(rpc), Fee(2 * GWEI, GWEI)
+    assert await lane.submit(plan("2"), fee, head) is NotSent.LANE_PARKED
+    assert len(await journal.open_attempts()) == 1, "and nothing was signed for it"
+    node.rpc("anvil_setBalance", WALLET, hex(10**18))
+    await lane.poll(head)
+    assert not lane.parked
+    assert (await submit(lane, rpc, plan("2"))).nonce == 1
+
+
+async def test_a_refusal_for_good_gives_the_nonce_back(
+    rpc: HttpRpc, node: Anvil, journal: Journal, lane_of: MakeLane
+) -> None:
+    lane = lane_of(journal)
+    await lane.recover()
+    node.rpc("anvil_setBalance", WALLET, hex(1000))  # behind the lane's back
+    head = await newest(rpc)
+    assert await lane.submit(plan(), Fee(2 * GWEI, GWEI), head) is NotSent.DROPPED
+    assert await journal.open_attempts() == []
+    node.rpc("anvil_setBalance", WALLET, hex(10**18))
+    await lane.poll(head)
+    assert (await submit(lane, rpc, plan())).nonce == 0
+
+
+async def test_a_gap_below_a_journaled_nonce_is_filled_first(
+    rpc: HttpRpc, node: Anvil, tmp_path: Path, lane_of: MakeLane, deaf: Deaf
+) -> None:
+    """Nonce 0 was given out and lost with the process before it was journaled; 1 was sent."""
+    async with AsyncExitStack() as stack:
+        journal = await stack.enter_async_context(Journal(tmp_path / "j", CHAIN_ID))
+        lane = lane_of(journal, via=deaf)
+        await lane.recover()
+        lane._take_nonce(0)
+        deaf.deaf = False
+        await submit(lane, rpc, plan("1"))
+    async with Journal(tmp_path / "j", CHAIN_ID) as journal:
+        lane = lane_of(journal)
+        await lane.recover()
+        assert (await submit(lane, rpc, plan("2"))).nonce == 0
+        assert (await submit(lane, rpc, plan("3"))).nonce == 2
+        node.rpc("evm_mine")
+        assert len(await lane.poll(await newest(rpc))) == 3
+
+
+async def test_a_dry_run_sends_nothing(rpc: HttpRpc, journal: Journal, lane_of: MakeLane) -> None:
+    lane = lane_of(journal, key=None)
+    await lane.recover()
+    head = await newest(rpc)
+    assert await lane.submit(plan(), Fee(1, 1), head) is NotSent.NO_WALLET
+    assert await lane.poll(head) == []
+
+
+def test_a_key_never_shows() -> None:
+    assert "42" * 8 not in repr(Signer(KEY))
+    for wrong in ("0x" + "00" * 32, "0x1234", "zz" * 32, "0x" + "ff" * 32):
+        with pytest.raises(ValueError, match="not a private key") as raised:
+            Signer(wrong)
+        assert wrong not in str(raised.value)

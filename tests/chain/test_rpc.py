@@ -1,0 +1,159 @@
+import contextlib
+
+import aiohttp
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from keeper.chain.rpc import WATCHER, HttpRpc, classify, quantity, unhex
+from keeper.errors import RpcError, RpcFault, TransientRpcError
+from keeper.ports import Call
+from tests.chain.conftest import CHAIN_ID, DEV_ADDRESS, Script, make_rpc
+from tests.fakes import CountingTelemetry
+from tests.nodes import Anvil
+
+# init code of a contract whose every call reverts with the four bytes 0xdeadbeef
+REVERTER = "0x6010600c60003960106000f3" + "63deadbeef60e01b60005260046000fd"
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "fault"),
+    [
+        (-32000, "nonce too low: next nonce 5, tx nonce 4", RpcFault.NONCE_TOO_LOW),
+        (-32000, "already known", RpcFault.ALREADY_KNOWN),
+        (-32003, "replacement transaction underpriced", RpcFault.UNDERPRICED),
+        (-32000, "max fee per gas less than block base fee", RpcFault.UNDERPRICED),
+        (-32000, "insufficient funds for gas * price + value", RpcFault.INSUFFICIENT_FUNDS),
+        (-32005, "daily request limit exceeded", RpcFault.RATE_LIMITED),
+        (429, "slow down", RpcFault.RATE_LIMITED),
+        (3, "execution reverted: stale price", RpcFault.REVERTED),
+        (-32000, "execution reverted", RpcFault.REVERTED),
+        (-32601, "whatever", RpcFault.UNSUPPORTED),
+        (-32000, "header not found", RpcFault.UNKNOWN_BLOCK),
+        (-32602, "BlockOutOfRangeError: 7 > 5", RpcFault.UNKNOWN_BLOCK),
+        (-32000, "something new", RpcFault.OTHER),
+    ],
+)
+def test_errors_are_told_apart(code: int, message: str, fault: RpcFault) -> None:
+    assert classify(code, message) is fault
+
+
+@given(st.one_of(st.none(), st.integers(), st.text(), st.lists(st.integers())))
+def test_garbage_never_gets_past_the_decoders(value: object) -> None:
+    for decode in (quantity, unhex):
+        with contextlib.suppress(TransientRpcError):
+            assert isinstance(decode(value), int | bytes)
+
+
+async def test_batch_answers_in_order_with_errors_in_place(rpc: HttpRpc) -> None:
+    chain, wrong, block = await rpc.batch(
+        [("eth_chainId", []), ("no_such_method", []), ("eth_blockNumber", [])]
+    )
+    assert quantity(chain) == CHAIN_ID
+    assert isinstance(wrong, RpcError)
+    assert wrong.fault is RpcFault.UNSUPPORTED
+    assert quantity(block) == 0
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "fault"),
+    [
+        (200, "<html>hello</html>", RpcFault.GARBAGE),
+        (200, '{"jsonrpc":"2.0","id":', RpcFault.GARBAGE),
+        (200, "[1, 2]", RpcFault.GARBAGE),
+        (200, "null", RpcFault.GARBAGE),
+        (200, '{"jsonrpc":"2.0","id":999999,"result":"0x1"}', RpcFault.GARBAGE),
+        (200, '{"jsonrpc":"2.0","id":null,"error":"oops"}', RpcFault.GARBAGE),
+        (429, "slow down", RpcFault.RATE_LIMITED),
+        (503, "", RpcFault.UNREACHABLE),
+    ],
+)
+async def test_whatever_an_endpoint_answers_has_a_name(
+    session: aiohttp.ClientSession,
+    telemetry: CountingTelemetry,
+    script: Script,
+    status: int,
+    body: str,
+    fault: RpcFault,
+) -> None:
+    script.answers = [(status, body)]
+    with pytest.raises(TransientRpcError) as raised:
+        await make_rpc(session, telemetry, script.url).call("eth_blockNumber")
+    assert raised.value.fault is fault
+    assert script.asked == 2, "tried again, and no more often than configured"
+
+
+async def test_the_next_endpoint_is_asked_when_one_fails(
+    session: aiohttp.ClientSession, telemetry: CountingTelemetry, script: Script, node: Anvil
+) -> None:
+    script.answers = [(503, "")]
+    rpc = make_rpc(session, telemetry, script.url, node.url)
+    for _ in range(3):
+        assert quantity(await rpc.call("eth_blockNumber")) == 0
+    assert script.asked == 1, "and is preferred from then on"
+
+
+async def test_an_endpoint_of_another_chain_is_never_used(
+    session: aiohttp.ClientSession, telemetry: CountingTelemetry, node: Anvil
+) -> None:
+    rpc = make_rpc(session, telemetry, node.url, chain_id=10)
+    with pytest.raises(TransientRpcError, match=r"serves chain 31337.*chain\.id = 10"):
+        await rpc.call("eth_sendRawTransaction", ["0x00"])
+    assert "serves chain 31337" in next(iter((await rpc.check()).values()))
+
+
+async def test_an_endpoint_is_asked_for_its_chain_again_after_it_was_lost(
+    session: aiohttp.ClientSession, telemetry: CountingTelemetry, script: Script
+) -> None:
+    ours, theirs = hex(CHAIN_ID), "0xa"
+    one = '{"jsonrpc":"2.0","id":%d,"result":"%s"}'
+    script.answers = [
+        (200, one % (1, ours)),
+        (200, one % (2, "0x5")),
+        (503, ""),
+        (200, one % (4, theirs)),
+        (200, one % (5, theirs)),
+    ]
+    rpc = make_rpc(session, telemetry, script.url)
+    assert await rpc.call("eth_blockNumber") == "0x5"
+    with pytest.raises(TransientRpcError) as raised:
+        await rpc.call("eth_blockNumber")
+    assert raised.value.fault is RpcFault.WRONG_CHAIN
+
+
+async def test_an_unreachable_endpoint_says_so_without_its_url(
+    session: aiohttp.ClientSession, telemetry: CountingTelemetry
+) -> None:
+    rpc = make_rpc(session, telemetry, "http://127.0.0.1:9/v3/my-api-key")
+    with pytest.raises(TransientRpcError) as raised:
+        await rpc.call("eth_blockNumber")
+    assert raised.value.fault is RpcFault.UNREACHABLE
+    assert "my-api-key" not in str(raised.value)
+
+
+async def test_a_node_that_hangs_times_out(rpc: HttpRpc, node: Anvil) -> None:
+    await rpc.call("eth_blockNumber")
+    node.pause()
+    try:
+        with pytest.raises(TransientRpcError) as raised:
+            await rpc.call("eth_blockNumber")
+    finally:
+        node.resume()
+    assert raised.value.fault is RpcFault.UNREACHABLE
+    assert quantity(await rpc.call("eth_blockNumber")) == 0
+
+
+@pytest.mark.parametrize("can_simulate", [True, False])
+async def test_simulation_and_its_fallback_agree(
+    rpc: HttpRpc, node: Anvil, *, can_simulate: bool
+) -> None:
+    rpc._can_simulate = can_simulate
+    sent = node.rpc("eth_sendTransaction", {"from": DEV_ADDRESS, "data": REVERTER})
+    node.rpc("evm_mine")
+    reverter = node.rpc("eth_getTransactionReceipt", sent)["contractAddress"]
+    done = await rpc.simulate(Call(reverter, b"", 0), DEV_ADDRESS)
+    assert not done.success
+    assert done.output == bytes.fromhex("deadbeef")
+    paid = await rpc.simulate(Call("0x" + "11" * 20, b"", 5), WATCHER)
+    assert paid.success, "a watcher needs no funds"
+    assert paid.gas_used == 21_000

@@ -1,0 +1,146 @@
+"""Real local chains for tests: anvil on loopback, one process a node, ended by its pid.
+
+    with running_anvil("--no-mining") as node:
+        node.rpc("eth_blockNumber")
+
+Anvil is looked for as the demo does: the environment variable ANVIL, PATH, node_modules, the cache.
+Without it a test is skipped; with KEEPER_REQUIRE_ALL=1 it fails, so that CI cannot skip in silence.
+"""
+
+import contextlib
+import http.client
+import itertools
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from keeper.demo import install
+
+START_S_MAX = 20.0
+END_S_MAX = 10.0
+ANSWER_S_MAX = 60.0
+PORT_TRIES_MAX = 5  # another process may take the port between the look and the start
+
+
+class NodeError(Exception):
+    """The node refused a request. ``data`` is the revert data, 0x-hex, or empty."""
+
+    def __init__(self, message: str, data: str) -> None:
+        super().__init__(f"{message} {data}".strip())
+        self.data = data
+
+
+@dataclass
+class Anvil:
+    """A running node and a plain blocking JSON-RPC client to it."""
+
+    port: int
+    process: subprocess.Popen[bytes]
+    _connection: http.client.HTTPConnection = field(init=False)
+    _ids: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+
+    def __post_init__(self) -> None:
+        self._connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=ANSWER_S_MAX)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def ws_url(self) -> str:
+        return f"ws://127.0.0.1:{self.port}"
+
+    def rpc(self, method: str, *params: object) -> Any:  # noqa: ANN401 - JSON
+        """Return the result of one request; raises NodeError when the node refuses it."""
+        request = {"jsonrpc": "2.0", "id": next(self._ids), "method": method, "params": params}
+        self._connection.request(
+            "POST", "/", json.dumps(request), {"Content-Type": "application/json"}
+        )
+        answer = json.loads(self._connection.getresponse().read())
+        if "error" in answer:
+            error = answer["error"]
+            raise NodeError(str(error.get("message")), str(error.get("data") or ""))
+        return answer["result"]
+
+    def pause(self) -> None:
+        """Stop the process where it stands: it accepts connections and answers nothing."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let a paused process go on."""
+        self.process.send_signal(signal.SIGCONT)
+
+    def end(self) -> None:
+        """Kill the process, by its pid; harmless when it is gone already."""
+        self._connection.close()
+        self.process.kill()
+        self.process.wait(END_S_MAX)
+
+
+def find_anvil() -> Path:
+    """Return the binary, or skip (or fail) the test that asks."""
+    found = install.find_anvil()
+    if found:
+        return found
+    reason = "anvil not found: set ANVIL to the binary or put it on PATH"
+    if os.environ.get("KEEPER_REQUIRE_ALL") == "1":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+def free_port() -> int:
+    """Return a loopback TCP port that nothing listens on right now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def start_anvil(*options: str, port: int | None = None) -> Anvil:
+    """Start a node and return it once it answers; the caller ends it."""
+    binary = find_anvil()
+    for _ in range(1 if port else PORT_TRIES_MAX):
+        chosen = port or free_port()
+        process = subprocess.Popen(
+            [binary, "--silent", "--host", "127.0.0.1", "--port", str(chosen), *options],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        node = Anvil(chosen, process)
+        if _answers(node):
+            return node
+        node.end()
+    pytest.fail(f"anvil did not start with options {options}")
+
+
+@contextlib.contextmanager
+def running_anvil(*options: str, port: int | None = None) -> Iterator[Anvil]:
+    """Run a node for the length of the block."""
+    node = start_anvil(*options, port=port)
+    try:
+        yield node
+    finally:
+        node.end()
+
+
+def _answers(node: Anvil) -> bool:
+    deadline = time.monotonic() + START_S_MAX
+    while time.monotonic() < deadline and node.process.poll() is None:
+        try:
+            node.rpc("eth_chainId")
+        except OSError:
+            node._connection.close()
+            time.sleep(0.01)  # it takes about 80 ms to listen
+        else:
+            return True
+    return False

@@ -1,0 +1,234 @@
+"""The HTTP server, asked over real sockets on loopback."""
+
+import asyncio
+import json
+import logging
+import socket
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from html.parser import HTMLParser
+
+import aiohttp
+import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
+
+from keeper.errors import ConfigError
+from keeper.observe.http import Views, serve
+from keeper.observe.metrics import Metrics
+
+PATHS = ["/", "/metrics", "/healthz", "/readyz", "/api/v1/status"]
+HOST = "127.0.0.1"
+
+
+@dataclass
+class State:
+    """What the views say, for a test to change."""
+
+    metrics: Metrics = field(default_factory=lambda: Metrics("1.2.3"))
+    late: dict[str, float] = field(default_factory=dict)
+    reasons: list[str] = field(default_factory=list)
+    status: dict[str, object] = field(default_factory=dict)
+
+    def views(self) -> Views:
+        return Views(
+            metrics=self.metrics,
+            late=lambda: self.late,
+            unready=lambda: self.reasons,
+            status=lambda: self.status,
+        )
+
+
+@asynccontextmanager
+async def _served(
+    state: State, request_s_max: float = 10.0
+) -> AsyncIterator[aiohttp.ClientSession]:
+    async with (
+        serve(HOST, 0, state.views(), request_s_max=request_s_max) as port,
+        aiohttp.ClientSession(f"http://{HOST}:{port}") as session,
+    ):
+        yield session
+
+
+async def test_metrics_in_both_formats() -> None:
+    state = State()
+    state.metrics.before_render(lambda: state.metrics.gauge("keeper_head_block", 123))
+    async with _served(state) as session:
+        accept = {"Accept": "application/openmetrics-text; version=1.0.0, */*; q=0.1"}
+        async with session.get("/metrics", headers=accept) as answer:
+            assert answer.status == 200
+            assert answer.headers["Content-Type"].startswith("application/openmetrics-text;")
+            text = await answer.text()
+            families = text_string_to_metric_families(text)  # type: ignore[no-untyped-call]
+            found = {family.name: family for family in families}
+        async with session.get("/metrics") as answer:
+            assert answer.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
+            assert "keeper_head_block 123.0\n" in await answer.text()
+    assert found["keeper_head_block"].samples[0].value == 123
+
+
+async def test_metrics_are_refreshed_on_the_loop_and_rendered_off_it() -> None:
+    threads: dict[str, int] = {}
+
+    class Observed(Metrics):
+        def render(self, accept: str) -> tuple[bytes, str]:
+            threads["render"] = threading.get_ident()
+            return super().render(accept)
+
+    state = State(metrics=Observed("1.2.3"))
+    state.metrics.before_render(lambda: threads.update(refresh=threading.get_ident()))
+    async with _served(state) as session, session.get("/metrics") as answer:
+        assert answer.status == 200
+    assert threads["refresh"] == threading.get_ident()
+    assert threads["render"] != threading.get_ident()
+
+
+async def test_healthz_names_the_loops_that_are_late() -> None:
+    state = State()
+    async with _served(state) as session:
+        async with session.get("/healthz") as answer:
+            assert (answer.status, await answer.json()) == (200, {"status": "ok"})
+        state.late = {"decide": 12.34567, "prices": 9.0}
+        async with session.get("/healthz") as answer:
+            assert answer.status == 503
+            assert await answer.json() == {
+                "status": "late",
+                "loops": {"decide": {"age_s": 12.346}, "prices": {"age_s": 9.0}},
+            }
+        state.late = {}
+        async with session.get("/healthz") as answer:
+            assert answer.status == 200
+
+
+async def test_readyz_gives_the_reasons() -> None:
+    state = State(reasons=["no price for ETH/USD", "perps quarantined"])
+    async with _served(state) as session:
+        async with session.get("/readyz") as answer:
+            assert answer.status == 503
+            assert (await answer.json())["reasons"] == state.reasons
+        state.reasons = []
+        async with session.get("/readyz") as answer:
+            assert answer.status == 200
+            assert (await answer.json())["reasons"] == []
+
+
+async def test_status_is_the_callables_answer_to_the_last_digit() -> None:
+    state = State(status={"profit_wei": 3 * 10**20 + 1, "venues": [{"id": "perps"}]})
+    async with _served(state) as session, session.get("/api/v1/status") as answer:
+        assert answer.headers["Content-Type"] == "application/json; charset=utf-8"
+        assert json.loads(await answer.text()) == state.status
+
+
+class _Links(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.tags: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.links += [value or "" for name, value in attrs if name in {"href", "src"}]
+
+
+async def test_the_index_links_to_pages_that_exist_and_loads_nothing() -> None:
+    state = State(reasons=["<script>alert(1)</script>"])
+    async with _served(state) as session:
+        async with session.get("/") as answer:
+            assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
+            page = await answer.text()
+        parser = _Links()
+        parser.feed(page)
+        assert parser.links == PATHS[1:]
+        assert not parser.tags & {"script", "link", "img", "style", "iframe"}
+        state.reasons = []
+        for link in parser.links:
+            async with session.get(link) as answer:
+                assert answer.status == 200
+
+
+@pytest.mark.parametrize("path", [*PATHS, "/nothing"])
+async def test_every_answer_is_protected_and_none_allows_other_origins(path: str) -> None:
+    headers = {"Origin": "https://elsewhere.example"}
+    async with _served(State()) as session, session.get(path, headers=headers) as answer:
+        assert answer.status == (404 if path == "/nothing" else 200)
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert answer.headers["X-Frame-Options"] == "DENY"
+        assert answer.headers["Cache-Control"] == "no-store"
+        assert answer.headers["Referrer-Policy"] == "no-referrer"
+        assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
+        assert answer.headers["Server"] == "keeper"
+        assert not [name for name in answer.headers if name.startswith("Access-Control-")]
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "HEAD"])
+async def test_only_get(method: str) -> None:
+    async with _served(State()) as session:
+        for path in PATHS:
+            async with session.request(method, path, data=b"x" * 10_000) as answer:
+                assert answer.status == 405
+                assert answer.headers["Allow"] == "GET"
+
+
+async def test_oversized_headers_are_refused() -> None:
+    async with _served(State()) as session:
+        async with session.get("/healthz", headers={"X-Long": "x" * 100_000}) as answer:
+            assert answer.status == 400
+        async with session.get("/healthz", headers={f"X-{n}": "1" for n in range(200)}) as answer:
+            assert answer.status == 400
+        async with session.get("/healthz") as answer:
+            assert answer.status == 200
+
+
+async def test_a_request_that_takes_too_long_is_given_up() -> None:
+    release = threading.Event()
+
+    class Stuck(Metrics):
+        def render(self, accept: str) -> tuple[bytes, str]:
+            release.wait(20)
+            return super().render(accept)
+
+    async with _served(State(metrics=Stuck("1.2.3")), request_s_max=0.05) as session:
+        try:
+            async with session.get("/metrics") as answer:
+                assert (answer.status, await answer.json()) == (503, {"status": "timed out"})
+            async with session.get("/healthz") as answer:
+                assert answer.status == 200
+        finally:
+            release.set()
+
+
+async def test_a_view_that_fails_is_a_500_and_the_server_lives_on() -> None:
+    state = State(status={"age_s": float("nan")})
+    async with _served(state) as session:
+        async with session.get("/api/v1/status") as answer:
+            assert answer.status == 500
+            assert "nan" not in (await answer.text()).lower()
+        async with session.get("/healthz") as answer:
+            assert answer.status == 200
+
+
+async def test_requests_are_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG, logger="aiohttp.access"):
+        async with _served(State()) as session, session.get("/healthz") as answer:
+            assert answer.status == 200
+    assert [record for record in caplog.records if record.name == "aiohttp.access"] == []
+
+
+async def test_the_port_is_free_again_afterwards() -> None:
+    async with serve(HOST, 0, State().views()) as port:
+        reader, writer = await asyncio.open_connection(HOST, port)  # left open and idle
+    async with serve(HOST, port, State().views()) as again:
+        assert again == port
+    assert await reader.read() == b""
+    writer.close()
+
+
+async def test_a_port_that_is_taken_is_the_operators_to_mend() -> None:
+    with socket.socket() as taken:
+        taken.bind((HOST, 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"cannot listen on {HOST}:{port}"):
+            async with serve(HOST, port, State().views()):
+                pass
