@@ -21,11 +21,12 @@ from keeper.clock import SystemClock
 from keeper.config import Settings, VenueSettings, find_module
 from keeper.desk import Desk, DeskRules
 from keeper.execute import Execution, ExecutionRules
+from keeper.facts import AccountId, Head, Settled, VenueId
 from keeper.intake import Intake
 from keeper.observe.http import Views, serve
 from keeper.observe.metrics import Metrics
 from keeper.pipeline import BEAT_S, Pipeline
-from keeper.ports import AccountId, AnyVenue, Head, PriceSource, Rpc, Settled, VenueId
+from keeper.ports import AnyVenue, PriceSource, Rpc
 from keeper.prices.board import FeedRules, PriceBoard
 from keeper.quarantine import Quarantine
 from keeper.settle import Settlement

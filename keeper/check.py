@@ -17,8 +17,9 @@ from keeper.chain.signer import load_signer
 from keeper.clock import SystemClock
 from keeper.config import FeedSettings, Settings, VenueSettings
 from keeper.errors import ConfigError, ProtocolError, RpcError, TransientError
+from keeper.facts import FeedId, Rejected
 from keeper.observe.metrics import Metrics
-from keeper.ports import FeedId, PriceSource, Rejected
+from keeper.ports import PriceSource
 from keeper.prices.board import PriceBoard
 from keeper.units import WAD, wad_to_float
 

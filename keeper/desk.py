@@ -9,20 +9,9 @@ from dataclasses import dataclass, replace
 
 from keeper.decide.agenda import Agenda, Hold, HoldReason
 from keeper.decide.rank import Objective, priority
+from keeper.facts import AccountId, AccountState, Assessment, FeedId, Head, MarketState, Price
 from keeper.margin.book import MarginBook, Moved
-from keeper.ports import (
-    AccountId,
-    AccountState,
-    AnyVenue,
-    Assessment,
-    Board,
-    Clock,
-    FeedId,
-    Head,
-    MarketState,
-    Price,
-    Telemetry,
-)
+from keeper.ports import AnyVenue, Board, Clock, Telemetry
 from keeper.quarantine import Quarantine
 from keeper.units import wad_to_float
 

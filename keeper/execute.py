@@ -9,12 +9,10 @@ from keeper.decide.agenda import Hold, HoldReason
 from keeper.decide.economics import Economics, reward_in_wei
 from keeper.decide.gate import Facts, Limits, after_simulation, before_simulation
 from keeper.desk import Desk, Nominated
-from keeper.ports import (
+from keeper.facts import (
     AccountId,
     Assessment,
     Attempt,
-    Board,
-    Clock,
     Fee,
     FeedId,
     Head,
@@ -22,10 +20,9 @@ from keeper.ports import (
     Plan,
     Refused,
     Simulated,
-    Submitter,
-    Telemetry,
     VenueId,
 )
+from keeper.ports import Board, Clock, Submitter, Telemetry
 from keeper.units import PPM, WAD
 
 logger = structlog.get_logger(__name__)

@@ -4,7 +4,8 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Iterable
 
-from keeper.ports import AccountId, AnyVenue, ChainUpdate, Head, LiquidationSeen, Log
+from keeper.facts import AccountId, ChainUpdate, Head, LiquidationSeen, Log
+from keeper.ports import AnyVenue
 
 LOGS_MAX = (
     100_000  # posted and not folded: beyond it reading everything is cheaper than keeping them

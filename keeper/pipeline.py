@@ -18,24 +18,20 @@ import structlog
 from keeper.desk import Desk, Nominated
 from keeper.errors import RpcError, TransientError
 from keeper.execute import Execution
-from keeper.intake import Intake
-from keeper.mailbox import LatestWins
-from keeper.ports import (
+from keeper.facts import (
     AccountId,
     AccountState,
-    Board,
     ChainUpdate,
-    Clock,
     Head,
     LiquidationSeen,
     MarketState,
     Price,
-    PriceSource,
     Rejected,
-    Submitter,
-    Telemetry,
     VenueId,
 )
+from keeper.intake import Intake
+from keeper.mailbox import LatestWins
+from keeper.ports import Board, Clock, PriceSource, Submitter, Telemetry
 from keeper.quarantine import Quarantine
 from keeper.settle import Settlement
 from keeper.supervise import Heartbeats

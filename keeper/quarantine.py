@@ -13,7 +13,8 @@ from typing import TypeVar
 import structlog
 
 from keeper.errors import FatalError, RpcError, TransientError
-from keeper.ports import AccountId, Clock, Telemetry, VenueId
+from keeper.facts import AccountId, VenueId
+from keeper.ports import Clock, Telemetry
 
 StateT = TypeVar("StateT")
 

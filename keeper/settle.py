@@ -7,9 +7,8 @@ import structlog
 
 from keeper.desk import Desk, Nominated
 from keeper.execute import Execution
-from keeper.ports import (
+from keeper.facts import (
     Attempt,
-    Clock,
     Fee,
     Head,
     LiquidationSeen,
@@ -19,11 +18,10 @@ from keeper.ports import (
     Receipt,
     Refused,
     Settled,
-    Telemetry,
-    Tracker,
     TxKind,
     VenueId,
 )
+from keeper.ports import Clock, Telemetry, Tracker
 from keeper.units import PPM
 
 logger = structlog.get_logger(__name__)

@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING
 from keeper.units import WAD
 
 if TYPE_CHECKING:
+    from keeper.supervise import Heartbeats
     from keeper.chain.journal import Journal
     from keeper.chain.submit import Lane
     from keeper.clock import SystemClock
     from keeper.config import Settings
     from keeper.desk import Desk
+    from keeper.facts import Attempt, FeedId, Settled
     from keeper.observe.metrics import Metrics
     from keeper.pipeline import Pipeline
-    from keeper.ports import Attempt, FeedId, Settled
     from keeper.prices.board import PriceBoard
     from keeper.quarantine import Quarantine
     from keeper.settle import Settlement
-from keeper.supervise import Heartbeats
 
 NEAREST = 20  # accounts in the status document
 RECENT = 20  # settled attempts in it

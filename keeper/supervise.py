@@ -16,7 +16,8 @@ from typing import NoReturn
 import structlog
 
 from keeper.errors import TransientError
-from keeper.ports import Clock, Telemetry, VenueId
+from keeper.facts import VenueId
+from keeper.ports import Clock, Telemetry
 from keeper.quarantine import ERROR_CHARS_MAX, Guard, Quarantine, Quarantined, leaves
 
 __all__ = ["Backoff", "Heartbeats", "Quarantine", "Quarantined", "Supervisor", "run"]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from keeper.errors import ConfigError, RpcError, RpcFault, TransientError, TransientRpcError
-from keeper.ports import AccountId, VenueId
+from keeper.facts import AccountId, VenueId
 from keeper.quarantine import Quarantine
 from tests.fakes import CountingTelemetry, ManualClock
 

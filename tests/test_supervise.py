@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from keeper.errors import ConfigError, RpcFault, TransientError, TransientRpcError
-from keeper.ports import VenueId
+from keeper.facts import VenueId
 from keeper.supervise import Backoff, Heartbeats, Quarantine, Supervisor
 from tests.fakes import CountingTelemetry, ManualClock
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from keeper.ports import Fee, Head
+from keeper.facts import Fee, Head
 from keeper.units import PPM
 
 

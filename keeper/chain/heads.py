@@ -17,7 +17,8 @@ import structlog
 
 from keeper.chain.rpc import log_from_json, quantity, rpc_error
 from keeper.errors import RpcError, RpcFault, TransientError
-from keeper.ports import ChainUpdate, Clock, Head, Log, Rpc
+from keeper.facts import ChainUpdate, Head, Log
+from keeper.ports import Clock, Rpc
 
 logger = structlog.get_logger(__name__)
 

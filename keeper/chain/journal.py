@@ -19,7 +19,7 @@ from typing import Any, Self, TypeVar
 
 from keeper.decide.economics import Economics
 from keeper.errors import FatalError
-from keeper.ports import AccountId, Attempt, Call, Plan, Settled, SignedTx, TxKind
+from keeper.facts import AccountId, Attempt, Call, Plan, Settled, SignedTx, TxKind
 
 VERSION = 1
 SCHEMA = """
@@ -274,7 +274,7 @@ class Journal:
     async def checkpoint(
         self, scope: str, block: int, block_hash: str, accounts: Iterable[AccountId]
     ) -> None:
-        """Note that the scope's logs (a venue at an address) are read up to this block, and the accounts found in them."""
+        """Note up to which block a venue's logs are read, and the accounts found in them."""
         found = [(scope, account) for account in accounts]
 
         def work() -> None:

@@ -18,7 +18,8 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt
 from tenacity.wait import wait_random_exponential
 
 from keeper.errors import TRANSIENT_FAULTS, RpcError, RpcFault, TransientRpcError
-from keeper.ports import Call, Execution, Log, Telemetry
+from keeper.facts import Call, Execution, Log
+from keeper.ports import Telemetry
 
 BODY_BYTES_MAX = 64 * 1024 * 1024  # a getLogs answer of some 100,000 logs
 WATCHER = "0x00000000000000000000000000000000000decaf"  # dry runs simulate from here: nobody's key

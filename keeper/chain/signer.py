@@ -11,7 +11,7 @@ from eth_utils.exceptions import ValidationError
 
 from keeper.config import WalletSettings
 from keeper.errors import ConfigError
-from keeper.ports import Call, Fee
+from keeper.facts import Call, Fee
 
 
 class Signer:

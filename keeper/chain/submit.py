@@ -20,11 +20,10 @@ from keeper.chain.journal import Journal
 from keeper.chain.rpc import log_from_json, quantity, rpc_error
 from keeper.chain.signer import Signer
 from keeper.errors import RpcError, RpcFault
-from keeper.ports import (
+from keeper.facts import (
     AccountId,
     Attempt,
     Call,
-    Clock,
     Fee,
     Head,
     Mined,
@@ -32,13 +31,12 @@ from keeper.ports import (
     Outcome,
     Plan,
     Receipt,
-    Rpc,
     Settled,
     SignedTx,
-    Telemetry,
     TxKind,
     VenueId,
 )
+from keeper.ports import Clock, Rpc, Telemetry
 
 logger = structlog.get_logger(__name__)
 

@@ -13,7 +13,7 @@ from keeper.config.keyref import is_raw_key, raw_key_lines
 from keeper.config.lines import KeyPath
 from keeper.config.problems import Problems, listing, suggestion
 from keeper.config.settings import Settings
-from keeper.ports import FeedId
+from keeper.facts import FeedId
 
 Document = Mapping[str, Any]
 

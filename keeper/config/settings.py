@@ -18,7 +18,7 @@ from keeper.config.keyref import (
 )
 from keeper.decide.rank import Objective
 from keeper.errors import ConfigError
-from keeper.ports import FeedId, VenueId
+from keeper.facts import FeedId, VenueId
 from keeper.units import GWEI, PPM
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"  # also an MQTT topic level and a metric label

@@ -1,5 +1,6 @@
 """The demo's chain: anvil with a clock of its own, never mined on demand, safe from SIGKILL."""
 
+import gzip
 import re
 from pathlib import Path
 
@@ -64,7 +65,8 @@ class Node:
         every block that anybody has seen is there again. The mempool is lost, as in reality.
         """
         state: str = await rpc.call("anvil_dumpState")
-        self._state.write_bytes(bytes.fromhex(state.removeprefix("0x")))
+        packed = bytes.fromhex(state.removeprefix("0x"))
+        self._state.write_bytes(gzip.decompress(packed))  # --load-state wants it unpacked
 
     async def kill(self) -> None:
         """End it at once (SIGKILL)."""

@@ -6,10 +6,12 @@ when it is published, so a price that had to wait for the broker carries the tim
 
 import asyncio
 import json
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from types import TracebackType
 
 import aiomqtt
 
@@ -23,6 +25,8 @@ ACK_LIMIT_S = 5.0
 RECONNECT_S = 0.2  # the broker is on loopback and ours
 REPEAT_S = 0.5  # how often a standing price is published again
 _CENT = WAD // 100
+_quiet = logging.getLogger(__name__)
+_quiet.setLevel(logging.CRITICAL)  # a broker that is killed on purpose is not worth a line
 
 
 @dataclass(slots=True)
@@ -72,6 +76,20 @@ class PriceRecord:
         return found
 
 
+class _Connection(aiomqtt.Client):
+    """A connection whose loss is no news: the next publish says so, and the log need not."""
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        if self._disconnected.done() and not self._disconnected.cancelled():
+            self._disconnected.exception()  # looked at, or asyncio complains that nobody did
+        await super().__aexit__(exc_type, exc, tb)
+
+
 class Publisher:
     """Publishes the newest price of each feed; when the broker is away, ticks are skipped."""
 
@@ -95,14 +113,19 @@ class Publisher:
         """Publish what is offered, and again what stands, until cancelled."""
         while True:
             try:
-                async with aiomqtt.Client("127.0.0.1", self._port, timeout=ACK_LIMIT_S) as client:
+                async with self._connect() as client:
                     while True:
                         await self._offered()
                         await self._publish(client)
             except aiomqtt.MqttError:
+                if (task := asyncio.current_task()) and task.cancelling():
+                    return  # the farewell was not answered, and took the cancellation's place
                 if self.current is not None:
                     self._fresh.set()  # whatever is newest by then
                 await asyncio.sleep(RECONNECT_S)
+
+    def _connect(self) -> _Connection:
+        return _Connection("127.0.0.1", self._port, timeout=ACK_LIMIT_S, logger=_quiet)
 
     async def _offered(self) -> None:
         """Wait for new prices, at most until the old ones have stood for ``REPEAT_S``."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from keeper.chain.journal import AttemptRow, read_attempts
 from keeper.demo.judge import Findings
 from keeper.demo.verdicts import Liquidation, Verdicts
-from keeper.ports import Outcome
+from keeper.facts import Outcome
 from keeper.units import wad_to_float
 
 LISTED_MAX = 5  # accounts named in a problem

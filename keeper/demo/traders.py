@@ -1,4 +1,4 @@
-"""A little life on the chain: its own wallets deposit and trade, and gas gets dearer and cheaper."""
+"""A little life on the chain: its wallets deposit and trade, gas gets dearer and cheaper."""
 
 import asyncio
 import random

@@ -9,7 +9,7 @@ from typing import Literal
 
 from keeper.decide.agenda import HoldReason
 from keeper.errors import RpcFault
-from keeper.ports import Outcome, Rejection, TxKind
+from keeper.facts import Outcome, Rejection, TxKind
 
 # from half a millisecond (a decision) to a minute (five blocks of the slowest chain)
 BUCKETS_S = (

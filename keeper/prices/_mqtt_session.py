@@ -9,7 +9,7 @@ from typing import Any, Self
 import aiomqtt
 from paho.mqtt.client import MQTTMessageInfo
 
-from keeper.ports import FeedId, Rejected, Rejection, Tick
+from keeper.facts import FeedId, Rejected, Rejection, Tick
 from keeper.prices.board import is_older
 
 ANSWER_S_MAX = 5.0  # for the broker to answer a connect or a subscribe

@@ -6,7 +6,8 @@ Pure but for the clock passed in: the same ticks at the same times give the same
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from keeper.ports import Clock, FeedId, Price, Rejected, Rejection, Tick
+from keeper.facts import FeedId, Price, Rejected, Rejection, Tick
+from keeper.ports import Clock
 from keeper.units import PPM, WAD
 
 # Below 1e-12 USD a wad keeps fewer than six significant digits. Above 1e15 USD nothing is quoted:

@@ -24,7 +24,8 @@ from structlog import get_logger
 
 from keeper.config import ConfigPath, SecretRef
 from keeper.errors import ConfigError, TransientError
-from keeper.ports import Clock, FeedId, Rejected, Rejection, Telemetry, Tick
+from keeper.facts import FeedId, Rejected, Rejection, Tick
+from keeper.ports import Clock, Telemetry
 from keeper.prices._mqtt_session import Connection, Inbox, Outbox
 from keeper.units import wad_from_decimal
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from keeper.errors import ProtocolError
+from keeper.facts import AccountId, AccountState, FeedId, Head, MarketState, Price
 from keeper.margin.model import (
     Account,
     AssetTerms,
@@ -19,7 +20,6 @@ from keeper.margin.model import (
     Tier,
     reserve_for,
 )
-from keeper.ports import AccountId, AccountState, FeedId, Head, MarketState, Price
 from keeper.units import div_trunc, mul_wad
 
 CLOCK_SKEW_S = 60  # the contract's: how far ahead of a block a price may be published

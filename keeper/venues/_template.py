@@ -28,9 +28,7 @@ from eth_abi.abi import encode
 from pydantic import BaseModel, ConfigDict, Field
 
 from keeper.errors import RpcError, TransientRpcError
-from keeper.margin.model import Account, MarketTerms, Position, ReserveTerms, Terms, Tier, margin
-from keeper.margin.rows import MarketFactors, Row, compile_row
-from keeper.ports import (
+from keeper.facts import (
     AccountId,
     AccountState,
     Assessment,
@@ -47,11 +45,13 @@ from keeper.ports import (
     Probe,
     Refused,
     RewardKind,
-    Rpc,
     Simulated,
     Touched,
     VenueId,
 )
+from keeper.margin.model import Account, MarketTerms, Position, ReserveTerms, Terms, Tier, margin
+from keeper.margin.rows import MarketFactors, Row, compile_row
+from keeper.ports import Rpc
 from keeper.units import WAD, wad_to_float
 from keeper.venues._abi import decoded, eth_call, revert_reason, selector, topic
 

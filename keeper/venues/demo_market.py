@@ -16,9 +16,7 @@ from eth_abi.abi import encode
 from pydantic import BaseModel, ConfigDict, Field
 
 from keeper.errors import ProtocolError, RpcError, RpcFault, TransientRpcError
-from keeper.margin.model import margin
-from keeper.margin.rows import AssetFactors, MarketFactors, Row, compile_row
-from keeper.ports import (
+from keeper.facts import (
     AccountId,
     Assessment,
     Call,
@@ -34,11 +32,13 @@ from keeper.ports import (
     Probe,
     Refused,
     RewardKind,
-    Rpc,
     Simulated,
     Touched,
     VenueId,
 )
+from keeper.margin.model import margin
+from keeper.margin.rows import AssetFactors, MarketFactors, Row, compile_row
+from keeper.ports import Rpc
 from keeper.units import WAD, wad_to_float
 from keeper.venues._abi import decoded, eth_call, revert_reason, selector, topic
 from keeper.venues._demo_market_state import (

@@ -6,7 +6,7 @@ from keeper.chain.heads import ChainFollower, FollowSettings, announce_heads, ba
 from keeper.chain.rpc import HttpRpc
 from keeper.clock import SystemClock
 from keeper.errors import TransientError
-from keeper.ports import ChainUpdate
+from keeper.facts import ChainUpdate
 from tests.chain.conftest import DEV_ADDRESS
 from tests.nodes import Anvil
 
@@ -133,7 +133,7 @@ async def test_a_websocket_wakes_the_follower_and_silence_ends_it(
     rpc: HttpRpc, node: Anvil
 ) -> None:
     follower = ChainFollower(rpc, [], FollowSettings(60_000, 8, 4), SystemClock())
-    beats = []
+    beats: list[int] = []
     await follower.start()
 
     async def mine() -> None:

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from keeper.chain.journal import Journal, JournalError, read_attempts
-from keeper.ports import AccountId, Attempt, Outcome, Settled, SignedTx, TxKind
+from keeper.facts import AccountId, Attempt, Outcome, Settled, SignedTx, TxKind
 from tests.chain.test_lane import plan
 
 

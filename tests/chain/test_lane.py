@@ -15,7 +15,7 @@ from keeper.chain.signer import Signer
 from keeper.chain.submit import Lane, LaneRules
 from keeper.decide.economics import Economics
 from keeper.errors import RpcFault, TransientRpcError
-from keeper.ports import (
+from keeper.facts import (
     AccountId,
     Attempt,
     Call,

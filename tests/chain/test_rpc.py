@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from keeper.chain.rpc import WATCHER, HttpRpc, classify, quantity, unhex
 from keeper.errors import RpcError, RpcFault, TransientRpcError
-from keeper.ports import Call
+from keeper.facts import Call
 from tests.chain.conftest import CHAIN_ID, DEV_ADDRESS, Script, make_rpc
 from tests.fakes import CountingTelemetry
 from tests.nodes import Anvil

@@ -10,7 +10,7 @@ from keeper.errors import ConfigError
 VENUE = '''
 """A venue."""
 from pydantic import BaseModel, ConfigDict, Field
-from keeper.ports import FeedId
+from keeper.facts import FeedId
 
 class Settings(BaseModel):
     """A venue for tests."""

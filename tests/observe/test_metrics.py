@@ -9,9 +9,13 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 from structlog.testing import capture_logs
 
+from keeper.facts import Outcome
 from keeper.observe.catalogue import BUCKETS_S, STAGES, TABLE, Given, as_markdown
 from keeper.observe.metrics import UNKNOWN, Metrics
-from keeper.ports import Outcome, Telemetry
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from keeper.ports import Telemetry
 
 OPENMETRICS = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"
 

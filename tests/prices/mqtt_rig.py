@@ -12,7 +12,7 @@ from pathlib import Path
 
 import aiomqtt
 
-from keeper.ports import FeedId, Rejected, Tick
+from keeper.facts import FeedId, Rejected, Tick
 from keeper.prices.mqtt import MqttSource, Settings, build
 from tests.brokers import Broker
 

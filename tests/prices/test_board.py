@@ -8,9 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keeper.ports import Board, FeedId, Rejected, Rejection, Tick
+from keeper.facts import FeedId, Rejected, Rejection, Tick
 from keeper.prices.board import FeedRules, PriceBoard
 from keeper.units import WAD
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from keeper.ports import Board
 
 ETH = FeedId("ETH/USD")
 BTC = FeedId("BTC/USD")

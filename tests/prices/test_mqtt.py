@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from keeper.config import SecretRef
 from keeper.errors import ConfigError
-from keeper.ports import FeedId, PriceSource, Rejected, Rejection, Tick
+from keeper.facts import FeedId, Rejected, Rejection, Tick
 from keeper.prices import _mqtt_session
 from keeper.prices.board import FeedRules, PriceBoard
 from keeper.prices.mqtt import Settings, build
@@ -35,6 +35,10 @@ from tests.prices.mqtt_rig import (
     reading,
     until,
 )
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from keeper.ports import PriceSource
 
 # --- messages -------------------------------------------------------------------------------------
 

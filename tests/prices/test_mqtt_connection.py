@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 
 from keeper.config import SecretRef
 from keeper.errors import TransientError
-from keeper.ports import Tick
+from keeper.facts import Tick
 from keeper.prices import _mqtt_session
 from tests.brokers import Broker, running_broker
 from tests.prices.mqtt_rig import (

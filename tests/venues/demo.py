@@ -3,8 +3,8 @@
 import random
 from collections.abc import Mapping
 
+from keeper.facts import AccountId, FeedId, Price
 from keeper.margin.model import Account, Position
-from keeper.ports import AccountId, FeedId, Price
 from keeper.units import WAD
 from keeper.venues._demo_market_state import DemoAccountState, DemoMarketState
 from keeper.venues.demo_market import DemoMarket

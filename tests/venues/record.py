@@ -3,8 +3,8 @@
 import asyncio
 import importlib
 
+from keeper.facts import AccountId
 from keeper.margin.model import Account, Position
-from keeper.ports import AccountId
 from keeper.units import WAD
 from tests.contracts import Contract
 from tests.market_chain import MarketChain, furnish

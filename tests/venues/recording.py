@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from keeper.errors import RpcFault, TransientRpcError
-from keeper.ports import AccountId, Call, Execution, Head, Log, Rpc
+from keeper.facts import AccountId, Call, Execution, Head, Log
+from keeper.ports import Rpc
 
 FOLDER = Path(__file__).with_name("recorded")
 

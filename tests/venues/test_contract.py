@@ -16,8 +16,9 @@ from pydantic import BaseModel, ValidationError
 
 import keeper.venues
 from keeper.errors import TransientError
+from keeper.facts import AccountId, Assessment, Log, Refused
 from keeper.margin import MarginBook
-from keeper.ports import AccountId, AnyVenue, Assessment, Log, Refused
+from keeper.ports import AnyVenue
 from tests.venues.recording import Recording, UnreachableRpc, load
 
 KINDS = sorted(

@@ -7,15 +7,19 @@ import pytest
 
 from keeper.chain.rpc import HttpRpc
 from keeper.errors import ProtocolError, RpcError
+from keeper.facts import AccountId, Assessment, FeedId, Price, PriceView
 from keeper.margin import MarginBook
 from keeper.margin.model import Account, Margin, Position, margin
-from keeper.ports import AccountId, AnyVenue, Assessment, FeedId, Price, PriceView
 from keeper.units import WAD
 from keeper.venues._demo_market_state import DemoAccountState, DemoMarketState
 from keeper.venues.demo_market import INCLUSION_S_MAX, DemoMarket, Settings, build
 from tests.market_chain import FEE_WEI, FEEDS, START_PRICES, MarketChain, random_account, seeded
 from tests.venues.demo import ETH, MAX_AGE_S, eth_long, random_updates, read, ticks
 from tests.venues.wire import head_of, tick
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from keeper.ports import AnyVenue
 
 # --- reading --------------------------------------------------------------------------------------
 

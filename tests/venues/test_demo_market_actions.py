@@ -6,8 +6,8 @@ import pytest
 from eth_keys.datatypes import PrivateKey
 
 from keeper.chain.rpc import HttpRpc
+from keeper.facts import Assessment, Price, PriceView, Refused, Simulated
 from keeper.margin.model import Account, Position
-from keeper.ports import Assessment, Price, PriceView, Refused, Simulated
 from keeper.units import WAD
 from keeper.venues.demo_market import DemoMarket, Settings, build
 from tests.market_chain import (

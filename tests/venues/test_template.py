@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from keeper.chain.rpc import HttpRpc
-from keeper.ports import AccountId, Assessment, PriceView, Refused, Simulated
+from keeper.facts import AccountId, Assessment, PriceView, Refused, Simulated
 from keeper.units import WAD
 from keeper.venues._template import Settings, TemplateVenue, build
 from tests.contracts import fields

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 import aiohttp
 
 from keeper.chain.rpc import HttpRpc, log_from_json
-from keeper.ports import FeedId, Head, Log, Price
+from keeper.facts import FeedId, Head, Log, Price
 from keeper.units import WAD
 from tests.contracts import Contract
 from tests.fakes import CountingTelemetry
