@@ -41,23 +41,31 @@ BEAT_LIMIT_S = 15.0  # a loop beats every second; a slow cycle is tolerated, a s
 
 @dataclass(frozen=True)
 class Parts:
-    """What the loops run on; built once, in order of dependence."""
+    """What the loops run on."""
 
     settings: Settings
-    clock: SystemClock
     metrics: Metrics
-    heartbeats: Heartbeats
     supervisor: Supervisor
-    rpc: HttpRpc
-    journal: Journal
     lane: Lane
-    board: PriceBoard
     sources: Mapping[str, PriceSource]
-    desks: Mapping[VenueId, Desk]
     follower: ChainFollower
-    settlement: Settlement
     pipeline: Pipeline
     status: Status
+
+    @property
+    def settlement(self) -> Settlement:
+        """Return what follows attempts to their end."""
+        return self.status.settlement
+
+    @property
+    def heartbeats(self) -> Heartbeats:
+        """Return when each loop was last seen alive."""
+        return self.supervisor.heartbeats
+
+    @property
+    def desks(self) -> Mapping[VenueId, Desk]:
+        """Return the venues' accounts and decisions."""
+        return self.pipeline.desks
 
 
 def build_rpc(settings: Settings, session: aiohttp.ClientSession, metrics: Metrics) -> HttpRpc:
@@ -188,87 +196,76 @@ async def discover(
 @asynccontextmanager
 async def build(settings: Settings) -> AsyncIterator[Parts]:
     """Put the parts together; raises ConfigError, or JournalError when it is in use."""
-    clock, metrics = SystemClock(), Metrics(__version__)
-    heartbeats, quarantine = Heartbeats(clock), Quarantine(clock, metrics)
-    board = build_board(settings, clock)
-    chain = settings.chain
+    metrics = Metrics(__version__)
+    path = settings.keeper.state_dir / "journal.sqlite"
     async with AsyncExitStack() as stack:
         connector = aiohttp.TCPConnector(limit=CONNECTIONS_MAX)
         session = await stack.enter_async_context(aiohttp.ClientSession(connector=connector))
         rpc = build_rpc(settings, session, metrics)
-        _know_labels(settings, metrics, rpc)
-        path = settings.keeper.state_dir / "journal.sqlite"
-        journal = await stack.enter_async_context(Journal(path, chain.id))
-        lane = _lane(settings, rpc, journal, clock, metrics)
-        sources = build_sources(settings, clock, metrics)
-        desks: dict[VenueId, Desk] = {}
-        for each in settings.venues:
-            venue = build_venue(each, rpc, chain.id)
-            rules = _desk_rules(settings, each)
-            desks[each.id] = Desk(venue, rules, board, quarantine, metrics, clock)
-        follower = ChainFollower(
-            rpc,
-            [address for desk in desks.values() for address in desk.venue.addresses()],
-            FollowSettings(chain.poll_ms, chain.reorg_depth_max, chain.log_range_max),
+        journal = await stack.enter_async_context(Journal(path, settings.chain.id))
+        parts = _assemble(settings, metrics, rpc, journal)
+        parts.settlement.profit_wei.update(await journal.profit_wei())
+        yield parts
+
+
+def _assemble(settings: Settings, metrics: Metrics, rpc: HttpRpc, journal: Journal) -> Parts:
+    """Wire everything that needs no waiting."""
+    _know_labels(settings, metrics, rpc)
+    clock = SystemClock()
+    heartbeats, quarantine = Heartbeats(clock), Quarantine(clock, metrics)
+    board = build_board(settings, clock)
+    sources = build_sources(settings, clock, metrics)
+    lane = _lane(settings, rpc, journal, clock, metrics)
+    chain = settings.chain
+    desks = {
+        each.id: Desk(
+            build_venue(each, rpc, chain.id),
+            _desk_rules(settings, each),
+            board,
+            quarantine,
+            metrics,
             clock,
         )
-        execution = Execution(_execution_rules(settings), lane, board, metrics, clock)
-        settlement = Settlement(desks, execution, lane, _publishers(sources), metrics, clock)
-        settlement.profit_wei.update(await journal.profit_wei())
-        pipeline = Pipeline(
-            desks=desks,
-            intakes={id_: Intake(desk.venue, chain.reorg_depth_max) for id_, desk in desks.items()},
-            board=board,
-            chain=follower,
-            discover=partial(
-                discover,
-                journal,
-                rpc,
-                {venue.id: venue.start_block for venue in settings.venues},
-                chain.log_range_max,
-            ),
-            memory=journal,
-            execution=execution,
-            settlement=settlement,
-            submitter=lane,
-            recover=lane.recover,
-            quarantine=quarantine,
-            heartbeats=heartbeats,
-            telemetry=metrics,
-            clock=clock,
-            simulations_at_once_max=settings.gate.simulations_at_once_max,
-        )
-        supervisor = Supervisor(metrics, quarantine, heartbeats)
-        status = Status(
-            settings=settings,
-            pipeline=pipeline,
-            board=board,
-            lane=lane,
-            journal=journal,
-            settlement=settlement,
-            quarantine=quarantine,
-            heartbeats=heartbeats,
-            metrics=metrics,
-            clock=clock,
-        )
-        metrics.before_render(status.set_gauges)
-        yield Parts(
-            settings=settings,
-            clock=clock,
-            metrics=metrics,
-            heartbeats=heartbeats,
-            supervisor=supervisor,
-            rpc=rpc,
-            journal=journal,
-            lane=lane,
-            board=board,
-            sources=sources,
-            desks=desks,
-            follower=follower,
-            settlement=settlement,
-            pipeline=pipeline,
-            status=status,
-        )
+        for each in settings.venues
+    }
+    addresses = [address for desk in desks.values() for address in desk.venue.addresses()]
+    following = FollowSettings(chain.poll_ms, chain.reorg_depth_max, chain.log_range_max)
+    follower = ChainFollower(rpc, addresses, following, clock)
+    execution = Execution(_execution_rules(settings), lane, board, metrics, clock)
+    settlement = Settlement(desks, execution, lane, _publishers(sources), metrics, clock)
+    start_blocks = {venue.id: venue.start_block for venue in settings.venues}
+    pipeline = Pipeline(
+        desks=desks,
+        intakes={id_: Intake(desk.venue, chain.reorg_depth_max) for id_, desk in desks.items()},
+        board=board,
+        chain=follower,
+        discover=partial(discover, journal, rpc, start_blocks, chain.log_range_max),
+        memory=journal,
+        execution=execution,
+        settlement=settlement,
+        submitter=lane,
+        recover=lane.recover,
+        quarantine=quarantine,
+        heartbeats=heartbeats,
+        telemetry=metrics,
+        clock=clock,
+        simulations_at_once_max=settings.gate.simulations_at_once_max,
+    )
+    status = Status(
+        settings=settings,
+        pipeline=pipeline,
+        board=board,
+        lane=lane,
+        journal=journal,
+        settlement=settlement,
+        quarantine=quarantine,
+        heartbeats=heartbeats,
+        metrics=metrics,
+        clock=clock,
+    )
+    metrics.before_render(status.set_gauges)
+    supervisor = Supervisor(metrics, quarantine, heartbeats)
+    return Parts(settings, metrics, supervisor, lane, sources, follower, pipeline, status)
 
 
 def _publishers(

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from keeper.units import WAD
 
 if TYPE_CHECKING:
-    from keeper.supervise import Heartbeats
     from keeper.chain.journal import Journal
     from keeper.chain.submit import Lane
     from keeper.clock import SystemClock
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from keeper.prices.board import PriceBoard
     from keeper.quarantine import Quarantine
     from keeper.settle import Settlement
+    from keeper.supervise import Heartbeats
 
 NEAREST = 20  # accounts in the status document
 RECENT = 20  # settled attempts in it

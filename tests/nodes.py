@@ -3,11 +3,15 @@
     with running_anvil("--no-mining") as node:
         node.rpc("eth_blockNumber")
 
-Anvil is looked for as the demo does: the environment variable ANVIL, PATH, node_modules, the cache.
-Without it a test is skipped; with KEEPER_REQUIRE_ALL=1 it fails, so that CI cannot skip in silence.
+Anvil is looked for as the demo does: the environment variable ANVIL, PATH, node_modules, the cache;
+it is installed into the cache when it is nowhere. When that fails too a test is skipped; with
+KEEPER_REQUIRE_ALL=1 it fails, so that CI cannot skip in silence.
 """
 
+import asyncio
+import concurrent.futures
 import contextlib
+import functools
 import http.client
 import itertools
 import json
@@ -24,6 +28,7 @@ from typing import Any
 import pytest
 
 from keeper.demo import install
+from keeper.demo.processes import DemoError
 
 START_S_MAX = 20.0
 END_S_MAX = 10.0
@@ -87,14 +92,26 @@ class Anvil:
 
 
 def find_anvil() -> Path:
-    """Return the binary, or skip (or fail) the test that asks."""
-    found = install.find_anvil()
-    if found:
+    """Return the binary, installed if need be; else skip (or fail) the test that asks."""
+    found = _anvil()
+    if isinstance(found, Path):
         return found
-    reason = "anvil not found: set ANVIL to the binary or put it on PATH"
     if os.environ.get("KEEPER_REQUIRE_ALL") == "1":
-        pytest.fail(reason)
-    pytest.skip(reason)
+        pytest.fail(found)
+    pytest.skip(found)
+
+
+@functools.cache
+def _anvil() -> Path | str:
+    """Return the binary, or why there is none; asked once, for an install may take a while."""
+    try:
+        if found := install.find_anvil():
+            return found
+        # in a thread: the test that asks may have an event loop running
+        with concurrent.futures.ThreadPoolExecutor(1, "install anvil") as thread:
+            return thread.submit(asyncio.run, install.ensure_anvil(print)).result()
+    except DemoError as error:
+        return str(error)
 
 
 def free_port() -> int:

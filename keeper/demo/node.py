@@ -1,5 +1,6 @@
 """The demo's chain: anvil with a clock of its own, never mined on demand, safe from SIGKILL."""
 
+import asyncio
 import gzip
 import re
 from pathlib import Path
@@ -9,6 +10,7 @@ from keeper.demo.processes import Child
 
 START_LIMIT_S = 15.0
 GAS_LIMIT = 2_000_000_000  # the judge reads hundreds of accounts in one call
+HALT_S = 0.2  # far longer than a block of ours takes to build
 STATES_KEPT = 128  # older states are never asked for; all of them would fill the disk
 
 
@@ -55,8 +57,12 @@ class Node:
         self.port = int(await self._child.wait_output(_port, START_LIMIT_S))
 
     async def halt(self, rpc: NodeRpc) -> None:
-        """Mine no more blocks; it still answers."""
+        """Mine no more blocks; it still answers. A block already under way is waited for."""
         await rpc.call("evm_setIntervalMining", 0)
+        before, head = "", await rpc.call("eth_blockNumber")
+        while head != before:
+            await asyncio.sleep(HALT_S)
+            before, head = head, await rpc.call("eth_blockNumber")
 
     async def save(self, rpc: NodeRpc) -> None:
         """Take out the state that the next start begins with.

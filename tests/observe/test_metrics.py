@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import pytest
 from prometheus_client.metrics_core import Metric as Family
@@ -12,7 +13,6 @@ from structlog.testing import capture_logs
 from keeper.facts import Outcome
 from keeper.observe.catalogue import BUCKETS_S, STAGES, TABLE, Given, as_markdown
 from keeper.observe.metrics import UNKNOWN, Metrics
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from keeper.ports import Telemetry

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given, settings
@@ -11,7 +12,6 @@ from hypothesis import strategies as st
 from keeper.facts import FeedId, Rejected, Rejection, Tick
 from keeper.prices.board import FeedRules, PriceBoard
 from keeper.units import WAD
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from keeper.ports import Board

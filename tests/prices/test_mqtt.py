@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import aiomqtt
 import pytest
@@ -35,7 +36,6 @@ from tests.prices.mqtt_rig import (
     reading,
     until,
 )
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from keeper.ports import PriceSource

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -16,7 +17,6 @@ from keeper.venues.demo_market import INCLUSION_S_MAX, DemoMarket, Settings, bui
 from tests.market_chain import FEE_WEI, FEEDS, START_PRICES, MarketChain, random_account, seeded
 from tests.venues.demo import ETH, MAX_AGE_S, eth_long, random_updates, read, ticks
 from tests.venues.wire import head_of, tick
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from keeper.ports import AnyVenue

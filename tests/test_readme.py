@@ -1,0 +1,27 @@
+"""What the README shows is run."""
+
+import re
+from pathlib import Path
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+
+
+def test_the_python_example_does_what_it_says() -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    names: dict[str, object] = {}
+    exec(example, names)  # noqa: S102 - our own text
+    claimed = re.findall(r"^(\S.*?)\s+# (Moved|frozenset)(.*)$", example, re.MULTILINE)
+    assert len(claimed) == 2
+    for statement, kind, rest in claimed:
+        expression = statement.split(" = ")[0]
+        assert repr(eval(expression, names)) == kind + rest  # noqa: S307
+
+
+def test_every_command_is_there() -> None:
+    from keeper.cli import cli  # noqa: PLC0415 - the shell, only for this test
+
+    for name, command in cli.commands.items():
+        assert f"keeper {name}" in README
+        for parameter in command.params:
+            if name in {"run", "check", "demo"}:
+                assert parameter.opts[0] in README, f"keeper {name} {parameter.opts[0]}"
