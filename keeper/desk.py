@@ -12,9 +12,10 @@ from keeper.decide.rank import Objective, priority
 from keeper.facts import AccountId, AccountState, Assessment, FeedId, Head, MarketState, Price
 from keeper.margin.book import MarginBook, Moved
 from keeper.ports import AnyVenue, Board, Clock, Telemetry
-from keeper.quarantine import Quarantine
+from keeper.quarantine import Guard, Quarantine
 from keeper.units import wad_to_float
 
+RENEW_NS = 100_000_000  # a candidate that waited longer is assessed again: its price has aged
 QUARANTINE_MS = 60_000  # a poisoned account is tried again this seldom, or when its state changes
 
 
@@ -38,6 +39,7 @@ class Nominated:
     priority: tuple[int, int]
     tick_ns: int  # arrival of the price that nominated it; 0: it was not a price
     decided_ns: int
+    facts: int  # the desk's count of facts it stands on
 
 
 class Desk:
@@ -71,6 +73,7 @@ class Desk:
         self._needs_state_at: dict[AccountId, int] = {}
         self._nominated_by: dict[AccountId, int] = {}  # tick_ns
         self._block_s = 1.0  # seconds between blocks, smoothed
+        self._facts = 0  # learned so far: tells whether an assessment is still the newest
 
     @property
     def scope(self) -> str:
@@ -104,6 +107,7 @@ class Desk:
             blocks = market.head.number - before.head.number
             step_s = max(0, market.head.timestamp_s - before.head.timestamp_s) / blocks
             self._block_s += (step_s - self._block_s) / 8
+        self._facts += 1
         self.market = market
         self._learn_factors(market)
         at_s = self.inclusion_s(self._clock.wall_ms())
@@ -133,6 +137,7 @@ class Desk:
 
     def learn_price(self, price: Price) -> None:
         """Take a new price that has passed the board."""
+        self._facts += 1
         value = wad_to_float(price.price_wad)
         moved = self.lead.move(dict.fromkeys(self._factors_of.get(price.feed, ()), value))
         self._follow(moved, self.chain, tick_ns=price.received_ns)
@@ -148,9 +153,10 @@ class Desk:
         Readings come in order: one loop reads a venue, each batch at a newer head than the last,
         or, after a reorg, at the head that replaced it.
         """
+        self._facts += 1
         account = state.account
         self.states[account] = state
-        with self._quarantine.account(self.venue.id, account):
+        with self.guard(account):
             self._put(account)
             self._quarantine.release(self.venue.id, account)
         needed = self._needs_state_at.get(account)
@@ -237,7 +243,7 @@ class Desk:
         tick_ns = self._nominated_by.pop(account, 0)
         now_ms = self._clock.wall_ms()
         assessment: Assessment | None = None
-        with self._quarantine.account(self.venue.id, account):
+        with self.guard(account):
             if account in self._expired:
                 self._put(account)
                 if account not in self.agenda:
@@ -250,8 +256,16 @@ class Desk:
             self._not_yet(assessment, now_ms)
             return None
         self.agenda.start(account)
+        return self.nomination(assessment, tick_ns)
+
+    def nomination(self, assessment: Assessment, tick_ns: int = 0) -> Nominated:
+        """Rank an assessment just made. ``tick_ns``: the price behind it came in then (0: none)."""
         return Nominated(
-            assessment, self._priority(assessment), tick_ns, self._clock.monotonic_ns()
+            assessment,
+            self._priority(assessment),
+            tick_ns,
+            self._clock.monotonic_ns(),
+            self._facts,
         )
 
     def assess(self, account: AccountId) -> Assessment:
@@ -275,6 +289,10 @@ class Desk:
         """Hold an account and count why."""
         self._telemetry.count("keeper_held_total", venue=self.venue.id, reason=hold.reason.value)
         self.agenda.hold(account, hold)
+
+    def guard(self, account: AccountId) -> Guard:
+        """Handle one account inside: a bug sets it aside and goes no further."""
+        return self._quarantine.account(self.venue.id, account)
 
     def quarantined(self, account: AccountId) -> None:
         """Hold an account that a bug has set aside."""
@@ -312,4 +330,7 @@ class Desk:
 
     def renewed(self, nominated: Nominated) -> Nominated:
         """Return the nomination with an assessment by the newest facts."""
+        waited_ns = self._clock.monotonic_ns() - nominated.decided_ns
+        if nominated.facts == self._facts and waited_ns < RENEW_NS:
+            return nominated
         return replace(nominated, assessment=self.assess(nominated.assessment.account))

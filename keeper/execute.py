@@ -115,11 +115,15 @@ class Execution:
         plan = self.plan(desk, nominated, simulation, fee)
         if isinstance(plan, HoldReason):
             return self._wait(plan, head)
+        if len(self._submitter.open_attempts) >= self.rules.open_attempts_max:
+            return self._wait(HoldReason.OPEN_ATTEMPTS, head)  # others were simulated meanwhile
         if self._submitter.wallet is None:
             self._would_send(plan)
         result = await self._submitter.submit(plan, fee, head)
         if isinstance(result, Attempt):
-            desk.agenda.start(plan.account)
+            # it may have been settled before its sending was noted: then nobody ends the work
+            if self._submitter.attempt_of(plan.venue, plan.account) is not None:
+                desk.agenda.start(plan.account)
             return None
         return self._wait(NOT_SENT[result], head)
 

@@ -31,6 +31,7 @@ class Intake:
         self._touched_at: OrderedDict[int, set[AccountId]] = OrderedDict()
         self._changed = asyncio.Event()
         self.everything = True
+        self.gap = False  # logs were lost: accounts opened in them have to be looked for
         self.head: Head | None = None
 
     def post(self, update: ChainUpdate) -> None:
@@ -40,7 +41,7 @@ class Intake:
         if self._logs > LOGS_MAX:
             self._updates.clear()
             self._logs = 0
-            self.everything = True  # the logs are not needed to read everything
+            self.everything = self.gap = True
         self.advance(update.head)
 
     def fold(self) -> list[LiquidationSeen]:
@@ -49,6 +50,7 @@ class Intake:
         seen: list[LiquidationSeen] = []
         for update in updates:
             self.everything = self.everything or update.resync
+            self.gap = self.gap or update.resync
             if update.reorged_from is not None:
                 for number in [n for n in self._touched_at if n >= update.reorged_from]:
                     self.mark(self._touched_at.pop(number))

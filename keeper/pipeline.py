@@ -15,7 +15,7 @@ from typing import Protocol
 
 import structlog
 
-from keeper.desk import Desk, Nominated
+from keeper.desk import QUARANTINE_MS, Desk, Nominated
 from keeper.errors import RpcError, TransientError
 from keeper.execute import Execution
 from keeper.facts import (
@@ -27,6 +27,7 @@ from keeper.facts import (
     MarketState,
     Price,
     Rejected,
+    Tick,
     VenueId,
 )
 from keeper.intake import Intake
@@ -42,6 +43,7 @@ Fact = Price | MarketState | AccountState
 BEAT_S = 1.0  # how often an idle loop shows that it is alive
 SLICE_NS = 4_000_000  # assess this long, then let the other loops run
 RETRY_S = 0.2  # after a failed reading; the next head may be long in coming
+RETRIES_MAX = 8  # accounts set aside that are read again at once; were it 16, the venue is blamed
 READ_MAX = 256  # accounts read in one go; a reading of all is posted as it comes in
 
 
@@ -109,6 +111,7 @@ class Pipeline:
         self._heartbeats = heartbeats
         self._telemetry = telemetry
         self._clock = clock
+        self._set_aside_at_ms: dict[VenueId, int] = {}  # when those accounts are read again
         self._slots = asyncio.Semaphore(simulations_at_once_max)
         self._inbox: LatestWins[object, Fact] = LatestWins()
         self._candidates: LatestWins[tuple[VenueId, AccountId], Nominated] = LatestWins()
@@ -118,19 +121,23 @@ class Pipeline:
 
     async def prices(self, source: PriceSource) -> None:
         """Put what a source sees through the gates and into the inbox."""
-        async for tick in source.ticks():
-            if isinstance(tick, Rejected):
-                self._refuse(tick)
-                continue
-            returned = self._board.fresh(tick.feed, self._clock.wall_ms()) is None
-            price = self._board.offer(tick)
-            if isinstance(price, Rejected):
-                self._refuse(price)
-                continue
-            self._telemetry.count("keeper_price_updates_total", feed=tick.feed, source=tick.source)
-            self._inbox.put(("price", price.feed), price)
-            if returned:
-                self._inbox.put(("returned", price.feed), price)
+        async with contextlib.aclosing(source.ticks()) as ticks:
+            async for tick in ticks:
+                self._take_tick(tick)
+
+    def _take_tick(self, tick: Tick | Rejected) -> None:
+        if isinstance(tick, Rejected):
+            self._refuse(tick)
+            return
+        returned = self._board.fresh(tick.feed, self._clock.wall_ms()) is None
+        price = self._board.offer(tick)
+        if isinstance(price, Rejected):
+            self._refuse(price)
+            return
+        self._telemetry.count("keeper_price_updates_total", feed=tick.feed, source=tick.source)
+        self._inbox.put(("price", price.feed), price)
+        if returned:
+            self._inbox.put(("returned", price.feed), price)
 
     def _refuse(self, rejected: Rejected) -> None:
         self._telemetry.count(
@@ -201,21 +208,34 @@ class Pipeline:
         desk, intake = self.desks[venue], self.intakes[venue]
         intake.everything = True
         head = await intake.wait()
-        async for block, found in self._discover(desk, head):
-            logger.info(
-                "accounts found", venue=venue, block=block, head=head.number, new=len(found)
-            )
-            intake.mark(found)
+        await self._find(desk, intake, head)
+        head = intake.head or head  # what came in meanwhile is folded in below: read at its head
         while True:
             try:
                 for seen in intake.fold():
                     self._seen(desk, seen)
+                if intake.gap:
+                    await self._find(desk, intake, head)
                 await self._read(desk, intake, head)
             except TransientError as error:
                 logger.warning("reading again", venue=venue, error=str(error))
                 intake.retry()
                 await asyncio.sleep(RETRY_S)
             head = await self._next_head(f"accounts/{venue}", intake)
+
+    async def _find(self, desk: Desk, intake: Intake, head: Head) -> None:
+        """Mark the accounts in the logs up to a head that no update has brought or will bring."""
+        venue, intake.gap = desk.venue.id, False
+        try:
+            async for block, found in self._discover(desk, head):
+                logger.info(
+                    "accounts found", venue=venue, block=block, head=head.number, new=len(found)
+                )
+                intake.mark(found)
+                self._heartbeats.beat(f"accounts/{venue}")
+        except BaseException:
+            intake.gap = True
+            raise
 
     async def _next_head(self, loop: str, intake: Intake) -> Head:
         while True:
@@ -229,6 +249,7 @@ class Pipeline:
         everything, intake.everything = intake.everything, False
         if everything:
             intake.mark(desk.states)
+        self._mark_set_aside(venue, intake)
         dirty = intake.take()
         try:
             if everything:
@@ -244,6 +265,17 @@ class Pipeline:
             intake.everything = intake.everything or everything
             raise
         desk.loaded = True
+
+    def _mark_set_aside(self, venue: VenueId, intake: Intake) -> None:
+        """Read again by and by what a bug has set aside: perhaps nothing will touch it."""
+        now_ms = self._clock.wall_ms()
+        if now_ms < self._set_aside_at_ms.get(venue, 0):
+            return
+        self._set_aside_at_ms[venue] = now_ms + QUARANTINE_MS
+        entries = [entry for entry in self._quarantine.entries() if entry.venue == venue]
+        entries.sort(key=lambda entry: entry.times)  # so that each has its turn
+        accounts = [entry.account for entry in entries if entry.account is not None]
+        intake.mark(accounts[:RETRIES_MAX])
 
     async def _read_some(self, desk: Desk, accounts: Sequence[AccountId], head: Head) -> None:
         """Read a batch; one poisoned account must not keep the others from being read."""

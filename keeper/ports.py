@@ -1,6 +1,6 @@
 """The contracts between the rooms: small Protocols, written from the core's needs."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 from keeper.facts import (
@@ -37,7 +37,7 @@ class PriceSource(Protocol):
 
     name: str
 
-    def ticks(self) -> AsyncIterator[Tick | Rejected]:
+    def ticks(self) -> AsyncGenerator[Tick | Rejected]:
         """Yield what arrives; a slow consumer gets the newest of each feed."""
         ...
 

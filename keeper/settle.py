@@ -1,11 +1,14 @@
 """From an open attempt to its settled outcome: receipts, replacements, cancels."""
 
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 
 import structlog
 
 from keeper.desk import Desk, Nominated
+from keeper.errors import RpcError
 from keeper.execute import Execution
 from keeper.facts import (
     Attempt,
@@ -18,6 +21,7 @@ from keeper.facts import (
     Receipt,
     Refused,
     Settled,
+    Simulated,
     TxKind,
     VenueId,
 )
@@ -29,6 +33,14 @@ logger = structlog.get_logger(__name__)
 RECENT_MAX = 200  # settled attempts kept for the status page
 # outcomes after which the account is left alone for a growing while
 FAILED = frozenset({Outcome.REVERTED, Outcome.LOST, Outcome.EXPIRED, Outcome.DROPPED})
+Judged = tuple[Outcome, str, LiquidationSeen | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Why an overdue attempt is neither replaced nor cancelled at this head."""
+
+    reason: str
 
 
 class Settlement:
@@ -57,13 +69,29 @@ class Settlement:
     async def on_head(self, head: Head) -> None:
         """Settle what is mined deep enough; replace or cancel what has waited too long."""
         for mined in await self._tracker.poll(head):
-            await self._settle(mined, head)
+            await self._alone(mined.attempt, self._settle(mined, head))
         for attempt in self._tracker.overdue(head):
-            await self._renew(attempt, head)
+            await self._alone(attempt, self._renew(attempt, head))
+
+    async def _alone(self, attempt: Attempt, work: Awaitable[None]) -> None:
+        """Keep one attempt that the chain cannot be asked about from holding up the others."""
+        try:
+            await work
+        except RpcError as error:
+            logger.warning("trying again at the next head", attempt=attempt.id, error=str(error))
+
+    def _guard(self, attempt: Attempt) -> AbstractContextManager[bool | None]:
+        """Set the account aside if handling it shows a bug: the attempt itself must go on."""
+        desk = self._desks.get(attempt.plan.venue)
+        return desk.guard(attempt.plan.account) if desk else nullcontext()
 
     async def _settle(self, mined: Mined, head: Head) -> None:
         attempt, receipt = mined.attempt, mined.receipt
-        outcome, detail, seen = await self._judge(mined, head)
+        failed = Outcome.LOST if receipt and receipt.success else Outcome.REVERTED
+        judged: Judged = (failed, "not judged: the account is in quarantine", None)
+        with self._guard(attempt):
+            judged = await self._judge(mined, head)
+        outcome, detail, seen = judged
         desk = self._desks.get(attempt.plan.venue)
         reward_wad = seen.reward_wad if seen else 0
         reward_wei = self._execution.reward_wei(desk, reward_wad) if desk and seen else 0
@@ -95,7 +123,7 @@ class Settlement:
             return 0
         return mined.attempt.plan.call.value_wei
 
-    async def _judge(self, mined: Mined, head: Head) -> tuple[Outcome, str, LiquidationSeen | None]:
+    async def _judge(self, mined: Mined, head: Head) -> Judged:
         receipt = mined.receipt
         if receipt is None or mined.transaction is None:
             return Outcome.EXPIRED, "the nonce was used by a transaction we did not sign", None
@@ -111,9 +139,7 @@ class Settlement:
             return Outcome.LOST, "included, but nothing was liquidated", None
         return await self._reverted(desk, mined.attempt, head)
 
-    async def _reverted(
-        self, desk: Desk, attempt: Attempt, head: Head
-    ) -> tuple[Outcome, str, None]:
+    async def _reverted(self, desk: Desk, attempt: Attempt, head: Head) -> Judged:
         """Tell a lost race, or a cure in the block of inclusion, from a wrong transaction."""
         account = attempt.plan.account
         if account not in desk.states or desk.market is None:
@@ -127,7 +153,10 @@ class Settlement:
     def _liquidation(
         self, desk: Desk, attempt: Attempt, receipt: Receipt
     ) -> LiquidationSeen | None:
+        ours = frozenset(desk.venue.addresses())
         for log in receipt.logs:
+            if log.address not in ours:
+                continue
             for seen in desk.venue.touched(log).liquidations:
                 if seen.account == attempt.plan.account:
                     return seen
@@ -135,36 +164,51 @@ class Settlement:
 
     async def _renew(self, attempt: Attempt, head: Head) -> None:
         """Simulate again: still worth it → dearer at the same nonce; else → cancel."""
-        again = await self._plan_again(attempt, head)
+        again: tuple[Plan, Fee] | Wait | str = "the account is in quarantine"
+        with self._guard(attempt):
+            again = await self._plan_again(attempt, head)
         if isinstance(again, tuple):
             plan, fee = again
             await self._tracker.replace(attempt, plan, fee, head)
-        elif again is None:
-            logger.info("waiting: a replacement would cost too much", attempt=attempt.id)
+        elif isinstance(again, Wait):
+            logger.info("waiting", attempt=attempt.id, reason=again.reason)
         elif await self._tracker.cancel(attempt, head):
             logger.info("cancelling", attempt=attempt.id, reason=again)
         else:
             logger.info("waiting: a cancel would cost too much", attempt=attempt.id, reason=again)
 
-    async def _plan_again(self, attempt: Attempt, head: Head) -> tuple[Plan, Fee] | str | None:
-        """Return the plan at a replacement's fee, None if that is too dear, or why to cancel."""
-        account = attempt.plan.account
+    async def _plan_again(self, attempt: Attempt, head: Head) -> tuple[Plan, Fee] | Wait | str:
+        """Return the plan at a replacement's fee, why to wait, or why to cancel."""
         desk = self._desks.get(attempt.plan.venue)
-        if desk is None or desk.market is None or account not in desk.states:
-            return "the account is not in the book"
+        if desk is None:
+            return "its venue is no longer configured"
+        account = attempt.plan.account
+        if not desk.loaded or account not in desk.states:
+            return Wait("the account was not read yet")
         assessment = desk.assess(account)
         if not assessment.liquidatable:
             return "no longer liquidatable"
         simulation = await self._execution.simulate(desk, assessment, head)
-        if isinstance(simulation, Refused):
-            return simulation.reason
+        if isinstance(simulation, Simulated):
+            return self._dearer(desk, attempt, desk.nomination(assessment), simulation, head)
+        unasked = simulation.reason == "unreachable"
+        return Wait("the chain could not be asked") if unasked else simulation.reason
+
+    def _dearer(
+        self,
+        desk: Desk,
+        attempt: Attempt,
+        nominated: Nominated,
+        simulation: Simulated,
+        head: Head,
+    ) -> tuple[Plan, Fee] | Wait:
         gas = simulation.gas * self._execution.rules.gas_limit_factor_ppm // PPM
         fee = self._tracker.replacement_fee(attempt, head, gas, simulation.call.value_wei)
         if fee is None:
-            return None
-        nominated = Nominated(assessment, (0, 0), 0, self._clock.monotonic_ns())
+            return Wait("a replacement would cost too much")
         plan = self._execution.plan(desk, nominated, simulation, fee)
-        return (plan, fee) if isinstance(plan, Plan) else plan.value
+        # what would not pay at the higher fee may still be included at the one it has
+        return (plan, fee) if isinstance(plan, Plan) else Wait(plan.value)
 
     def _report(self, settled: Settled, mined: Mined, value_wei: int) -> None:
         """Write the canonical line and the counters of one attempt."""

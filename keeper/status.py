@@ -58,7 +58,8 @@ class Status:
             reasons.append(f"chain: no head yet{self._endpoint_trouble()}")
         elif now_ms - head.seen_ms > self.settings.chain.head_age_ms_max:
             age_s = (now_ms - head.seen_ms) / 1000
-            reasons.append(f"chain: head {head.number} is {age_s:.0f} s old")
+            said = f"chain: head {head.number} is {age_s:.0f} s old"
+            reasons.append(said + self._endpoint_trouble())
         for venue, desk in self.pipeline.desks.items():
             if not desk.loaded:
                 reasons.append(f"venue {venue}: book not loaded yet")

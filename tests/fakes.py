@@ -1,6 +1,26 @@
-"""Hand-written fakes for what a test must be able to set: time, and what was counted."""
+"""Hand-written fakes for what a test must be able to set: time, what was counted, what is sent."""
 
 from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from dataclasses import replace
+
+from keeper.facts import (
+    AccountId,
+    Attempt,
+    Fee,
+    Head,
+    Mined,
+    NotSent,
+    Plan,
+    Receipt,
+    Rejected,
+    Settled,
+    SignedTx,
+    Tick,
+    TxKind,
+    VenueId,
+)
+from keeper.units import GWEI
 
 
 class ManualClock:
@@ -20,16 +40,136 @@ class ManualClock:
 
 
 class CountingTelemetry:
+    """Counts calls by (metric, *label values); ``totals`` adds up the amounts."""
+
     def __init__(self) -> None:
         self.counts: Counter[tuple[str, ...]] = Counter()
+        self.totals: Counter[tuple[str, ...]] = Counter()
         self.gauges: dict[tuple[str, ...], float] = {}
         self.seconds: dict[tuple[str, ...], list[float]] = {}
 
-    def count(self, metric: str, _amount: float = 1.0, /, **labels: str) -> None:
+    def count(self, metric: str, amount: float = 1.0, /, **labels: str) -> None:
         self.counts[metric, *labels.values()] += 1
+        self.totals[metric, *labels.values()] += int(amount)
 
     def gauge(self, metric: str, value: float, /, **labels: str) -> None:
         self.gauges[metric, *labels.values()] = value
 
     def observe(self, metric: str, seconds: float, /, **labels: str) -> None:
         self.seconds.setdefault((metric, *labels.values()), []).append(seconds)
+
+
+class ListedSource:
+    """A price source that says what it was given and ends, so that a loop over it ends too."""
+
+    name = "main"
+
+    def __init__(self, ticks: Iterable[Tick | Rejected]) -> None:
+        self._ticks = list(ticks)
+
+    async def ticks(self) -> AsyncGenerator[Tick | Rejected]:
+        for tick in self._ticks:
+            yield tick
+
+    async def check(self) -> str:
+        return f"{len(self._ticks)} ticks"
+
+
+class ListedMemory:
+    """Checkpoints in a list. Implements ``pipeline.Memory``."""
+
+    def __init__(self) -> None:
+        self.checkpoints: list[tuple[str, int, str, tuple[AccountId, ...]]] = []
+
+    async def checkpoint(
+        self, scope: str, block: int, block_hash: str, accounts: Sequence[AccountId]
+    ) -> None:
+        self.checkpoints.append((scope, block, block_hash, tuple(accounts)))
+
+
+class ScriptedLane:
+    """A lane that answers what the test says. Implements ``ports.Submitter`` and ``Tracker``."""
+
+    def __init__(self, wallet: str | None) -> None:
+        self.wallet = wallet
+        self.fee: Fee | None = Fee(2 * GWEI, GWEI)
+        self.refuse: NotSent | None = None
+        self.during_submit: Callable[[Attempt], None] = lambda _attempt: None
+        self.mined: list[Mined] = []
+        self.late: list[Attempt] = []
+        self.dearer: Fee | None = Fee(3 * GWEI, 2 * GWEI)
+        self.can_cancel = True
+        self.plans: list[Plan] = []
+        self.replaced: list[tuple[Attempt, Plan, Fee]] = []
+        self.cancelled: list[Attempt] = []
+        self.closed: list[Settled] = []
+        self.parked = False
+        self.balance_wei = 10**18
+        self.tick_to_sent_ms: list[float] = []
+        self._open: dict[tuple[VenueId, AccountId], Attempt] = {}
+
+    @property
+    def open_attempts(self) -> Sequence[Attempt]:
+        return tuple(self._open.values())
+
+    def attempt_of(self, venue: VenueId, account: AccountId) -> Attempt | None:
+        return self._open.get((venue, account))
+
+    def first_fee(self, _head: Head) -> Fee | None:
+        return self.fee
+
+    async def submit(self, plan: Plan, fee: Fee, head: Head) -> Attempt | NotSent:
+        if self.wallet is None:
+            return NotSent.NO_WALLET
+        if self.refuse is not None:
+            return self.refuse
+        if (plan.venue, plan.account) in self._open:
+            msg = f"account {plan.account} has an open attempt"
+            raise ValueError(msg)
+        self.plans.append(plan)
+        attempt = self.reopen(plan, fee, head)
+        self.during_submit(attempt)
+        return attempt
+
+    def reopen(self, plan: Plan, fee: Fee, head: Head) -> Attempt:
+        """Have an attempt in flight, as a journal would say after a restart."""
+        assert self.wallet is not None
+        nonce = len(self.plans)
+        tx_hash = f"0x{nonce:064x}"
+        signed = SignedTx(
+            tx_hash, b"", TxKind.FIRST, fee.max_fee_wei, fee.priority_fee_wei, 0, head.number
+        )
+        attempt = Attempt(f"attempt{nonce}", plan, self.wallet, nonce, (signed,), 1, 2)
+        self._open[plan.venue, plan.account] = attempt
+        return attempt
+
+    def mine(self, attempt: Attempt, receipt: Receipt | None, kind: TxKind | None) -> None:
+        """Let the next poll find the nonce consumed; ``kind`` None: by nothing we signed."""
+        signed = replace(attempt.transactions[-1], kind=kind) if kind else None
+        self.mined.append(Mined(attempt, signed, receipt))
+
+    async def poll(self, _head: Head) -> Sequence[Mined]:
+        return [done for done in self.mined if done.attempt.id in self._ids()]
+
+    def _ids(self) -> set[str]:
+        return {attempt.id for attempt in self._open.values()}
+
+    def overdue(self, _head: Head) -> Sequence[Attempt]:
+        return [attempt for attempt in self.late if attempt.id in self._ids()]
+
+    def replacement_fee(
+        self, _attempt: Attempt, _head: Head, _gas: int, _value_wei: int
+    ) -> Fee | None:
+        return self.dearer
+
+    async def replace(self, attempt: Attempt, plan: Plan, fee: Fee, _head: Head) -> None:
+        self.replaced.append((attempt, plan, fee))
+
+    async def cancel(self, attempt: Attempt, _head: Head) -> bool:
+        if self.can_cancel:
+            self.cancelled.append(attempt)
+        return self.can_cancel
+
+    async def close(self, settled: Settled) -> None:
+        self.closed.append(settled)
+        self._open.pop((settled.attempt.plan.venue, settled.attempt.plan.account), None)

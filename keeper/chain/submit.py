@@ -85,6 +85,7 @@ class Lane:
         self.balance_wei = 0
         self._parked_below_wei = 0  # balance that has to be exceeded to leave the parking place
         self._recovered = False
+        self._stale: set[str] = set()  # found in the journal, decided by another process
         self.tick_to_sent_ms: deque[float] = deque(maxlen=LATENCIES_MAX)
 
     @property
@@ -112,8 +113,13 @@ class Lane:
         return not self._recovered or self.balance_wei < self._parked_below_wei
 
     async def recover(self) -> Sequence[Attempt]:
-        """Read the journal and the wallet's nonces; send again what was signed but not mined."""
+        """Read the journal and the wallet's nonces.
+
+        What was signed and perhaps never sent is overdue at once: it is simulated again before it
+        is sent or cancelled.
+        """
         attempts = await self._journal.open_attempts()
+        self._stale = {attempt.id for attempt in attempts if attempt.sent_ms is None}
         for attempt in attempts:
             self._open[attempt.plan.venue, attempt.plan.account] = attempt
         if self._signer is None:
@@ -133,9 +139,8 @@ class Lane:
         for attempt in attempts:
             if attempt.wallet != wallet:
                 logger.error("open attempt of another wallet", wallet=attempt.wallet, id=attempt.id)
-            elif attempt.nonce >= pending:
-                logger.info("sending again after a restart", attempt=attempt.id)
-                await self._broadcast(attempt, attempt.transactions[-1])
+            else:
+                logger.info("found in flight", attempt=attempt.id, nonce=attempt.nonce)
         self._recovered = True
         return attempts
 
@@ -187,7 +192,7 @@ class Lane:
             settled = Settled(attempt, Outcome.DROPPED, str(refused), None, 0, 0, 0)
             await self._journal.settle(settled, self._clock.wall_ms())
             return NotSent.DROPPED
-        return self._open[key]
+        return self._open.get(key, attempt)  # it may be settled already
 
     async def replace(self, attempt: Attempt, plan: Plan, fee: Fee, head: Head) -> None:
         """Send a dearer transaction at the attempt's nonce."""
@@ -210,6 +215,7 @@ class Lane:
     ) -> None:
         transaction = self._sign(attempt, call, gas, fee, head, kind)
         attempt = await self._journaled(attempt, transaction)
+        self._stale.discard(attempt.id)
         self._telemetry.count("keeper_replacements_total", kind=kind.value)
         await self._broadcast(attempt, transaction)
 
@@ -222,7 +228,7 @@ class Lane:
             if attempt.wallet == self.wallet
             and attempt.id not in self._consumed_at
             and attempt.transactions
-            and attempt.transactions[-1].block + after <= head.number
+            and (attempt.id in self._stale or attempt.transactions[-1].block + after <= head.number)
         ]
         return sorted(late, key=lambda attempt: attempt.nonce)
 
@@ -247,7 +253,7 @@ class Lane:
         mined = [self._mined(attempt, head, counts, receipts) for attempt in attempts]
         for attempt, done in zip(attempts, mined, strict=True):
             unsent = done is None and attempt.sent_ms is None and attempt.transactions
-            if unsent and attempt.nonce >= counts[attempt.wallet]:
+            if unsent and attempt.id not in self._stale and attempt.nonce >= counts[attempt.wallet]:
                 await self._broadcast(attempt, attempt.transactions[-1])
         return [done for done in mined if done is not None]
 

@@ -168,7 +168,7 @@ class GateSettings(Table):
     )
     p_win_ppm: int = _whole(900_000, 1, PPM, "Assumed chance to be first, in parts per million.")
     revert_gas: int = _whole(100_000, 21_000, 30_000_000, "Gas a lost race is assumed to burn.")
-    open_attempts_max: int = _whole(16, 1, 1_024, "Attempts open at the same time.")
+    open_attempts_max: int = _whole(64, 1, 1_024, "Attempts open at the same time.")
     simulations_at_once_max: int = _whole(8, 1, 256, "Simulations running at the same time.")
     candidates_per_step_max: int = _whole(
         256, 1, 100_000, "Accounts assessed exactly in one step; the worst come first."

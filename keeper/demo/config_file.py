@@ -34,6 +34,10 @@ poll_ms = {poll_ms}
 confirmations = 1
 head_silence_ms_max = {silence_ms}
 
+[gate]
+open_attempts_max = 64
+backoff_ms_min = {backoff_ms}
+
 [wallet]
 key = {{ file = "{key}" }}
 
@@ -82,6 +86,7 @@ def write_config(folder: Path, wiring: Wiring) -> Path:
         ws_url=json.dumps(wiring.ws_url),
         native_feed=json.dumps(FEEDS[FEED_ETH]),
         poll_ms=min(max(round(wiring.block_time_s * 250), 20), 500),
+        backoff_ms=max(100, round(wiring.block_time_s * 2_000)),
         silence_ms=max(2_000, round(wiring.block_time_s * 8_000)),  # a restarted node is noticed
         key=KEY_NAME,
         mqtt_port=wiring.mqtt_port,

@@ -104,14 +104,17 @@ def npm_command() -> list[str] | None:
 async def _run(argv: list[str], limit_s: float) -> tuple[int, str]:
     """Run a program to its end; return (exit code, output). It never outlives the call."""
     path = os.pathsep.join([str(Path(argv[0]).parent), os.environ.get("PATH", "")])
-    process = await asyncio.create_subprocess_exec(
-        *argv,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-        env={**os.environ, "PATH": path},  # npm starts `node` by name
-        start_new_session=True,
-    )
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *argv,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            env={**os.environ, "PATH": path},  # npm starts `node` by name
+            start_new_session=True,
+        )
+    except OSError as error:  # made for another machine
+        return 1, str(error)
     try:
         async with asyncio.timeout(limit_s):
             output, _ = await process.communicate()

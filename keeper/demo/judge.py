@@ -106,12 +106,14 @@ class Judge:
                         {"jsonrpc": "2.0", "id": 1, "method": "eth_subscribe"}
                         | {"params": ["newHeads"]}
                     )
+                    latest = await self._rpc.call("eth_getBlockByNumber", "latest", HASHES_ONLY)
+                    await self._announce(latest, _now_ms())  # nobody announces it any more
                     async for message in socket:
                         body = message.json()
                         if "params" in body:
                             await self._announce(body["params"]["result"], _now_ms())
             except (aiohttp.ClientError, NodeUnreachableError):
-                pass  # being restarted: what it mines meanwhile is caught up with at the next head
+                pass  # being restarted; the next connection catches up with what it mined meanwhile
             await asyncio.sleep(RETRY_S)
 
     async def _announce(self, raw: dict[str, Any], seen_ms: int) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from types import TracebackType
+from typing import Self
 
 import aiomqtt
 
@@ -79,6 +80,17 @@ class PriceRecord:
 class _Connection(aiomqtt.Client):
     """A connection whose loss is no news: the next publish says so, and the log need not."""
 
+    async def __aenter__(self) -> Self:
+        """Connect; the base leaves the socket with the loop when this is cancelled."""
+        entered = False
+        try:
+            await super().__aenter__()
+            entered = True
+        finally:
+            if not entered:
+                self._client._sock_close()  # noqa: SLF001 - the public ways wait for an answer
+        return self
+
     async def __aexit__(
         self,
         exc_type: type[BaseException] | None,
@@ -111,18 +123,16 @@ class Publisher:
 
     async def run(self) -> None:
         """Publish what is offered, and again what stands, until cancelled."""
-        while True:
+        while not _is_cancelled():
             try:
                 async with self._connect() as client:
-                    while True:
+                    while not _is_cancelled():
                         await self._offered()
                         await self._publish(client)
             except aiomqtt.MqttError:
-                if (task := asyncio.current_task()) and task.cancelling():
-                    return  # the farewell was not answered, and took the cancellation's place
-                if self.current is not None:
+                if not _is_cancelled():
                     self._fresh.set()  # whatever is newest by then
-                await asyncio.sleep(RECONNECT_S)
+                    await asyncio.sleep(RECONNECT_S)
 
     def _connect(self) -> _Connection:
         return _Connection("127.0.0.1", self._port, timeout=ACK_LIMIT_S, logger=_quiet)
@@ -183,6 +193,16 @@ def newest_first_pairs(
         for total in range(len(left) + len(right) + 1)
         for first in range(max(0, total - len(right)), min(total, len(left)) + 1)
     ]
+
+
+def _is_cancelled() -> bool:
+    """Whether this task shall end: aiomqtt may take the cancellation itself for an answer.
+
+    (Its ``wait_for`` returns a result that comes with the cancellation, before Python 3.12, and an
+    unanswered farewell raises in its place.)
+    """
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _now_ms() -> int:

@@ -4,9 +4,8 @@ import math
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from keeper.chain.journal import AttemptRow, read_attempts
+from keeper.chain.journal import AttemptRow
 from keeper.demo.judge import Findings
 from keeper.demo.verdicts import Liquidation, Verdicts
 from keeper.facts import Outcome
@@ -99,14 +98,13 @@ class Evidence:
     wallet: str
     verdicts: Verdicts
     findings: Findings
-    journal: Path
+    journal: Sequence[AttemptRow]  # of the stopped keeper
     keeper_exit: int | None
 
 
 def make_report(evidence: Evidence) -> Report:
-    """Compare the chain with the journal of the (stopped) keeper."""
-    verdicts, findings = evidence.verdicts, evidence.findings
-    rows = read_attempts(evidence.journal) if evidence.journal.exists() else []
+    """Compare the chain with what the keeper wrote down."""
+    verdicts, findings, rows = evidence.verdicts, evidence.findings, evidence.journal
     return Report(
         seed=evidence.seed,
         accounts=evidence.accounts,
@@ -130,7 +128,7 @@ def make_report(evidence: Evidence) -> Report:
         bad_debt_usd=_usd(findings.bad_debt),
         tick_to_sent_ms=_percentiles([row.tick_to_sent_ms for row in rows]),
         blocks_late=dict(sorted(verdicts.late.items())),
-        problems=tuple(_problems(evidence, rows)),
+        problems=tuple(_problems(evidence)),
     )
 
 
@@ -139,7 +137,7 @@ def _ours(evidence: Evidence) -> list[Liquidation]:
     return [one for one in found if one.liquidator == evidence.wallet]
 
 
-def _problems(evidence: Evidence, rows: Sequence[AttemptRow]) -> list[str]:
+def _problems(evidence: Evidence) -> list[str]:
     verdicts = evidence.verdicts
     problems = []
     if verdicts.missed:
@@ -152,13 +150,13 @@ def _problems(evidence: Evidence, rows: Sequence[AttemptRow]) -> list[str]:
         problems.append("nothing was liquidated, though there was something to liquidate")
     if evidence.keeper_exit != 0:
         problems.append(f"the keeper ended with exit code {evidence.keeper_exit}, not 0")
-    return [*problems, *_disagreements(evidence, rows)]
+    return [*problems, *_disagreements(evidence)]
 
 
-def _disagreements(evidence: Evidence, rows: Sequence[AttemptRow]) -> list[str]:
+def _disagreements(evidence: Evidence) -> list[str]:
     """Compare the journal's wins with the chain's events by our wallet, reward for reward."""
     chain = Counter((one.tx_hash, str(one.account), one.reward) for one in _ours(evidence))
-    won = [row for row in rows if row.outcome == Outcome.WON]
+    won = [row for row in evidence.journal if row.outcome == Outcome.WON]
     journal = Counter((row.tx_hash or "", row.account, row.reward_wad) for row in won)
     problems = []
     for title, more, less in (
@@ -168,7 +166,7 @@ def _disagreements(evidence: Evidence, rows: Sequence[AttemptRow]) -> list[str]:
         if extra := more - less:
             some = ", ".join(f"account {account} in {tx}" for tx, account, _ in list(extra)[:3])
             problems.append(f"{extra.total()} liquidations {title}: {some}")
-    if still_open := sum(row.outcome is None for row in rows):
+    if still_open := sum(row.outcome is None for row in evidence.journal):
         problems.append(f"{still_open} attempts are open in the journal of the stopped keeper")
     return problems
 

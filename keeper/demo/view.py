@@ -5,6 +5,7 @@ The status document is read as the keeper of any version may give it: what is mi
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
@@ -14,8 +15,11 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from keeper.demo.judge import Findings
+from keeper.demo.path import Prices
 from keeper.demo.report import Report
 from keeper.demo.terms import FEED_BTC, FEED_ETH, FEEDS
+from keeper.demo.verdicts import Verdicts
 from keeper.demo.world import World
 from keeper.units import WAD
 
@@ -33,11 +37,23 @@ _STYLE = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """What the demo itself knows of the run."""
+
+    http_url: str  # of the keeper
+    start: Prices
+    verdicts: Verdicts
+    findings: Findings
+
+
 async def show(world: World, console: Console) -> None:
     """Draw until cancelled."""
+    judge = world.parts.judge
+    scene = Scene(world.http_url, world.parts.path.start, judge.verdicts, judge.findings)
     with Live(console=console, auto_refresh=False, transient=True) as live:
         while True:
-            live.update(render(world, await _status(world)), refresh=True)
+            live.update(render(scene, await _status(world)), refresh=True)
             await asyncio.sleep(REFRESH_S)
 
 
@@ -52,14 +68,14 @@ async def _status(world: World) -> dict[str, Any]:
     return body if isinstance(body, dict) else {}
 
 
-def render(world: World, status: Mapping[str, Any]) -> RenderableType:
+def render(scene: Scene, status: Mapping[str, Any]) -> RenderableType:
     """Return the whole picture."""
     return Group(
-        _headline(world, status),
-        Panel(_prices(world, status), title="prices", title_align="left"),
+        _headline(scene, status),
+        Panel(_prices(scene, status), title="prices", title_align="left"),
         Panel(_accounts(status), title="nearest to liquidation", title_align="left"),
         Panel(_attempts(status), title="attempts", title_align="left"),
-        _judged(world, status),
+        _judged(scene, status),
     )
 
 
@@ -70,14 +86,14 @@ def _table(*columns: str) -> Table:
     return table
 
 
-def _headline(world: World, status: Mapping[str, Any]) -> Text:
+def _headline(scene: Scene, status: Mapping[str, Any]) -> Text:
     head = _mapping(status.get("head"))
     ready = status.get("ready")
     text = Text.assemble(
         ("keeper demo ", "bold"),
         f"block {head.get('block', '…')}  ",
         ("ready", "green") if ready else ("not ready", "red" if ready is False else "dim"),
-        f"  {world.http_url}  /metrics /healthz /readyz /api/v1/status",
+        f"  {scene.http_url}  /metrics /healthz /readyz /api/v1/status",
     )
     reasons = status.get("unready")
     if isinstance(reasons, list) and reasons:
@@ -85,10 +101,9 @@ def _headline(world: World, status: Mapping[str, Any]) -> Text:
     return text
 
 
-def _prices(world: World, status: Mapping[str, Any]) -> Table:
+def _prices(scene: Scene, status: Mapping[str, Any]) -> Table:
     table = _table("feed", "USD", "since start", "age")
-    first = world.parts.path.start
-    start = {FEEDS[FEED_BTC]: first.btc, FEEDS[FEED_ETH]: first.eth}
+    start = {FEEDS[FEED_BTC]: scene.start.btc, FEEDS[FEED_ETH]: scene.start.eth}
     for feed, raw in _mapping(status.get("prices")).items():
         entry = _mapping(raw)
         price, age_ms = _number(entry.get("price")), _number(entry.get("age_ms"))
@@ -132,8 +147,8 @@ def _attempts(status: Mapping[str, Any]) -> Table:
     return table
 
 
-def _judged(world: World, status: Mapping[str, Any]) -> Text:
-    verdicts, findings = world.parts.judge.verdicts, world.parts.judge.findings
+def _judged(scene: Scene, status: Mapping[str, Any]) -> Text:
+    verdicts, findings = scene.verdicts, scene.findings
     latency = _mapping(status.get("latency_ms"))
     p50, p99 = _number(latency.get("p50")), _number(latency.get("p99"))
     totals = _mapping(status.get("totals"))

@@ -15,6 +15,7 @@ from pathlib import Path
 import aiohttp
 from coincurve import PrivateKey
 
+from keeper.chain.journal import read_attempts
 from keeper.demo.broker import Broker
 from keeper.demo.config_file import KEY_NAME, Wiring, journal_path, write_config
 from keeper.demo.contract import PriceSigner, address_of
@@ -167,7 +168,7 @@ class World:
             wallet=parts.wallet,
             verdicts=parts.judge.verdicts,
             findings=parts.judge.findings,
-            journal=self.journal,
+            journal=read_attempts(self.journal) if self.journal.exists() else [],
             keeper_exit=parts.keeper.returncode,
         )
         return make_report(evidence)

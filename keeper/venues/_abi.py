@@ -1,43 +1,240 @@
-"""What venues share when they read a contract: the ABI as text, and answers that may be garbage."""
+"""The toolbox of venues that are EVM contracts; none of it knows a protocol.
 
-from collections.abc import Sequence
-from typing import Any
+A venue writes the part of the ABI that it uses as text (``Function``, ``Events``) and talks to the
+chain through ``Contract``. Answers may be garbage: what cannot be decoded is a ProtocolError.
+"""
 
-from eth_abi.abi import decode
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from eth_abi.abi import decode, encode
 from eth_abi.exceptions import DecodingError
+from eth_abi.grammar import TupleType, parse
 from eth_utils.crypto import keccak
 
-from keeper.errors import ProtocolError
+from keeper.errors import KeeperError, ProtocolError, RpcError, RpcFault, TransientRpcError
+from keeper.facts import Call, Head, Log, Probe, Refused
+from keeper.margin.model import Tier
+from keeper.ports import Rpc
+
+CALLS_PER_BATCH_MAX = 100  # providers cap batches, and some count each call of one
+LOG_BLOCKS_MAX = 5_000  # a range of eth_getLogs that every provider serves
+OPEN_END = 2**256 - 1  # how contracts write "no upper end"
+
+ERROR_STRING = keccak(text="Error(string)")[:4]
+WORD_BYTES = 32
+
+ItemT = TypeVar("ItemT")
 
 
-def selector(signature: str) -> bytes:
-    """Return the four bytes that call a function, of a signature without names and spaces."""
-    return keccak(text=signature)[:4]
+class Function:
+    """A contract's function, ``Function("name(types)", "types of what it returns")``.
+
+    A struct is a type in parentheses, ``(uint256,bool)``. One returned value comes out as itself,
+    several as a tuple; integers are int, addresses lower-case hex, structs and arrays tuples.
+    """
+
+    def __init__(self, signature: str, returns: str) -> None:
+        """Parse; raises ParseError or ABITypeError for what is no list of ABI types."""
+        self.signature = signature
+        self._selector = keccak(text=signature)[:4]
+        self._takes = _types(signature[signature.index("(") + 1 : -1])
+        self._returns = _types(returns)
+
+    def data(self, *arguments: object) -> bytes:
+        """Return the call data; raises EncodingError for arguments that do not fit."""
+        return self._selector + encode(self._takes, arguments)
+
+    def decoded(self, answer: object) -> Any:  # noqa: ANN401 - the ABI decides
+        """Decode what a call answered, 0x-hex or bytes; raises ProtocolError for what it is not."""
+        try:
+            data = answer if isinstance(answer, bytes) else bytes.fromhex(_hex(answer))
+            if not data:
+                msg = f"{self.signature}: empty answer; no contract at the address, or another one"
+                raise ProtocolError(msg)
+            values = decode(self._returns, data)
+        except (DecodingError, ValueError, OverflowError) as error:
+            msg = f"{self.signature}: cannot decode the answer: {error}"
+            raise ProtocolError(msg) from None
+        return values[0] if len(values) == 1 else values
 
 
-def topic(signature: str) -> str:
-    """Return an event's first topic, 0x-hex."""
-    return "0x" + keccak(text=signature).hex()
+class Event:
+    """A contract's event, as in Solidity: ``Event("Paid(address indexed to, uint256 amount)")``.
+
+    Fields of struct types are not supported.
+    """
+
+    def __init__(self, declaration: str) -> None:
+        """Parse; raises ValueError for what is no such declaration, else as ``Function`` does."""
+        self.name, fields = _declared(declaration)
+        kinds = ",".join(_types(",".join(kind for kind, _, _ in fields)))
+        self.topic = "0x" + keccak(text=f"{self.name}({kinds})").hex()
+        plain = [kind for kind, indexed, _ in fields if not indexed]
+        self._topics = [_reader(kind) or bytes for kind, indexed, _ in fields if indexed]
+        self._data = [_reader(kind) for kind in plain]
+        self._kinds = plain
+        self._names = [name for _, _, name in sorted(fields, key=lambda field: not field[1])]
+
+    def fields(self, log: Log) -> dict[str, Any] | None:
+        """Return the fields by name; None: not this event, or not as it was declared.
+
+        An indexed string, bytes or array is on the chain as a hash only, and comes out as that.
+        """
+        if log.topics[:1] != (self.topic,) or len(log.topics) - 1 != len(self._topics):
+            return None
+        plain = self._plain(log.data)
+        if plain is None:
+            return None
+        topics = zip(self._topics, log.topics[1:], strict=True)
+        indexed = [read(bytes.fromhex(topic[2:])) for read, topic in topics]
+        return dict(zip(self._names, [*indexed, *plain], strict=True))
+
+    def _plain(self, data: bytes) -> Sequence[Any] | None:
+        if None not in self._data:  # the common case, several times as fast
+            readers = zip(self._data, words(data), strict=False)
+            whole = len(data) == WORD_BYTES * len(self._data)
+            return [read(word) for read, word in readers if read] if whole else None
+        try:
+            return decode(self._kinds, data)
+        except (DecodingError, ValueError, OverflowError):
+            return None
 
 
-ERROR_STRING = selector("Error(string)")
+class Events:
+    """The events of a contract, told apart by their first topic."""
+
+    def __init__(self, *declarations: str) -> None:
+        """Parse; raises as ``Event`` does."""
+        self.named = {event.name: event for event in map(Event, declarations)}
+        self._by_topic = {event.topic: event for event in self.named.values()}
+
+    def read(self, log: Log) -> tuple[str, dict[str, Any]]:
+        """Return name and fields; ``("", {})`` for an event that is not understood."""
+        event = self._by_topic.get(log.topics[0]) if log.topics else None
+        fields = event.fields(log) if event else None
+        return (event.name, fields) if event and fields is not None else ("", {})
 
 
-def eth_call(to: str, data: bytes, block: object) -> tuple[str, Sequence[object]]:
-    """Return the request; ``block`` is a tag or, by EIP-1898, ``{"blockHash": …}``."""
-    return "eth_call", [{"to": to, "data": "0x" + data.hex()}, block]
+@dataclass(frozen=True, slots=True)
+class DryRun:
+    """A call that succeeded when the node ran it: what it used, returned (decoded) and logged.
+
+    ``logs``: those of the called contract only.
+    """
+
+    call: Call
+    gas: int
+    returned: Any
+    logs: tuple[Log, ...]
 
 
-def decoded(kind: str, answer: object) -> Any:  # noqa: ANN401 - the ABI type decides
-    """Decode an answer that is one ABI value; raises ProtocolError for what is not one."""
-    try:
-        if isinstance(answer, str) and answer.startswith("0x"):
-            return decode([kind], bytes.fromhex(answer[2:]))[0]
-    except (DecodingError, ValueError, OverflowError) as error:
-        msg = f"cannot decode {kind[:40]}: {error}"
-        raise ProtocolError(msg) from None
-    msg = f"expected hex, got {str(answer)[:80]!r}"
-    raise ProtocolError(msg)
+class Contract:
+    """One contract on one chain."""
+
+    def __init__(self, rpc: Rpc, address: str) -> None:
+        """Remember where it is; nothing is asked yet."""
+        self.address = address.lower()
+        self._rpc = rpc
+
+    async def read(self, function: Function, *arguments: object, head: Head | None = None) -> Any:  # noqa: ANN401 - the ABI decides
+        """Return what the function answers at the head's hash (EIP-1898), else at the newest block.
+
+        Raises RpcError, and ProtocolError for an answer that cannot be decoded.
+        """
+        request = self._request(function, arguments, head)
+        return function.decoded(await self._rpc.call(*request))
+
+    async def read_each(
+        self, function: Function, each: Sequence[Sequence[object]], head: Head
+    ) -> list[Any]:
+        """Return the answers for several lists of arguments, in order; one failure fails all.
+
+        Goes out in batches of at most ``CALLS_PER_BATCH_MAX``; raises as ``read`` does.
+        """
+        requests = [self._request(function, arguments, head) for arguments in each]
+        values: list[Any] = []
+        for start in range(0, len(requests), CALLS_PER_BATCH_MAX):
+            for answer in await self._rpc.batch(requests[start : start + CALLS_PER_BATCH_MAX]):
+                if isinstance(answer, RpcError):
+                    raise answer
+                values.append(function.decoded(answer))
+        return values
+
+    async def probe(self, function: Function) -> Any | Probe:  # noqa: ANN401 - the ABI decides
+        """Return what the function answers now, or why this is not the contract it should be.
+
+        Raises TransientRpcError.
+        """
+        try:
+            return await self.read(function)
+        except TransientRpcError:
+            raise
+        except (RpcError, ProtocolError) as error:
+            return Probe(open=False, detail=f"not such a venue at {self.address}: {error}")
+
+    async def dry_run(
+        self,
+        function: Function,
+        arguments: Sequence[object],
+        wallet: str,
+        reasons: Mapping[str, str],
+        value_wei: int = 0,
+    ) -> DryRun | Refused:
+        """Run the function on top of the newest block as if ``wallet`` had sent it.
+
+        ``reasons``: what the contract says when it reverts → ``Refused.reason``.
+        """
+        call = Call(self.address, function.data(*arguments), value_wei)
+        try:
+            done = await self._rpc.simulate(call, wallet)
+            if not done.success:
+                return _reverted(done.output, reasons)
+            logs = tuple(log for log in done.logs if log.address == self.address)
+            return DryRun(call, done.gas_used, function.decoded(done.output), logs)
+        except (RpcError, ProtocolError) as error:
+            return refusal(error, reasons)
+
+    async def liquidators(self, event: Event) -> str:
+        """Say how many distinct values the event's field ``liquidator`` had lately, for a probe.
+
+        Raises TransientRpcError; a provider that does not serve the range is told in the answer.
+        """
+        newest = int(await self._rpc.call("eth_blockNumber"), 16)
+        first = max(0, newest - LOG_BLOCKS_MAX)
+        span = {"address": self.address, "topics": [event.topic]}
+        span |= {"fromBlock": hex(first), "toBlock": hex(newest)}
+        try:
+            found = await self._rpc.call("eth_getLogs", [span])
+        except TransientRpcError:
+            raise
+        except RpcError as error:
+            return f"unknown: {error}"
+        try:
+            logs = [(tuple(raw["topics"]), bytes.fromhex(raw["data"][2:])) for raw in found]
+        except (KeyError, TypeError, ValueError) as error:
+            return f"unknown: eth_getLogs answered no logs: {error!r}"
+        read = [event.fields(Log(self.address, *log, 0, "", "")) for log in logs]
+        distinct = {fields["liquidator"] for fields in read if fields}
+        return f"{len(distinct)} distinct in {LOG_BLOCKS_MAX} blocks ({len(logs)} liquidations)"
+
+    def _request(
+        self, function: Function, arguments: Sequence[object], head: Head | None
+    ) -> tuple[str, Sequence[object]]:
+        data = "0x" + function.data(*arguments).hex()
+        block = {"blockHash": head.hash} if head else "latest"
+        return "eth_call", [{"to": self.address, "data": data}, block]
+
+
+def refusal(error: KeeperError, reasons: Mapping[str, str]) -> Refused:
+    """Return what a failed request means for a simulation; ``reasons`` as in ``dry_run``."""
+    if isinstance(error, TransientRpcError):
+        return Refused("unreachable", str(error))
+    if isinstance(error, RpcError) and error.fault is RpcFault.REVERTED:
+        return _reverted(error.data, reasons, str(error))
+    return Refused("unknown", str(error))
 
 
 def revert_reason(data: bytes) -> str:
@@ -48,3 +245,75 @@ def revert_reason(data: bytes) -> str:
         return str(decode(["string"], data[len(ERROR_STRING) :])[0])
     except (DecodingError, ValueError, OverflowError):
         return ""
+
+
+def tiers(brackets: Sequence[tuple[int, int]]) -> tuple[Tier, ...]:
+    """Return decoded (upper end, rate) pairs as tiers."""
+    return tuple(Tier(None if up_to == OPEN_END else up_to, rate) for up_to, rate in brackets)
+
+
+def numbered(items: Iterable[ItemT]) -> dict[str, ItemT]:
+    """Return an array's items by index, as text: names for the margin model."""
+    return {str(number): item for number, item in enumerate(items)}
+
+
+def integers(data: bytes) -> list[int]:
+    """Return the words of the ABI as unsigned integers."""
+    return [int.from_bytes(word, "big") for word in words(data)]
+
+
+def words(data: bytes) -> list[bytes]:
+    """Split into the words of the ABI; the last one may be short."""
+    return [data[start : start + WORD_BYTES] for start in range(0, len(data), WORD_BYTES)]
+
+
+def _reverted(data: bytes, reasons: Mapping[str, str], otherwise: str = "") -> Refused:
+    reason = revert_reason(data)
+    detail = reason or otherwise or "reverted without a reason"
+    return Refused(reasons.get(reason, "unknown"), detail)
+
+
+def _hex(answer: object) -> str:
+    if isinstance(answer, str) and answer.startswith("0x"):
+        return answer[2:]
+    msg = f"expected hex, got {str(answer)[:80]!r}"
+    raise ValueError(msg)
+
+
+def _types(text: str) -> list[str]:
+    """Split a list of types; refuses ``uint`` too, for signatures need ``uint256``."""
+    parsed = parse(f"({text})") if text else None  # the grammar has no empty tuple
+    if not isinstance(parsed, TupleType):
+        return []
+    parsed.validate()  # type: ignore[no-untyped-call] # the library's
+    return [one.to_type_str() for one in parsed.components]
+
+
+def _declared(declaration: str) -> tuple[str, list[tuple[str, bool, str]]]:
+    """Return an event's name and its fields: type, is it indexed, name."""
+    whole = re.fullmatch(r"(\w+)\(([^()]*)\)", declaration)
+    parts = [part.split() for part in whole[2].split(",")] if whole and whole[2] else []
+    fields = [(part[0], part[1:-1] == ["indexed"], part[-1]) for part in parts if len(part) > 1]
+    if whole is None or len(fields) != len(parts):
+        msg = f"expected Name(type [indexed] name, …), got {declaration!r}"
+        raise ValueError(msg)
+    return whole[1], fields
+
+
+def _reader(kind: str) -> Callable[[bytes], Any] | None:
+    """Return how a word of this type is read; None: it takes more than one word."""
+    family = kind.rstrip("0123456789")
+    size = kind[len(family) :]
+    match family:
+        case "uint":
+            return lambda word: int.from_bytes(word, "big")
+        case "int":
+            return lambda word: int.from_bytes(word, "big", signed=True)
+        case "address":
+            return lambda word: "0x" + word[-20:].hex()
+        case "bool":
+            return any
+        case "bytes" if size:
+            return lambda word: word[: int(size)]
+        case _:
+            return None

@@ -1,9 +1,10 @@
 """Copy this file to ``keeper/venues/acme.py`` and change it: that is all a new venue takes.
 
 ``[[venues]] kind = "acme"`` in config.toml then finds it by its file name, and the contract suite
-(``tests/venues/test_contract.py``) picks it up by itself. Tell here, for the people who come later,
-what the protocol is and what its contract looks like. This one works as it stands, for a market
-with one instrument, an isolated margin for each position, and an oracle that pushes its price:
+(``tests/venues/test_contract.py``) picks it up by itself; it fails, and says how to make one, until
+there is a recording of the contract's answers. Tell here, for the people who come later, what the
+protocol is and what its contract looks like. This one works as it stands, for a market with one
+instrument, an isolated margin for each position, and an oracle that pushes its price:
 
     terms() -> (uint256 price, uint256 maintenance_rate, uint256 reward, uint256 expires_s)
     position(uint256 id) -> (int256 size, uint256 entry_price, int256 margin)
@@ -24,15 +25,12 @@ The order of work: ``Settings`` · ``touched`` and the reads (what is there) · 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from eth_abi.abi import encode
 from pydantic import BaseModel, ConfigDict, Field
 
-from keeper.errors import RpcError, TransientRpcError
 from keeper.facts import (
     AccountId,
     AccountState,
     Assessment,
-    Call,
     Capabilities,
     FeedId,
     Head,
@@ -53,21 +51,21 @@ from keeper.margin.model import Account, MarketTerms, Position, ReserveTerms, Te
 from keeper.margin.rows import MarketFactors, Row, compile_row
 from keeper.ports import Rpc
 from keeper.units import WAD, wad_to_float
-from keeper.venues._abi import decoded, eth_call, revert_reason, selector, topic
+from keeper.venues._abi import Contract, Events, Function
 
 # The ABI as text: short enough to read here, and nothing to load.
-READ_TERMS = selector("terms()")
-READ_POSITION = selector("position(uint256)")
-LIQUIDATE = selector("liquidate(uint256)")
-POSITION_CHANGED = topic("PositionChanged(uint256)")
-LIQUIDATED = topic("Liquidated(uint256,address,uint256)")
-
-CALLS_PER_BATCH_MAX = (
-    200  # every limit has a name with its unit, and a reason: providers cap batches
+READ_TERMS = Function("terms()", "uint256,uint256,uint256,uint256")
+READ_POSITION = Function("position(uint256)", "int256,uint256,int256")
+LIQUIDATE = Function("liquidate(uint256)", "uint256")
+EVENTS = Events(
+    "PositionChanged(uint256 indexed id)",
+    "Liquidated(uint256 indexed id, address indexed liquidator, uint256 reward)",
+    "TermsChanged()",
 )
+
 THE_MARKET = "perp"  # the only one there is
 
-# What the contract says when it reverts → ports.Refused.reason, a closed set.
+# What the contract says when it reverts → facts.Refused.reason, a closed set.
 REASONS = {"healthy": "not_liquidatable", "price expired": "oracle"}
 
 
@@ -78,7 +76,8 @@ class Settings(BaseModel):
 
     id: str = Field(description="Name of the venue in logs, metrics and topics")
     address: str = Field(description="The market contract", pattern=r"^0x[0-9a-fA-F]{40}$")
-    feed: str = Field(description="Keeper feed that the contract's oracle follows")
+    # As a FeedId it must be one of [[feeds]]: the loader of config.toml checks that.
+    feed: FeedId = Field(description="Keeper feed that the contract's oracle follows")
 
 
 @dataclass(frozen=True)
@@ -113,55 +112,39 @@ class TemplateVenue:
     def __init__(self, settings: Settings, rpc: Rpc) -> None:
         """Remember where it is. No I/O here: ``build`` is called before anything is connected."""
         self.id = VenueId(settings.id)
-        self._address = settings.address.lower()
-        self._feed = FeedId(settings.feed)
-        self._rpc = rpc
+        self._contract = Contract(rpc, settings.address)
+        self._feed = settings.feed
 
     # --- what is there: events nominate, reads decide -----------------------------------------
 
     def addresses(self) -> Sequence[str]:
         """Return the contracts whose logs matter, lower case."""
-        return (self._address,)
+        return (self._contract.address,)
 
     def touched(self, log: Log) -> Touched:
         """Say what a log changed. In doubt everything: reading too much costs little."""
-        first = log.topics[0] if log.topics else ""
-        if first == POSITION_CHANGED and len(log.topics) == 2:  # noqa: PLR2004 - one indexed field
-            return Touched(frozenset({AccountId(str(int(log.topics[1], 16)))}))
-        if first == LIQUIDATED and len(log.topics) == 3 and len(log.data) == 32:  # noqa: PLR2004
-            account = AccountId(str(int(log.topics[1], 16)))
-            reward = int.from_bytes(log.data, "big")
-            liquidator = "0x" + log.topics[2][-40:]
-            seen = LiquidationSeen(account, liquidator, log.tx_hash, log.block_number, reward)
+        name, fields = EVENTS.read(log)
+        if name == "PositionChanged":
+            return Touched(frozenset({AccountId(str(fields["id"]))}))
+        if name == "Liquidated":
+            account, liquidator = AccountId(str(fields["id"])), fields["liquidator"]
+            block, reward_wad = log.block_number, fields["reward"]
+            seen = LiquidationSeen(account, liquidator, log.tx_hash, block, reward_wad)
             return Touched(frozenset({account}), liquidations=(seen,))
         return Touched(everything=True)  # TermsChanged, an upgraded proxy, an event of the future
 
     async def read_market(self, head: Head) -> TemplateMarket:
         """Read at the block's *hash* (EIP-1898): a number may mean another block by then."""
-        request = eth_call(self._address, READ_TERMS, {"blockHash": head.hash})
-        values = decoded("(uint256,uint256,uint256,uint256)", await self._rpc.call(*request))
-        return TemplateMarket(head, *values)
+        return TemplateMarket(head, *await self._contract.read(READ_TERMS, head=head))
 
     async def read_accounts(
         self, accounts: Sequence[AccountId], head: Head
     ) -> Sequence[TemplatePosition]:
         """Read whole accounts in the order asked for, in batches. One failure fails all of it."""
-        requests = [
-            eth_call(
-                self._address,
-                READ_POSITION + encode(["uint256"], [int(account)]),
-                {"blockHash": head.hash},
-            )
-            for account in accounts
-        ]
-        answers: list[object] = []
-        for i in range(0, len(requests), CALLS_PER_BATCH_MAX):
-            answers += await self._rpc.batch(requests[i : i + CALLS_PER_BATCH_MAX])
+        each = [(int(account),) for account in accounts]
         states: list[TemplatePosition] = []
-        for account, answer in zip(accounts, answers, strict=True):
-            if isinstance(answer, RpcError):
-                raise answer
-            size, entry_price, cash = decoded("(int256,uint256,int256)", answer)
+        answers = await self._contract.read_each(READ_POSITION, each, head)
+        for account, (size, entry_price, cash) in zip(accounts, answers, strict=True):
             positions = {THE_MARKET: Position(size, entry_price)} if size else {}
             states.append(TemplatePosition(account, head, Account(cash, {}, positions)))
         return states
@@ -188,9 +171,8 @@ class TemplateVenue:
             return None
         price = round(values[self._feed] * WAD) if self._feed in values else market.price
         if not price:
-            return Row(
-                0.0, {}, {self._feed: (0.0, 0.0)}
-            )  # waits for a price, then is compiled again
+            # waits for a price, and then expires and is compiled again
+            return Row(0.0, {}, {self._feed: (0.0, 0.0)})
         terms = market.terms(price)
         factors = MarketFactors(terms.markets[THE_MARKET], self._feed)
         return compile_row(account.holdings, {THE_MARKET: factors}, {}, terms.reserve)
@@ -221,35 +203,26 @@ class TemplateVenue:
 
     async def probe(self, wallet: str | None) -> Probe:  # noqa: ARG002 - anyone may liquidate here
         """Ask the chain whether acting is possible: roles, switches, whitelists, what is paid."""
-        try:
-            answer = await self._rpc.call(*eth_call(self._address, READ_TERMS, "latest"))
-        except TransientRpcError:
-            raise
-        except RpcError as error:
-            return Probe(open=False, detail=f"terms() cannot be read at {self._address}: {error}")
-        if answer == "0x":
-            return Probe(open=False, detail=f"no contract at {self._address}")
-        _, rate, reward, _ = decoded("(uint256,uint256,uint256,uint256)", answer)
-        facts = {"maintenance": f"{rate / WAD:.2%}", "reward": f"{reward / WAD:g} USD"}
+        terms = await self._contract.probe(READ_TERMS)
+        if isinstance(terms, Probe):
+            return terms  # which says why this is not the contract it should be
+        _, rate, reward, _ = terms
+        facts = {
+            "maintenance": f"{rate / WAD:.2%}",
+            "reward": f"{reward / WAD:g} USD",
+            "liquidators": await self._contract.liquidators(EVENTS.named["Liquidated"]),
+        }
         return Probe(open=True, detail="anyone may liquidate", facts=facts)
 
     async def simulate(
         self, assessment: Assessment, wallet: str, head: Head
     ) -> Simulated | Refused:
         """Run the very call that would be sent, and read its reward from what the chain answers."""
-        data = LIQUIDATE + encode(["uint256"], [int(assessment.account)])
-        call = Call(to=self._address, data=data)
-        try:
-            done = await self._rpc.simulate(call, wallet)
-        except TransientRpcError as error:
-            return Refused("unreachable", str(error))
-        except RpcError as error:
-            return Refused("unknown", str(error))
-        if not done.success:
-            reason = revert_reason(done.output)
-            return Refused(REASONS.get(reason, "unknown"), reason or "reverted without a reason")
-        reward = decoded("uint256", "0x" + done.output.hex())
-        return Simulated(call, done.gas_used, reward, oracle_fee_wei=0, head=head)
+        account = int(assessment.account)
+        done = await self._contract.dry_run(LIQUIDATE, [account], wallet, REASONS)
+        if isinstance(done, Refused):
+            return done
+        return Simulated(done.call, done.gas, done.returned, oracle_fee_wei=0, head=head)
 
 
 def build(settings: Settings, rpc: Rpc, chain_id: int) -> TemplateVenue:  # noqa: ARG001 - the loader's

@@ -10,22 +10,22 @@ indices by ``F:`` and the market's name.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
-from eth_abi.abi import encode
 from pydantic import BaseModel, ConfigDict, Field
 
-from keeper.errors import ProtocolError, RpcError, RpcFault, TransientRpcError
+from keeper.errors import ProtocolError, RpcError
 from keeper.facts import (
     AccountId,
+    AccountState,
     Assessment,
-    Call,
     Capabilities,
-    Execution,
     FeedId,
     Head,
     LiquidationSeen,
     Log,
+    MarketState,
     Price,
     PriceKind,
     PriceView,
@@ -36,55 +36,44 @@ from keeper.facts import (
     Touched,
     VenueId,
 )
-from keeper.margin.model import margin
+from keeper.margin import model
 from keeper.margin.rows import AssetFactors, MarketFactors, Row, compile_row
 from keeper.ports import Rpc
-from keeper.units import WAD, wad_to_float
-from keeper.venues._abi import decoded, eth_call, revert_reason, selector, topic
-from keeper.venues._demo_market_state import (
-    ACCOUNT_VIEWS,
-    MARKET_VIEW,
-    UPDATE,
-    DemoAccountState,
-    DemoMarketState,
-    StoredPrice,
-    account_from,
-    decoded_update,
-    market_from,
-    newer_price,
-    step_reward,
-)
+from keeper.units import WAD, div_trunc, mul_wad, wad_to_float
+from keeper.venues._abi import Contract, Events, Function, integers, numbered, refusal, tiers
 
 IDS_PER_CALL_MAX = 100  # about 100 kB an answer; the contract takes 256
-CALLS_PER_BATCH_MAX = 20
-PROBE_BLOCKS_MAX = 5_000  # a log range that every provider serves
 INCLUSION_S_MAX = 15  # a stored price must outlive at_s by this much to go without an update
+CLOCK_SKEW_S = 60  # the contract's: how far ahead of a block a price may be published
+DAY_S = 86_400
 
-READ_MARKET = selector("market_view()")
-READ_ACCOUNTS = selector("account_views(uint256[])")
-LIQUIDATE = selector("liquidate(uint256)")
-LIQUIDATE_WITH_PRICES = selector(f"liquidate_with_prices(uint256,{UPDATE}[])")
+UPDATE = "(uint256,uint256,uint256,uint256,uint256,uint256)"  # a signed price, see above
+UPDATE_BYTES = 6 * 32
+TIERS = "(uint256,uint256)[]"
+READ_MARKET = Function(
+    "market_view()",
+    "(uint256,uint256,uint256,(uint256,uint256,uint256),uint256,(string,uint256,uint256)[],"
+    f"(string,uint256,{TIERS},int256,uint256,uint256,int256,uint256)[],(string,uint256,{TIERS})[])",
+)
+READ_ACCOUNTS = Function(
+    "account_views(uint256[])", "(uint256,address,int256,uint256[4],(int256,uint256,int256)[8])[]"
+)
+LIQUIDATE = Function("liquidate(uint256)", "uint256")
+LIQUIDATE_WITH_PRICES = Function(f"liquidate_with_prices(uint256,{UPDATE}[])", "uint256")
+EVENTS = Events(
+    "AccountOpened(uint256 indexed account, address indexed owner)",
+    "CashChanged(uint256 indexed account, int256 cash)",
+    "CollateralChanged(uint256 indexed account, uint256 indexed asset, uint256 amount)",
+    "PositionChanged(uint256 indexed account, uint256 indexed market, int256 size, uint256 entry)",
+    "BadDebt(uint256 indexed account, uint256 amount)",
+    "Liquidated(uint256 indexed account, address indexed liquidator, uint256 reward,"
+    " uint256 closed_notional, bool full)",
+    "ParametersChanged()",
+    "PriceUpdated(uint256 indexed feed, uint256 price, uint256 published_ms)",
+    "Transfer(address indexed sender, address indexed receiver, uint256 amount)",
+)
 
-# what each event changes: topics after the first, bytes of data, whose state
-EVENTS: dict[str, tuple[int, int, str]] = {
-    topic(signature): shape
-    for signature, shape in {
-        "AccountOpened(uint256,address)": (2, 0, "account"),
-        "CashChanged(uint256,int256)": (1, 32, "account"),
-        "CollateralChanged(uint256,uint256,uint256)": (2, 32, "account"),
-        "PositionChanged(uint256,uint256,int256,uint256)": (2, 64, "account"),
-        "BadDebt(uint256,uint256)": (1, 32, "account"),
-        "Liquidated(uint256,address,uint256,uint256,bool)": (2, 96, "liquidation"),
-        "ParametersChanged()": (0, 0, "everything"),
-        "PriceUpdated(uint256,uint256,uint256)": (1, 64, "nothing"),  # read with every block
-        "Transfer(address,address,uint256)": (2, 32, "nothing"),
-    }.items()
-}
-UNKNOWN_EVENT = (-1, -1, "everything")
-LIQUIDATED = next(first for first, shape in EVENTS.items() if shape[2] == "liquidation")
-
-# what the contract says when it reverts → ports.Refused.reason
-REASONS = {
+REASONS = {  # what the contract says when it reverts → facts.Refused.reason
     "not liquidatable": "not_liquidatable",
     "stale price": "oracle",
     "price from the future": "oracle",
@@ -99,10 +88,95 @@ class Settings(BaseModel):
 
     id: str = Field(description="Name of the venue in logs, metrics and topics")
     address: str = Field(description="The market contract", pattern=r"^0x[0-9a-fA-F]{40}$")
-    feeds: dict[str, str] = Field(
-        default_factory=dict,
-        description="Contract feed name → keeper feed, where they differ",
+    feeds: dict[str, FeedId] = Field(
+        default_factory=dict, description="Contract feed name → keeper feed, where they differ"
     )
+
+
+class StoredPrice(NamedTuple):
+    """A feed as the contract holds it; ``price`` 0: none yet."""
+
+    name: str
+    feed: FeedId
+    price: int
+    published_ms: int
+
+
+class PerpMarket(NamedTuple):
+    """A market's parameters and funding; ``feed`` is an index into the feeds."""
+
+    name: str
+    feed: int
+    tiers: tuple[model.Tier, ...]
+    skew: int
+    skew_scale: int
+    funding_rate_max: int  # per day
+    index_last: int
+    t_last: int
+
+
+class Asset(NamedTuple):
+    """A collateral asset's parameters; ``feed`` is an index into the feeds."""
+
+    name: str
+    feed: int
+    haircuts: tuple[model.Tier, ...]
+
+
+@dataclass(frozen=True)
+class DemoMarketState(MarketState):
+    """The whole contract outside its accounts."""
+
+    max_price_age_s: int
+    update_fee_wei: int
+    whole_below: int
+    reserve: model.ReserveTerms
+    feeds: tuple[StoredPrice, ...]
+    markets: tuple[PerpMarket, ...]
+    assets: tuple[Asset, ...]
+
+    def depends_on(self, account: model.Account) -> list[int]:
+        """Return the feeds whose age decides about the account."""
+        markets = {self.markets[int(name)].feed for name in account.positions}
+        return sorted(markets | {self.assets[int(name)].feed for name in account.collateral})
+
+    def is_fresh(self, stored: StoredPrice, at_s: int) -> bool:
+        """Tell whether the contract acts on this price at chain time ``at_s``."""
+        age_ms = at_s * 1000 - stored.published_ms
+        return stored.price != 0 and age_ms <= self.max_price_age_s * 1000
+
+    def indices(self, at_s: int) -> list[int]:
+        """Return the funding indices at chain time ``at_s``; until then *stored* prices count."""
+        found: list[int] = []
+        for perp in self.markets:
+            ceiling = perp.funding_rate_max
+            rate = min(max(div_trunc(perp.skew * ceiling, perp.skew_scale), -ceiling), ceiling)
+            paid = mul_wad(self.feeds[perp.feed].price, rate) * max(0, at_s - perp.t_last)
+            found.append(perp.index_last + div_trunc(paid, DAY_S))
+        return found
+
+    def terms(self, prices: Sequence[int], at_s: int) -> model.Terms:
+        """Return the margin model's terms at these prices (by feed), funding up to ``at_s``."""
+        perps = zip(self.markets, self.indices(at_s), strict=True)
+        return model.Terms(
+            numbered(model.MarketTerms(prices[p.feed], p.tiers, index) for p, index in perps),
+            numbered(model.AssetTerms(prices[one.feed], one.haircuts) for one in self.assets),
+            self.reserve,
+        )
+
+    def step_reward(self, account: model.Account, found: model.Margin, terms: model.Terms) -> int:
+        """Return the reward of the next step: all of it if small or far under, else half."""
+        whole = found.notional <= self.whole_below or found.equity * 2 < found.maintenance
+        held = [(abs(p.size), terms.markets[i].price) for i, p in account.positions.items()]
+        closed = sum(mul_wad(size if whole else size // 2, price) for size, price in held)
+        return model.reserve_for(closed, terms.reserve)
+
+
+@dataclass(frozen=True)
+class DemoAccountState(AccountState):
+    """An account; ``holdings`` names markets and assets by index, without empty ones."""
+
+    holdings: model.Account
 
 
 class DemoMarket:
@@ -110,66 +184,59 @@ class DemoMarket:
 
     capabilities = Capabilities(reward=RewardKind.CASH, price=PriceKind.PULL)
 
-    def __init__(self, settings: Settings, rpc: Rpc, chain_id: int) -> None:
+    def __init__(self, settings: Settings, rpc: Rpc) -> None:
         """Remember where it is; nothing is read yet."""
         self.id = VenueId(settings.id)
-        self.chain_id = chain_id
-        self._settings = settings
-        self._address = settings.address.lower()
-        self._rpc = rpc
-        self._update_fee_wei: int | None = None  # as of the last read; it seldom changes
+        self._feeds = settings.feeds
+        self._contract = Contract(rpc, settings.address)
+        self._market: DemoMarketState | None = None  # as last read, for the update fee
 
     # --- reading ------------------------------------------------------------------------------
 
     def addresses(self) -> Sequence[str]:
         """Return the one contract."""
-        return (self._address,)
+        return (self._contract.address,)
 
     def touched(self, log: Log) -> Touched:
         """Say what a log changed; prices and funding are read anew with every block anyway."""
-        topics, size, whose = EVENTS.get(log.topics[0] if log.topics else "", UNKNOWN_EVENT)
-        if len(log.topics) - 1 != topics or len(log.data) != size or whose == "everything":
-            return Touched(everything=True)
-        if whose == "nothing":
+        name, fields = EVENTS.read(log)
+        if name in {"PriceUpdated", "Transfer"}:
             return Touched()
-        account = AccountId(str(int(log.topics[1], 16)))
-        seen: tuple[LiquidationSeen, ...] = ()
-        if whose == "liquidation":
-            reward = int.from_bytes(log.data[:32], "big")
-            liquidator = "0x" + log.topics[2][-40:]
-            seen = (LiquidationSeen(account, liquidator, log.tx_hash, log.block_number, reward),)
-        return Touched(accounts=frozenset({account}), liquidations=seen)
+        if "account" not in fields:
+            return Touched(everything=True)
+        account = AccountId(str(fields["account"]))
+        if name != "Liquidated":
+            return Touched(frozenset({account}))
+        liquidator, reward = fields["liquidator"], fields["reward"]
+        seen = LiquidationSeen(account, liquidator, log.tx_hash, log.block_number, reward)
+        return Touched(frozenset({account}), liquidations=(seen,))
 
     async def read_market(self, head: Head) -> DemoMarketState:
         """Read parameters, stored prices and funding at the head's hash.
 
-        Raises RpcError, and ProtocolError when the answer is not the demo market's.
+        Raises RpcError; ProtocolError for another contract's answer and for factors of one name.
         """
-        request = eth_call(self._address, READ_MARKET, {"blockHash": head.hash})
-        view = decoded(MARKET_VIEW, await self._rpc.call(*request))
-        state = market_from(view, head, self._settings.feeds)
-        self._update_fee_wei = state.update_fee_wei
-        return state
+        view = await self._contract.read(READ_MARKET, head=head)
+        age_s, fee_wei, whole_below, reserve, _, feeds, markets, assets = view
+        names = [feed[0] for feed in feeds] + [f"F:{market[0]}" for market in markets]
+        if len(set(names)) != len(names):
+            msg = f"{self.id}: feed or market names are not unique: {sorted(names)}"
+            raise ProtocolError(msg)
+        stored = (StoredPrice(one[0], self._feeds.get(one[0], one[0]), *one[1:]) for one in feeds)
+        perps = (PerpMarket(name, feed, tiers(up), *rest) for name, feed, up, *rest in markets)
+        held = (Asset(name, feed, tiers(haircuts)) for name, feed, haircuts in assets)
+        rules = age_s, fee_wei, whole_below, model.ReserveTerms(*reserve)
+        self._market = DemoMarketState(head, *rules, tuple(stored), tuple(perps), tuple(held))
+        return self._market
 
     async def read_accounts(
         self, accounts: Sequence[AccountId], head: Head
     ) -> Sequence[DemoAccountState]:
         """Read these accounts at the head's hash, in order; raises as ``read_market``."""
-        requests = [
-            eth_call(
-                self._address,
-                READ_ACCOUNTS
-                + encode(["uint256[]"], [[int(a) for a in accounts[i : i + IDS_PER_CALL_MAX]]]),
-                {"blockHash": head.hash},
-            )
-            for i in range(0, len(accounts), IDS_PER_CALL_MAX)
-        ]
-        states: list[DemoAccountState] = []
-        for i in range(0, len(requests), CALLS_PER_BATCH_MAX):
-            for answer in await self._rpc.batch(requests[i : i + CALLS_PER_BATCH_MAX]):
-                if isinstance(answer, RpcError):
-                    raise answer
-                states += [account_from(view, head) for view in decoded(ACCOUNT_VIEWS, answer)]
+        ids = [int(account) for account in accounts]
+        parts = [(ids[i : i + IDS_PER_CALL_MAX],) for i in range(0, len(ids), IDS_PER_CALL_MAX)]
+        answers = await self._contract.read_each(READ_ACCOUNTS, parts, head)
+        states = [_account(head, view) for answer in answers for view in answer]
         if [state.account for state in states] != list(accounts):
             msg = f"{self.id}: account_views answered other accounts than asked for"
             raise ProtocolError(msg)
@@ -188,34 +255,28 @@ class DemoMarket:
     def factors(self, market: DemoMarketState, at_s: int) -> Mapping[str, float]:
         """Return stored prices (none for a feed that has none) and funding indices at ``at_s``."""
         values = {s.name: wad_to_float(s.price) for s in market.feeds if s.price}
-        for perp in market.markets:
-            index = perp.funding_index(market.feeds[perp.feed].price, at_s)
-            values[f"F:{perp.name}"] = wad_to_float(index)
-        return values
+        indices = zip(self.index_factors(market), market.indices(at_s), strict=True)
+        return values | {name: wad_to_float(index) for name, index in indices}
 
     def compile(
         self, account: DemoAccountState, market: DemoMarketState, values: Mapping[str, float]
     ) -> Row | None:
         """Compile an account to a row that is exact at these values, else at the market's own."""
-        holdings = account.holdings
+        holdings, names = account.holdings, [stored.name for stored in market.feeds]
         if not holdings.positions:
             return None
-        prices = [
-            wad_from_float(values[s.name]) if s.name in values else s.price for s in market.feeds
-        ]
-        names = [stored.name for stored in market.feeds]
+        prices = [round(values.get(s.name, 0.0) * WAD) or s.price for s in market.feeds]
         missing = [names[feed] for feed in market.depends_on(holdings) if not prices[feed]]
-        if missing:
-            # no price anywhere: the row waits for one, and then expires and is compiled again
+        if missing:  # the row waits for a price, and then expires and is compiled again
             return Row(0.0, {}, dict.fromkeys(missing, (0.0, 0.0)))
         terms = market.terms(prices, market.head.timestamp_s)  # a row is linear in the indices
         markets = {
             key: MarketFactors(terms.markets[key], names[perp.feed], f"F:{perp.name}")
-            for key, perp in ((key, market.markets[int(key)]) for key in holdings.positions)
+            for key, perp in numbered(market.markets).items()
         }
         assets = {
-            key: AssetFactors(terms.assets[key], names[market.assets[int(key)].feed])
-            for key in holdings.collateral
+            key: AssetFactors(terms.assets[key], names[asset.feed])
+            for key, asset in numbered(market.assets).items()
         }
         return compile_row(holdings, markets, assets, market.reserve)
 
@@ -231,25 +292,19 @@ class DemoMarket:
         Under at both: without updates if the stored prices surely last until inclusion. Under at
         the stored ones only: without updates in any case, they would cure it.
         """
-        depends = market.depends_on(account.holdings)
-        stored = list(market.feeds)
-        signed, carried = list(stored), list[Price]()
+        depends, later_s = market.depends_on(account.holdings), at_s + INCLUSION_S_MAX
+        expiring = [i for i in depends if not market.is_fresh(market.feeds[i], later_s)]
+        signed, carried = list(market.feeds), list[Price]()
         for i in depends:
-            newer = newer_price(stored[i], i, prices.get(stored[i].feed), at_s)
-            if newer is None:
-                continue
-            signed[i] = newer
-            lasting = market.is_fresh(stored[i], at_s + INCLUSION_S_MAX)
-            if newer.price != stored[i].price or not lasting:
-                carried.append(prices[stored[i].feed])
-        by_chain = self._verdict(account, market, stored, at_s)
-        by_signed = self._verdict(account, market, signed, at_s)
-        lasting = all(market.is_fresh(stored[i], at_s + INCLUSION_S_MAX) for i in depends)
-        if by_chain.liquidatable and (lasting or not by_signed.liquidatable or not carried):
+            stored, price = market.feeds[i], prices.get(market.feeds[i].feed)
+            signed[i] = _after(stored, i, price, at_s)
+            if price and signed[i] != stored and (i in expiring or signed[i].price != stored.price):
+                carried.append(price)
+        by_chain = self._verdict(account, market, market.feeds, at_s)
+        by_signed = replace(self._verdict(account, market, signed, at_s), view=PriceView.SIGNED)
+        if not carried or (by_chain.liquidatable and not (expiring and by_signed.liquidatable)):
             return by_chain
-        if carried and by_signed.liquidatable:
-            return replace(by_signed, view=PriceView.SIGNED, updates=tuple(carried))
-        return replace(by_signed, view=PriceView.SIGNED) if carried else by_chain
+        return replace(by_signed, updates=tuple(carried)) if by_signed.liquidatable else by_signed
 
     def _verdict(
         self,
@@ -261,7 +316,7 @@ class DemoMarket:
         """Judge at these prices as if the contract held them."""
         holdings, depends = account.holdings, market.depends_on(account.holdings)
         terms = market.terms([stored.price for stored in feeds], at_s)
-        found = margin(holdings, terms)
+        found = model.margin(holdings, terms)
         under = bool(holdings.positions) and found.excess < 0
         return Assessment(
             account=account.account,
@@ -269,7 +324,7 @@ class DemoMarket:
             view=PriceView.CHAIN,
             equity_wad=found.equity,
             requirement_wad=found.maintenance + found.reserve,
-            reward_wad=step_reward(holdings, found, terms, market.whole_below) if under else 0,
+            reward_wad=market.step_reward(holdings, found, terms) if under else 0,
             bad_debt_wad=max(0, -found.net_value),
             feeds=tuple(dict.fromkeys(market.feeds[i].feed for i in depends)),
         )
@@ -277,20 +332,10 @@ class DemoMarket:
     # --- acting -------------------------------------------------------------------------------
 
     async def probe(self, wallet: str | None) -> Probe:
-        """Report code, terms and recent liquidators. Anyone may liquidate; the wallet is not asked.
-
-        Raises TransientError when the chain cannot be asked.
-        """
-        code = await self._rpc.call("eth_getCode", [self._address, "latest"])
-        if not isinstance(code, str) or len(code) <= len("0x"):
-            return Probe(open=False, detail=f"no contract at {self._address}")
-        try:
-            answer = await self._rpc.call(*eth_call(self._address, READ_MARKET, "latest"))
-            view = decoded(MARKET_VIEW, answer)
-        except TransientRpcError:
-            raise
-        except (RpcError, ProtocolError) as error:
-            return Probe(open=False, detail=f"{self._address} is no demo market: {error}")
+        """Report terms and recent liquidators; anyone may liquidate. Raises TransientRpcError."""
+        view = await self._contract.probe(READ_MARKET)
+        if isinstance(view, Probe):
+            return view
         age_s, fee_wei, whole_below, (rate, minimum, maximum), count, feeds, markets, _ = view
         facts = {
             "reward": f"{rate / WAD:.4%} of the closed notional",
@@ -301,74 +346,55 @@ class DemoMarket:
             "accounts": str(count),
             "markets": ", ".join(market[0] for market in markets) or "none",
             "feeds": ", ".join(feed[0] for feed in feeds) or "none",
-            "liquidators": await self._liquidators(),
+            "liquidators": await self._contract.liquidators(EVENTS.named["Liquidated"]),
         }
         payee = f"rewards go to {wallet}" if wallet else "no wallet: watching"
         return Probe(open=True, detail=f"anyone may liquidate; {payee}", facts=facts)
-
-    async def _liquidators(self) -> str:
-        newest = int(await self._rpc.call("eth_blockNumber"), 16)
-        span = {
-            "address": self._address,
-            "topics": [LIQUIDATED],
-            "fromBlock": hex(max(0, newest - PROBE_BLOCKS_MAX)),
-            "toBlock": hex(newest),
-        }
-        try:
-            logs = await self._rpc.call("eth_getLogs", [span])
-        except TransientRpcError:
-            raise
-        except RpcError as error:
-            return f"unknown: {error}"
-        distinct = {log["topics"][2] for log in logs}
-        return f"{len(distinct)} distinct in {PROBE_BLOCKS_MAX} blocks ({len(logs)} liquidations)"
 
     async def simulate(
         self, assessment: Assessment, wallet: str, head: Head
     ) -> Simulated | Refused:
         """Run the liquidation on top of the newest block, with the updates it must carry."""
-        account = int(assessment.account)
-        if self._update_fee_wei is None:
-            return Refused("unknown", "the update fee is not known before the market was read")
-        fee_wei = self._update_fee_wei * len(assessment.updates)
-        if assessment.updates:
-            updates = [decoded_update(price.payload) for price in assessment.updates]
-            data = LIQUIDATE_WITH_PRICES + encode(["uint256", f"{UPDATE}[]"], [account, updates])
-        else:
-            data = LIQUIDATE + encode(["uint256"], [account])
-        call = Call(to=self._address, data=data, value_wei=fee_wei)
+        account, updates = int(assessment.account), [_update(one) for one in assessment.updates]
         try:
-            done = await self._rpc.simulate(call, wallet)
-        except TransientRpcError as error:
-            return Refused("unreachable", str(error))
-        except RpcError as error:
-            reason = revert_reason(error.data) if error.fault is RpcFault.REVERTED else ""
-            return Refused(REASONS.get(reason, "unknown"), reason or str(error))
-        if not done.success:
-            reason = revert_reason(done.output)
-            return Refused(REASONS.get(reason, "unknown"), reason or "reverted without a reason")
-        return _simulated(call, done, fee_wei, head)
+            market = self._market or await self.read_market(head)  # none yet: just started
+        except (RpcError, ProtocolError) as error:
+            return refusal(error, REASONS)
+        fee_wei = market.update_fee_wei * len(updates)
+        arguments: list[object] = [account, updates] if updates else [account]
+        function = LIQUIDATE_WITH_PRICES if updates else LIQUIDATE
+        done = await self._contract.dry_run(function, arguments, wallet, REASONS, fee_wei)
+        if isinstance(done, Refused):
+            return done
+        closed = [EVENTS.read(log)[1].get("closed_notional", 0) for log in done.logs]
+        if done.returned == 0 and not any(closed):
+            return Refused("no_progress", "nothing would be closed and nothing paid")
+        return Simulated(done.call, done.gas, done.returned, fee_wei, head)
 
 
-def _simulated(call: Call, done: Execution, fee_wei: int, head: Head) -> Simulated | Refused:
-    if len(done.output) != 32:  # noqa: PLR2004 - one word
-        return Refused("unknown", f"answered {len(done.output)} bytes instead of the reward")
-    reward = int.from_bytes(done.output, "big")
-    closed = [int.from_bytes(log.data[32:64], "big") for log in done.logs if _is_ours(log, call)]
-    if reward == 0 and not any(closed):
-        return Refused("no_progress", "nothing would be closed and nothing paid")
-    return Simulated(call, done.gas_used, reward, fee_wei, head)
+def _account(head: Head, view: Any) -> DemoAccountState:  # noqa: ANN401 - a decoded struct
+    """Make the state of one entry of ``account_views``, without what is zero."""
+    number, _, cash, collateral, positions = view
+    held = {name: amount for name, amount in numbered(collateral).items() if amount}
+    opened = {name: model.Position(*one) for name, one in numbered(positions).items() if one[0]}
+    return DemoAccountState(AccountId(str(number)), head, model.Account(cash, held, opened))
 
 
-def _is_ours(log: Log, call: Call) -> bool:
-    return log.address == call.to and log.topics[:1] == (LIQUIDATED,)
+def _update(price: Price | None) -> list[int]:
+    """Return the six words of the signed price; empty when there is none."""
+    payload = (price.payload if price else None) or b""
+    return integers(payload) if len(payload) == UPDATE_BYTES else []
 
 
-def wad_from_float(number: float) -> int:
-    """Return a screen value as a wad: exact enough for a row, never for money."""
-    return round(number * WAD)
+def _after(stored: StoredPrice, number: int, price: Price | None, at_s: int) -> StoredPrice:
+    """Return what the contract holds after a signed price: the same if it is refused or older."""
+    feed, wad, published_ms, *_ = _update(price) or [-1, 0, 0]
+    in_time = stored.published_ms < published_ms < (at_s + CLOCK_SKEW_S + 1) * 1000
+    if feed != number or wad == 0 or not in_time:
+        return stored
+    return stored._replace(price=wad, published_ms=published_ms)
 
 
-def build(settings: Settings, rpc: Rpc, chain_id: int) -> DemoMarket:
+def build(settings: Settings, rpc: Rpc, chain_id: int) -> DemoMarket:  # noqa: ARG001 - the loader's
     """Make the venue; the loader calls this."""
-    return DemoMarket(settings, rpc, chain_id)
+    return DemoMarket(settings, rpc)

@@ -168,10 +168,18 @@ async def test_raw_bytes_are_on_disk_before_they_are_broadcast(
         assert found.transactions == attempt.transactions
         lane = lane_of(journal)
         assert len(await lane.recover()) == 1
-        assert pending(node) == {0: attempt.transactions[0].hash}
+        head = await newest(rpc)
+        assert await lane.poll(head) == []
+        assert pending(node) == {}, "not sent again before it was simulated again"
+        assert lane.overdue(head) == [found]
+        fee = lane.replacement_fee(found, head, 21_000, 7)
+        assert fee is not None
+        await lane.replace(found, plan(), fee, head)
+        assert list(pending(node)) == [0]
         node.rpc("evm_mine")
         (mined,) = await lane.poll(await newest(rpc))
-        assert mined.transaction == attempt.transactions[0]
+        assert mined.receipt is not None
+        assert lane.overdue(await newest(rpc)) == []
     assert received(node) == 7
 
 

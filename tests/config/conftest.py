@@ -2,7 +2,7 @@
 
 import importlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,10 @@ from tests.config.support import SOURCE, VENUE
 
 @pytest.fixture
 def rooms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Add ``venues/acme.py`` and ``prices/tape.py``, and modules beside them that are no kinds."""
+    """Add ``venues/acme.py`` and ``prices/tape.py``, and modules beside them that are no kinds.
+
+    They come first: somebody may have a venue of that name, which is what the template proposes.
+    """
     files = {
         "venues/acme.py": VENUE,
         "venues/_template.py": VENUE,
@@ -27,9 +30,14 @@ def rooms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for room in ("venues", "prices"):
         package = importlib.import_module(f"keeper.{room}")
         folder = str(tmp_path / "rooms" / room)
-        monkeypatch.setattr(package, "__path__", [*package.__path__, folder])
+        monkeypatch.setattr(package, "__path__", [folder, *package.__path__])
     importlib.invalidate_caches()
+    _forget(files)
     yield
+    _forget(files)
+
+
+def _forget(files: Iterable[str]) -> None:
     for name in files:
         sys.modules.pop("keeper." + name.removesuffix(".py").replace("/", "."), None)
 

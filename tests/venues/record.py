@@ -1,17 +1,42 @@
-"""Record this repository's venues on a fresh local chain: ``python -m tests.venues.record``."""
+"""Make the recordings that the contract suite replays.
+
+Those of this repository's own venues, on a fresh local chain that they are deployed to:
+
+    python -m tests.venues.record
+
+One of another venue, from any node that serves its chain (a fork will do), with some accounts that
+are liquidatable at the newest block and some that are not:
+
+    python -m tests.venues.record acme --rpc http://127.0.0.1:8545 --chain 10
+        --set address=0x… --set feed=ETH/USD --account 17 --account 99
+"""
 
 import asyncio
 import importlib
+import importlib.util
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
+import aiohttp
+import click
+from pydantic import ValidationError
+
+from keeper.chain.heads import head_from_json, read_logs
+from keeper.chain.rpc import HttpRpc
+from keeper.errors import KeeperError
 from keeper.facts import AccountId
 from keeper.margin.model import Account, Position
 from keeper.units import WAD
 from tests.contracts import Contract
+from tests.fakes import CountingTelemetry
 from tests.market_chain import MarketChain, furnish
 from tests.nodes import Anvil, running_anvil
 from tests.venues.isolated import IsolatedMarket
 from tests.venues.recording import Recording, RecordingRpc
-from tests.venues.wire import connected, head_of, logs_since
+
+OWN_CHAIN = 31_337
+OWN_ACCOUNTS = ("1", "2", "3", "4")
 
 
 def demo_market(node: Anvil) -> MarketChain:
@@ -44,28 +69,102 @@ def isolated_market(node: Anvil) -> IsolatedMarket:
     return market
 
 
-async def record(kind: str, contract: Contract, settings: dict[str, str]) -> None:
+async def record(
+    kind: str,
+    url: str,
+    chain_id: int,
+    settings: Mapping[str, object],
+    accounts: Sequence[str],
+    blocks: int,
+) -> Recording:
+    """Read a venue at the newest block and keep what it asked, was answered, and logged."""
     module = importlib.import_module(f"keeper.venues.{kind}")
-    head = head_of(contract.node)
-    accounts = [AccountId(str(number)) for number in range(1, 5)]
-    async with connected(contract.node) as rpc:
+    ids = [AccountId(account) for account in accounts]
+    async with aiohttp.ClientSession() as session:
+        rpc = HttpRpc(
+            session,
+            [url],
+            chain_id=chain_id,
+            timeout_ms=20_000,
+            attempts_max=2,
+            telemetry=CountingTelemetry(),
+        )
         recorder = RecordingRpc(rpc)
-        venue = module.build(module.Settings(**settings), recorder, contract.chain_id)
+        venue = module.build(module.Settings(**settings), recorder, chain_id)
+        newest = head_from_json(await rpc.call("eth_getBlockByNumber", ["latest", False]), 0)
+        head = replace(newest, seen_ms=newest.timestamp_s * 1_000)
         await venue.read_market(head)
-        await venue.read_accounts(accounts, head)
-    kinds = {log.topics[0]: log for log in logs_since(contract, 0)}
-    logs = [kinds[topic] for topic in sorted(kinds)]
-    Recording(settings, contract.chain_id, head, accounts, recorder.answers, logs).save(kind)
+        await venue.read_accounts(ids, head)
+        first = max(0, head.number - blocks)
+        logs = await read_logs(rpc, venue.addresses(), first, head.number)
+    one_of_each = {log.topics[0]: log for log in logs if log.topics}
+    kept = [one_of_each[topic] for topic in sorted(one_of_each)]
+    found = Recording(dict(settings), chain_id, head, ids, recorder.answers, kept)
+    found.save(kind)
+    return found
 
 
-async def main() -> None:
+async def record_own() -> None:
+    """Record the venues of this repository."""
+
+    async def own(kind: str, contract: Contract, settings: Mapping[str, object]) -> None:
+        url, blocks = contract.node.url, 10_000
+        await record(kind, url, OWN_CHAIN, settings, OWN_ACCOUNTS, blocks)
+
     with running_anvil("--timestamp", "1767225600") as node:
         market = demo_market(node)
-        await record("demo_market", market, {"id": "demo", "address": market.address})
+        await own("demo_market", market, {"id": "demo", "address": market.address})
         isolated = isolated_market(node)
         settings = {"id": "template", "address": isolated.address, "feed": "ETH/USD"}
-        await record("_template", isolated, settings)
+        await own("_template", isolated, settings)
+
+
+def setting(text: str) -> tuple[str, object]:
+    """Split ``key=value``; a value that is JSON is taken as that."""
+    key, _, value = text.partition("=")
+    try:
+        return key, json.loads(value)
+    except ValueError:
+        return key, value
+
+
+@click.command(
+    help=(__doc__ or "").replace("\n    python", "\n\b\n    python"),  # \b: keep these lines
+    context_settings={"max_content_width": 100},
+)
+@click.argument("kind", required=False)
+@click.option("--rpc", "url", help="JSON-RPC URL of a node; it does not go into the recording.")
+@click.option("--chain", "chain_id", type=int, default=OWN_CHAIN, help="Chain id of the node.")
+@click.option("--set", "settings", multiple=True, help="key=value of the venue's Settings.")
+@click.option("--account", "accounts", multiple=True, help="Account to read; give several.")
+@click.option("--blocks", type=int, default=5_000, help="How far back to look for logs.")
+def main(
+    kind: str | None,
+    url: str | None,
+    chain_id: int,
+    settings: Sequence[str],
+    accounts: Sequence[str],
+    blocks: int,
+) -> None:
+    if kind is None:
+        asyncio.run(record_own())
+        return
+    if url is None or not accounts:
+        msg = "name a node with --rpc and some accounts with --account"
+        raise click.UsageError(msg)
+    given = {"id": kind} | dict(map(setting, settings))
+    if importlib.util.find_spec(f"keeper.venues.{kind}") is None:
+        msg = f"there is no keeper/venues/{kind}.py"
+        raise click.UsageError(msg)
+    try:
+        found = asyncio.run(record(kind, url, chain_id, given, accounts, blocks))
+    except (KeeperError, ValidationError) as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(
+        f"recorded {kind} at block {found.head.number}: {len(found.accounts)} accounts, "
+        f"{len(found.logs)} kinds of logs; now run pytest tests/venues/test_contract.py -k {kind}"
+    )
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    main()

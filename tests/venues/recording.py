@@ -1,7 +1,7 @@
 """What a venue was asked and answered on a real chain, kept as a file, for the contract suite.
 
 A recording holds the settings, a head, some accounts, the JSON-RPC answers that reading them took,
-and one log of every kind the contract emits. ``python -m tests.venues.record`` makes them anew.
+and one log of every kind the contract emits. ``record.py`` makes them.
 """
 
 import json
@@ -38,6 +38,18 @@ class Recording:
             log["data"] = log["data"].hex()
         text = json.dumps(body, indent=1, sort_keys=True)
         (FOLDER / f"{kind}.json").write_text(text + "\n", encoding="utf-8")
+
+
+def missing(kind: str) -> str:
+    """Say how to make the recording that there is none of."""
+    return f"""tests/venues/recorded/{kind}.json is missing.
+The contract suite replays what the venue's contract answered. Record it from any node that serves
+its chain, with some accounts that are liquidatable at the newest block and some that are not:
+
+    python -m tests.venues.record {kind} --rpc URL --chain ID --set address=0x… \\
+        --account A --account B
+
+One --set for each key of its Settings; --help tells the rest."""
 
 
 def load(kind: str) -> Recording | None:

@@ -1,7 +1,7 @@
 """What every venue must do, whatever its protocol. A new file in keeper/venues is picked up here.
 
-It needs a recording, ``tests/venues/recorded/<kind>.json`` (see ``recording.py``), with accounts of
-both kinds in it: liquidatable and not.
+It needs a recording, ``tests/venues/recorded/<kind>.json``, with accounts of both kinds in it,
+liquidatable and not; ``record.py`` makes one.
 """
 
 import importlib
@@ -19,7 +19,7 @@ from keeper.errors import TransientError
 from keeper.facts import AccountId, Assessment, Log, Refused
 from keeper.margin import MarginBook
 from keeper.ports import AnyVenue
-from tests.venues.recording import Recording, UnreachableRpc, load
+from tests.venues.recording import Recording, UnreachableRpc, load, missing
 
 KINDS = sorted(
     [m.name for m in pkgutil.iter_modules(keeper.venues.__path__) if not m.name.startswith("_")]
@@ -41,7 +41,8 @@ def module(kind: str) -> ModuleType:
 @pytest.fixture
 def recording(kind: str) -> Recording:
     found = load(kind)
-    assert found is not None, f"tests/venues/recorded/{kind}.json is missing: see recording.py"
+    if found is None:
+        pytest.fail("no recording: test_it_has_a_recording says how to make one", pytrace=False)
     return found
 
 
@@ -66,6 +67,11 @@ def test_there_are_venues() -> None:
     assert "demo_market" in KINDS
 
 
+def test_it_has_a_recording(kind: str) -> None:
+    if load(kind) is None:
+        pytest.fail(missing(kind), pytrace=False)
+
+
 def test_module_tells_what_it_is(module: ModuleType) -> None:
     assert len((module.__doc__ or "").strip().splitlines()) > 1, "describe the protocol"
 
@@ -75,7 +81,6 @@ def test_settings_are_frozen_strict_and_described(module: ModuleType, recording:
     assert issubclass(model, BaseModel)
     assert model.model_config.get("frozen") is True
     assert model.model_config.get("extra") == "forbid"
-    assert {"id", "address"} <= set(model.model_fields)
     undescribed = [n for n, one in model.model_fields.items() if not one.description]
     assert undescribed == []
     settings = model(**recording.settings)
@@ -83,7 +88,9 @@ def test_settings_are_frozen_strict_and_described(module: ModuleType, recording:
         settings.id = "other"
     with pytest.raises(ValidationError):
         model(**recording.settings, surplus=1)
-    for name in recording.settings:
+    required = [name for name, one in model.model_fields.items() if one.is_required()]
+    assert {"id", "address"} <= set(required)
+    for name in required:
         less = {key: value for key, value in recording.settings.items() if key != name}
         with pytest.raises(ValidationError):
             model(**less)

@@ -130,14 +130,19 @@ async def test_a_step_that_closes_and_pays_nothing_is_no_progress(
     assert answer.reward_wad == 0
 
 
-async def test_nothing_is_simulated_before_the_market_was_read(
+async def test_right_after_a_restart_the_fee_is_asked_for(
     venue: DemoMarket, chain: MarketChain, rpc: HttpRpc
 ) -> None:
-    found = await assessed(venue, chain, eth_long(500))
-    unread = build(Settings(id="demo", address=chain.address), rpc, 31_337)
-    answer = await unread.simulate(found, chain.dev[5], head_of(chain.node))
-    assert isinstance(answer, Refused)
-    assert answer.reason == "unknown"
+    update = tick("ETH/USD", chain.sign(0, 1_990 * WAD, chain.next_ms()))
+    found = await assessed(venue, chain, eth_long(500), (update,))
+    restarted = build(Settings(id="demo", address=chain.address), rpc, 31_337)
+    answer = await restarted.simulate(found, chain.dev[5], head_of(chain.node))
+    assert isinstance(answer, Simulated)
+    assert answer.call.value_wei == answer.oracle_fee_wei == FEE_WEI
+    elsewhere = build(Settings(id="demo", address="0x" + "11" * 20), rpc, 31_337)
+    refused = await elsewhere.simulate(found, chain.dev[5], head_of(chain.node))
+    assert isinstance(refused, Refused)
+    assert refused.reason == "unknown"
 
 
 async def test_an_unreachable_node_is_no_verdict() -> None:
@@ -238,5 +243,5 @@ async def test_probe_of_the_wrong_address(chain: MarketChain, rpc: HttpRpc, node
     other = build(Settings(id="x", address="0x" + "22" * 20), rpc, 31_337)
     probe = await other.probe(None)
     assert not probe.open
-    assert "no demo market" in probe.detail
+    assert "market_view()" in probe.detail
     assert chain.address not in probe.detail

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from keeper.chain.rpc import HttpRpc
-from keeper.facts import AccountId, Assessment, PriceView, Refused, Simulated
+from keeper.facts import AccountId, Assessment, FeedId, PriceView, Refused, Simulated
 from keeper.units import WAD
 from keeper.venues._template import Settings, TemplateVenue, build
 from tests.contracts import fields
@@ -40,7 +40,7 @@ async def rpc(node: Anvil) -> AsyncIterator[HttpRpc]:
 
 @pytest.fixture
 def venue(market: IsolatedMarket, rpc: HttpRpc) -> TemplateVenue:
-    settings = Settings(id="template", address=market.address, feed="ETH/USD")
+    settings = Settings(id="template", address=market.address, feed=FeedId("ETH/USD"))
     return build(settings, rpc, market.chain_id)
 
 
@@ -126,8 +126,9 @@ def test_events_touch(venue: TemplateVenue, market: IsolatedMarket) -> None:
 async def test_probe(venue: TemplateVenue, rpc: HttpRpc) -> None:
     probe = await venue.probe(None)
     assert probe.open
-    assert probe.facts == {"maintenance": "2.00%", "reward": "3 USD"}
-    nothing = build(Settings(id="x", address="0x" + "11" * 20, feed="ETH/USD"), rpc, 31_337)
+    assert (probe.facts["maintenance"], probe.facts["reward"]) == ("2.00%", "3 USD")
+    assert probe.facts["liquidators"].startswith("0 distinct")
+    nothing = build(Settings(id="x", address="0x" + "11" * 20, feed=FeedId("ETH/USD")), rpc, 31_337)
     assert not (await nothing.probe(None)).open
 
 

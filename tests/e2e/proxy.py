@@ -1,0 +1,151 @@
+"""A JSON-RPC endpoint in front of a node that can be told to misbehave."""
+
+import contextlib
+import http.client
+import itertools
+import json
+import threading
+from collections.abc import Iterator
+from enum import Enum, auto
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+OTHER_CHAIN = 1
+NONSENSE: tuple[object, ...] = (None, "0x", {}, [], 7, "latest", [{}], {"hash": 1})
+ANSWER_S_MAX = 30.0
+
+
+class Fault(Enum):
+    """What a request gets instead of the node's answer."""
+
+    GARBAGE = auto()  # a web page
+    OTHER_IDS = auto()  # answers to questions that nobody asked
+    NONSENSE = auto()  # JSON-RPC as it should be, results of any type
+    RATE_LIMIT = auto()  # HTTP 429
+    BROKEN = auto()  # HTTP 500
+    SILENT = auto()  # accepted, never answered
+    WRONG_CHAIN = auto()  # the node behind it was swapped for another chain's
+
+
+class Proxy:
+    """Serves on ``url``; ``fault`` may be set at any time, None lets everything through."""
+
+    def __init__(self, port: int) -> None:
+        self.fault: Fault | None = None
+        self.sent: list[str] = []  # raw transactions that were let through
+        self._port = port
+        self._recovered = threading.Event()
+        self._numbers = itertools.count()
+        self._to_drop = 0
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(handler) -> None:  # noqa: N805 - as the base wants; self is the proxy
+                self._handle(handler)
+
+            def log_message(handler, *_: object) -> None:  # noqa: N805 - likewise
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
+        self._thread.start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def break_with(self, fault: Fault) -> None:
+        """Misbehave from the next request on."""
+        self._recovered.clear()
+        # a swapped node drops its connections first
+        self._to_drop = 1 if fault is Fault.WRONG_CHAIN else 0
+        self.fault = fault
+
+    def mend(self) -> None:
+        """Behave again."""
+        self.fault = None
+        self._recovered.set()
+
+    def close(self) -> None:
+        self.mend()
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def _handle(self, handler: BaseHTTPRequestHandler) -> None:
+        body = handler.rfile.read(int(handler.headers["Content-Length"]))
+        match self.fault:
+            case None:
+                _answer(handler, *self._forward(body))
+            case Fault.GARBAGE:
+                _answer(handler, 200, b"<html><body>Welcome to our wonderful node</body></html>")
+            case Fault.RATE_LIMIT:
+                _answer(handler, 429, b"slow down")
+            case Fault.BROKEN:
+                _answer(handler, 500, b"oops")
+            case Fault.SILENT:
+                self._recovered.wait(ANSWER_S_MAX)
+                handler.close_connection = True
+            case Fault.OTHER_IDS | Fault.NONSENSE:
+                _answer(handler, 200, self._lies(body))
+            case Fault.WRONG_CHAIN if self._to_drop:
+                self._to_drop -= 1
+                handler.close_connection = True
+            case Fault.WRONG_CHAIN:
+                _answer(handler, 200, self._other_chain(body))
+
+    def _forward(self, body: bytes) -> tuple[int, bytes]:
+        requests = _requests(body)
+        self.sent += [r["params"][0] for r in requests if r["method"] == "eth_sendRawTransaction"]
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=ANSWER_S_MAX)
+        with contextlib.closing(connection):
+            connection.request("POST", "/", body, {"Content-Type": "application/json"})
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+
+    def _lies(self, body: bytes) -> bytes:
+        answers = [
+            {
+                "jsonrpc": "2.0",
+                "id": request["id"] + (10_000_000 if self.fault is Fault.OTHER_IDS else 0),
+                "result": NONSENSE[next(self._numbers) % len(NONSENSE)],
+            }
+            for request in _requests(body)
+        ]
+        return json.dumps(answers if body.startswith(b"[") else answers[0]).encode()
+
+    def _other_chain(self, body: bytes) -> bytes:
+        requests = _requests(body)
+        if any(request["method"] == "eth_chainId" for request in requests):
+            answers = [
+                {"jsonrpc": "2.0", "id": r["id"], "result": hex(OTHER_CHAIN)} for r in requests
+            ]
+            return json.dumps(answers if body.startswith(b"[") else answers[0]).encode()
+        return self._forward(body)[1]
+
+
+def _requests(body: bytes) -> list[dict[str, Any]]:
+    found = json.loads(body)
+    return found if isinstance(found, list) else [found]
+
+
+def _answer(handler: BaseHTTPRequestHandler, status: int, body: bytes) -> None:
+    # a keeper whose patience is over has closed the connection
+    with contextlib.suppress(OSError):
+        handler.send_response(status)
+        handler.send_header("Content-Type", "application/json")
+        handler.send_header("Content-Length", str(len(body)))
+        handler.end_headers()
+        handler.wfile.write(body)
+
+
+@contextlib.contextmanager
+def running_proxy(port: int) -> Iterator[Proxy]:
+    """Stand in front of the node on a loopback port for the length of the block."""
+    proxy = Proxy(port)
+    try:
+        yield proxy
+    finally:
+        proxy.close()

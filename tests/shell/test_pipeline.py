@@ -1,0 +1,339 @@
+"""The loops themselves: as tasks side by side, and what each owes the others."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from typing import Self
+
+import pytest
+from structlog.testing import capture_logs
+from structlog.typing import EventDict
+
+from keeper import intake as intake_module
+from keeper.desk import Desk
+from keeper.errors import TransientError
+from keeper.facts import AccountId, ChainUpdate, Head, Rejected, Rejection
+from keeper.units import WAD
+from tests.fakes import ListedSource
+from tests.shell.market import rival_liquidates, set_account, set_open, set_price
+from tests.shell.rig import Rig, scripted_rig
+from tests.shell.venue import VENUE
+
+ALICE, BOB, CAROL = AccountId("alice"), AccountId("bob"), AccountId("carol")
+UNDER = set_account(ALICE, -19_500, eth=10)
+SAFE = set_account(ALICE, -17_500, eth=10)
+
+
+@pytest.fixture(autouse=True)
+def logs() -> Iterator[list[EventDict]]:
+    with capture_logs() as captured:
+        yield captured
+
+
+class Updates:
+    """What the chain loop hears, as a test puts it in. Implements ``pipeline.Chain``."""
+
+    def __init__(self, rig: Rig) -> None:
+        self._rig = rig
+        self.queue: asyncio.Queue[ChainUpdate | None] = asyncio.Queue()
+
+    async def start(self) -> Head:
+        return await self._rig.follower.start()
+
+    async def updates(self) -> AsyncGenerator[ChainUpdate | None]:
+        while True:
+            yield await self.queue.get()
+
+
+class Running:
+    """All loops as tasks; ``idle`` lets them run until each waits for something."""
+
+    def __init__(self, rig: Rig) -> None:
+        self.rig = rig
+        self.updates = Updates(rig)
+
+    async def __aenter__(self) -> Self:
+        pipeline = self.rig.pipeline
+        pipeline._chain = self.updates
+        self.group = asyncio.TaskGroup()
+        await self.group.__aenter__()
+        loops = {
+            "chain": pipeline.chain(),
+            "accounts": pipeline.accounts(VENUE),
+            "decide": pipeline.decide(),
+            "attempt": pipeline.attempt(),
+            "settle": pipeline.settle(),
+        }
+        self.tasks = [self.group.create_task(body, name=name) for name, body in loops.items()]
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        for task in self.tasks:
+            task.cancel()
+        await self.group.__aexit__(None, None, None)
+
+    async def idle(self) -> None:
+        for _ in range(60):
+            await asyncio.sleep(0)
+
+    async def news(self, *, resync: bool = False) -> None:
+        await self.updates.queue.put(self.rig.follower.since(resync=resync))
+        await self.idle()
+
+
+@pytest.fixture
+def loops() -> Running:
+    rig, _ = scripted_rig()
+    return Running(rig)
+
+
+async def test_from_a_block_to_an_attempt(loops: Running) -> None:
+    rig = loops.rig
+    rig.start(SAFE)
+    async with loops:
+        await rig.publish()
+        await loops.idle()
+        assert rig.desk.loaded
+        rig.mine(set_price("eth", 1_830 * WAD))
+        await rig.publish()
+        await loops.news()
+        assert rig.why(ALICE) == "in_flight"
+    assert rig.memory.checkpoints[-1][1:3] == (rig.chain.head.number, rig.chain.head.hash)
+
+
+async def test_what_is_touched_while_accounts_are_found_is_read_at_the_newer_head(
+    loops: Running,
+) -> None:
+    """Reading it at the head that was there first would miss the change for good."""
+    rig, found = loops.rig, asyncio.Event()
+    rig.start(SAFE)
+    rig.intake.take()
+
+    async def slowly(_desk: Desk, head: Head) -> AsyncIterator[tuple[int, list[AccountId]]]:
+        await found.wait()
+        yield head.number, [ALICE]
+
+    rig.pipeline._discover = slowly
+    async with loops:
+        await rig.publish()
+        await loops.idle()
+        rig.mine(UNDER)
+        await rig.publish()
+        await loops.news()
+        found.set()
+        await loops.idle()
+        assert rig.desk.states[ALICE].head == rig.chain.head
+        assert rig.why(ALICE) == "in_flight"
+
+
+@pytest.mark.parametrize("how", ["resync", "overflow"])
+async def test_accounts_opened_in_logs_that_were_lost_are_found(
+    how: str, loops: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = loops.rig
+    rig.start(SAFE)
+    async with loops:
+        await rig.publish()
+        await loops.idle()
+        if how == "overflow":
+            monkeypatch.setattr(intake_module, "LOGS_MAX", 0)
+        rig.mine(set_account(BOB, -19_500, eth=10))
+        await rig.publish()
+        await loops.news(resync=how == "resync")
+        assert rig.why(BOB) == "in_flight"
+        assert {ALICE, BOB} <= set(rig.venue.reads[-1]), "and everything was read again"
+
+
+async def test_an_account_touched_while_it_is_read_is_read_again(loops: Running) -> None:
+    rig = loops.rig
+    rig.start(SAFE)
+    async with loops:
+        await rig.publish()
+        await loops.idle()
+        rig.mine(set_account(ALICE, -17_400, eth=10))
+        update = rig.follower.since()
+        assert update is not None
+
+        def meanwhile() -> None:
+            rig.venue.while_reading = lambda: None
+            rig.mine(UNDER)
+            newer = rig.follower.since()
+            assert newer is not None
+            rig.intake.post(newer)
+
+        rig.venue.while_reading = meanwhile
+        await loops.updates.queue.put(update)
+        await loops.idle()
+        await rig.publish()
+        await loops.idle()
+        assert rig.venue.reads[-2:] == [(ALICE,), (ALICE,)]
+        assert rig.desk.states[ALICE].head == rig.chain.head
+        assert rig.why(ALICE) == "in_flight"
+
+
+async def test_what_could_not_be_read_stays_dirty() -> None:
+    rig, _ = scripted_rig()
+    rig.start(UNDER)
+    await rig.publish()
+    rig.follow()
+    rig.venue.lost = lambda: True
+    assert not await rig.read()
+    assert rig.intake.everything
+    rig.venue.lost = lambda: False
+    assert await rig.read()
+    await rig.decide()
+    await rig.attempt()
+    assert rig.why(ALICE) == "in_flight"
+    assert not rig.intake.everything
+
+
+async def test_a_reading_that_fails_half_way_is_repeated_whole() -> None:
+    rig, _ = scripted_rig()
+    rig.start(UNDER, set_account(BOB, 0))
+    await rig.publish()
+    rig.follow()
+    assert await rig.read()
+    rig.mine(UNDER, set_account(BOB, 5))
+    rig.follow()
+    answers = iter([False, True])  # the market is read, the accounts are not
+    rig.venue.lost = lambda: next(answers)
+    assert not await rig.read()
+    rig.venue.lost = lambda: False
+    assert await rig.read()
+    assert rig.venue.reads[-1] == (ALICE, BOB)
+
+
+async def test_an_orphaned_change_is_taken_back() -> None:
+    rig, lane = scripted_rig()
+    rig.start(SAFE)
+    await rig.block()
+    await rig.block(UNDER)
+    await rig.block()
+    assert rig.why(ALICE) == "in_flight"
+    assert len(lane.plans) == 1
+    rig.chain.orphan(2)
+    rig.mine()
+    rig.mine()
+    rig.mine()
+    await rig.publish()
+    await rig.turn()
+    assert rig.why(ALICE) == "not_under_margined"
+    rig.mine()
+    rig.follow()
+    assert await rig.read()
+
+
+async def test_everything_is_read_and_probed_when_parameters_change() -> None:
+    rig, _ = scripted_rig()
+    rig.start(SAFE, set_account(BOB, 1))
+    await rig.block()
+    assert rig.venue.probes == 1
+    await rig.block()
+    assert rig.venue.probes == 1
+    await rig.block(set_open(is_open=False))
+    assert rig.venue.probes == 2
+    assert not rig.desk.open
+    assert set(rig.venue.reads[-1]) == {ALICE, BOB}
+    await rig.block(set_open(is_open=True))
+    assert rig.desk.open
+
+
+async def test_a_liquidation_by_somebody_else_is_counted_and_explained(
+    logs: list[EventDict],
+) -> None:
+    rig, _ = scripted_rig()
+    rig.start(UNDER)
+    await rig.publish()
+    rig.follow()
+    assert await rig.read()
+    rig.venue.lost = lambda: True
+    await rig.decide()
+    await rig.attempt()
+    rig.venue.lost = lambda: False
+    await rig.block(rival_liquidates(ALICE))
+    assert rig.counted("keeper_liquidations_seen_total", "other") == 1
+    assert rig.counted("keeper_liquidations_seen_total", "us") == 0
+    (line,) = [line for line in logs if line["event"] == "liquidated by somebody else"]
+    assert line["why_not_us"] == "simulation_failed"
+    assert (line["account"], line["reward_wad"]) == (ALICE, 200 * WAD)
+    assert line["log_level"] == "warning"
+
+
+async def test_refused_prices_are_counted_and_go_nowhere() -> None:
+    rig, _ = scripted_rig()
+    refused = Rejected("main", Rejection.MALFORMED, "", "not JSON")
+    await rig.pipeline.prices(ListedSource([refused]))
+    await rig.tick("eth", -1)
+    await rig.tick("eth", 2_000 * WAD, published_ms=rig.clock.now_ms - 60_000)
+    counts = rig.telemetry.counts
+    assert counts["keeper_price_rejections_total", "", "main", "malformed"] == 1
+    assert counts["keeper_price_rejections_total", "ETH/USD", "main", "not_positive"] == 1
+    assert counts["keeper_price_rejections_total", "ETH/USD", "main", "stale"] == 1
+    assert len(rig.pipeline._inbox) == 0
+    await rig.tick("eth", 2_000 * WAD)
+    assert counts["keeper_price_updates_total", "ETH/USD", "main"] == 1
+    assert len(rig.pipeline._inbox) == 2, "the price, and that there is one again"
+    rig.pipeline._inbox.take()
+    await rig.tick("eth", 2_001 * WAD)
+    assert len(rig.pipeline._inbox) == 1
+
+
+async def test_trouble_with_the_chain_is_named_until_it_is_over(loops: Running) -> None:
+    rig = loops.rig
+
+    class Broken:
+        async def start(self) -> Head:
+            msg = "connection refused"
+            raise TransientError(msg)
+
+        def updates(self) -> AsyncIterator[None]:
+            raise NotImplementedError
+
+    rig.pipeline._chain = Broken()  # type: ignore[assignment]
+    with pytest.raises(TransientError):
+        await rig.pipeline.chain()
+    assert rig.pipeline.chain_trouble == "connection refused"
+    async with loops:
+        await loops.idle()
+        rig.mine()
+        await loops.news()
+        trouble = rig.pipeline.chain_trouble
+        assert trouble == ""
+
+
+async def test_a_reorg_is_counted(loops: Running) -> None:
+    rig = loops.rig
+    async with loops:
+        rig.mine()
+        await loops.news()
+        rig.chain.orphan(1)
+        rig.mine()
+        await loops.news()
+        assert rig.telemetry.counts["keeper_reorgs_total",] == 1
+
+
+async def test_nothing_is_settled_before_what_was_in_flight_is_found_again(
+    loops: Running,
+) -> None:
+    rig, asked = loops.rig, 0
+
+    async def recover() -> Sequence[object]:
+        nonlocal asked
+        asked += 1
+        return []
+
+    rig.pipeline._recover = recover
+    async with loops:
+        await loops.idle()
+        rig.mine()
+        await loops.news()
+        assert asked == 1, "once"
+
+
+async def test_a_beat_of_every_loop(loops: Running) -> None:
+    rig = loops.rig
+    async with loops:
+        rig.clock.advance(10)
+        await rig.tick("eth", 2_000 * WAD)
+        rig.mine()
+        await loops.news()
+        assert {name for name, age in rig.heartbeats.ages().items() if age > 0} <= {"attempt"}

@@ -1,0 +1,459 @@
+"""From an open attempt to its settled outcome: judged once, valued right, replaced or cancelled."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+from structlog.typing import EventDict
+
+from keeper.errors import RpcError, RpcFault
+from keeper.facts import (
+    AccountId,
+    Attempt,
+    Fee,
+    Log,
+    Outcome,
+    Receipt,
+    Refused,
+    Settled,
+    TxKind,
+    VenueId,
+)
+from keeper.units import GWEI, WAD
+from tests.fakes import ScriptedLane
+from tests.shell.market import GAS, REVERT_GAS, UPDATE_FEE_WEI, set_account, set_price
+from tests.shell.rig import EXECUTION_RULES, WALLET, Rig, receipt_of, scripted_rig
+from tests.shell.venue import VENUE
+
+ALICE, BOB = AccountId("alice"), AccountId("bob")
+UNDER = set_account(ALICE, -19_500, eth=10)  # pays 200 USD: 0.1 ETH at 2,000
+REWARD_WAD = 200 * WAD
+
+
+@pytest.fixture
+def logs() -> Iterator[list[EventDict]]:
+    with capture_logs() as captured:
+        yield captured
+
+
+@pytest.fixture(autouse=True)
+def _quiet(logs: list[EventDict]) -> None:
+    assert logs == []
+
+
+async def in_flight(
+    *actions: Any,  # noqa: ANN401 - the actions of a block
+    pull: bool = False,
+) -> tuple[Rig, ScriptedLane, Attempt]:
+    rig, lane = scripted_rig(pull=pull)
+    rig.start(*(actions or (UNDER,)))
+    await rig.publish()
+    rig.follow()
+    assert await rig.read()
+    await rig.decide()
+    await rig.attempt()
+    return rig, lane, lane.open_attempts[0]
+
+
+async def settled(
+    rig: Rig, lane: ScriptedLane, attempt: Attempt, receipt: Receipt | None, kind: TxKind | None
+) -> Settled:
+    lane.mine(attempt, receipt, kind)
+    await rig.publish()
+    rig.follow()
+    assert await rig.read()
+    await rig.settle()
+    (done,) = lane.closed
+    return done
+
+
+def lines(logs: list[EventDict]) -> list[EventDict]:
+    return [line for line in logs if line["event"] == "attempt"]
+
+
+async def test_won(logs: list[EventDict]) -> None:
+    rig, lane, attempt = await in_flight()
+    receipt = receipt_of(rig, attempt)
+    done = await settled(rig, lane, attempt, receipt, TxKind.FIRST)
+    assert (done.outcome, done.reward_wad, done.detail) == (Outcome.WON, REWARD_WAD, "")
+    assert done.reward_wei == WAD // 10
+    assert done.cost_wei == receipt.cost_wei == GAS * 2 * GWEI
+    assert rig.published == [done]
+    assert list(rig.settlement.recent) == [done]
+    assert rig.settlement.profit_wei == {VENUE: done.reward_wei - done.cost_wei}
+    assert rig.settlement.outcomes == {"won": 1}
+    totals = rig.telemetry.totals
+    assert totals["keeper_attempts_total", VENUE, "won"] == 1
+    assert totals["keeper_reward_wei_total", VENUE] == done.reward_wei
+    assert totals["keeper_gas_spent_wei_total", VENUE] == done.cost_wei
+    assert totals["keeper_oracle_fee_wei_total", VENUE] == 0
+    (line,) = lines(logs)
+    assert line["outcome"] == "won"
+    assert line["log_level"] == "info"
+    told = {
+        "venue": VENUE,
+        "account": ALICE,
+        "id": attempt.id,
+        "wallet": WALLET,
+        "nonce": attempt.nonce,
+    }
+    told |= {"tx": receipt.tx_hash, "block": receipt.block_number, "gas_used": GAS}
+    told |= {"reward_wei": done.reward_wei, "cost_wei": done.cost_wei, "transactions": 1}
+    told |= {"expected_wei": attempt.plan.expected.expected_wei}
+    assert {name: line[name] for name in told} == told
+    assert rig.counted("keeper_liquidations_seen_total", "us") == 1
+    await rig.block()
+    assert len(lines(logs)) == 1, "one line an attempt"
+    assert rig.why(ALICE) == "not_under_margined"
+
+
+async def test_a_reward_is_valued_at_settlement_not_at_the_plan() -> None:
+    rig, lane, attempt = await in_flight()
+    receipt = receipt_of(rig, attempt)
+    await rig.tick("eth", 2_500 * WAD)
+    lane.mine(attempt, receipt, TxKind.FIRST)
+    await rig.settle()
+    (done,) = lane.closed
+    assert attempt.plan.expected.reward_wei == WAD // 10
+    assert done.reward_wei == 8 * WAD // 100
+
+
+async def test_without_a_fresh_native_price_a_reward_is_valued_as_planned() -> None:
+    rig, lane, attempt = await in_flight()
+    lane.mine(attempt, receipt_of(rig, attempt), TxKind.FIRST)
+    rig.clock.advance(60)
+    await rig.settle()
+    (done,) = lane.closed
+    assert done.reward_wei == attempt.plan.expected.reward_wei
+
+
+async def carrying_a_price() -> tuple[Rig, ScriptedLane, Attempt]:
+    """An attempt of a pull venue with one signed price, for a fee, in flight."""
+    rig, lane = scripted_rig(pull=True)
+    rig.start(set_account(ALICE, -17_500, eth=10))
+    await rig.publish()
+    rig.follow()
+    assert await rig.read()
+    rig.clock.advance(1)
+    await rig.tick("eth", 1_830 * WAD)
+    await rig.decide()
+    await rig.attempt()
+    (attempt,) = lane.open_attempts
+    assert attempt.plan.call.value_wei == UPDATE_FEE_WEI
+    return rig, lane, attempt
+
+
+@pytest.mark.parametrize(
+    ("success", "kind", "spent_wei"),
+    [
+        (True, TxKind.FIRST, UPDATE_FEE_WEI),
+        (True, TxKind.REPLACEMENT, UPDATE_FEE_WEI),
+        (False, TxKind.FIRST, 0),
+        (True, TxKind.CANCEL, 0),
+    ],
+)
+async def test_value_is_spent_only_on_success(
+    success: bool,  # noqa: FBT001 - a case
+    kind: TxKind,
+    spent_wei: int,
+) -> None:
+    rig, lane, attempt = await carrying_a_price()
+    receipt = receipt_of(rig, attempt, success=success)
+    done = await settled(rig, lane, attempt, receipt, kind)
+    assert done.cost_wei == receipt.cost_wei + spent_wei
+    totals = rig.telemetry.totals
+    assert totals["keeper_oracle_fee_wei_total", VENUE] == spent_wei
+    assert totals["keeper_gas_spent_wei_total", VENUE] == receipt.cost_wei
+
+
+async def test_included_without_a_liquidation_is_lost(logs: list[EventDict]) -> None:
+    rig, lane, attempt = await in_flight()
+    rig.chain.state.idle = True
+    receipt = receipt_of(rig, attempt)
+    assert receipt.logs == ()
+    done = await settled(rig, lane, attempt, receipt, TxKind.FIRST)
+    assert (done.outcome, done.reward_wad, done.reward_wei) == (Outcome.LOST, 0, 0)
+    assert done.cost_wei == receipt.cost_wei
+    assert rig.why(ALICE) == "backoff"
+    (line,) = lines(logs)
+    assert "nothing was liquidated" in line["detail"]
+
+
+async def test_another_contracts_event_is_no_liquidation() -> None:
+    rig, lane, attempt = await in_flight()
+    rig.chain.state.idle = True
+    receipt = receipt_of(rig, attempt)
+    foreign = Log(
+        "0x" + "dd" * 20, ("liquidated", ALICE), b'{"by":"x","reward":"5"}', 101, "0x1", "0x2"
+    )
+    done = await settled(rig, lane, attempt, replace(receipt, logs=(foreign,)), TxKind.FIRST)
+    assert (done.outcome, done.reward_wad) == (Outcome.LOST, 0)
+
+
+async def test_another_accounts_liquidation_in_the_same_receipt_is_not_counted() -> None:
+    rig, lane, attempt = await in_flight()
+    receipt = receipt_of(rig, attempt)
+    other = replace(receipt.logs[0], topics=("liquidated", BOB))
+    done = await settled(rig, lane, attempt, replace(receipt, logs=(other,)), TxKind.FIRST)
+    assert done.outcome is Outcome.LOST
+
+
+async def test_reverted_because_somebody_was_faster_is_lost() -> None:
+    rig, lane, attempt = await in_flight()
+    receipt = receipt_of(rig, attempt, success=False)
+    rig.mine(set_account(ALICE, 0))
+    done = await settled(rig, lane, attempt, receipt, TxKind.FIRST)
+    assert done.outcome is Outcome.LOST
+    assert done.cost_wei == REVERT_GAS * receipt.gas_price_wei
+    assert rig.settlement.profit_wei == {VENUE: -done.cost_wei}
+
+
+async def test_reverted_while_still_liquidatable_is_reverted_and_backs_off() -> None:
+    rig, lane, attempt = await in_flight()
+    receipt = receipt_of(rig, attempt, success=False)
+    done = await settled(rig, lane, attempt, receipt, TxKind.FIRST)
+    assert (done.outcome, done.detail) == (Outcome.REVERTED, "it would succeed now")
+    assert rig.why(ALICE) == "backoff"
+    await rig.decide()
+    await rig.attempt()
+    assert len(lane.plans) == 1
+    rig.clock.advance(1)
+    await rig.decide()
+    await rig.attempt()
+    assert len(lane.plans) == 2
+
+
+async def test_back_offs_double_and_end_with_a_success() -> None:
+    rig, lane, attempt = await in_flight(set_account(ALICE, -195_000, eth=100))
+    for rest_ms in (1_000, 2_000, 4_000):
+        lane.mine(attempt, None, None)
+        await rig.settle()
+        await rig.decide()
+        assert rig.desk.agenda.next_wake_ms() == rig.clock.now_ms + rest_ms
+        rig.clock.advance(rest_ms / 1000)
+        await rig.publish()
+        await rig.decide()
+        await rig.attempt()
+        (attempt,) = lane.open_attempts
+    lane.mine(attempt, receipt_of(rig, attempt), TxKind.FIRST)
+    await rig.settle()
+    await rig.publish()
+    rig.follow()
+    assert await rig.read()
+    await rig.decide()
+    await rig.attempt()
+    (attempt,) = lane.open_attempts
+    lane.mine(attempt, None, None)
+    await rig.settle()
+    assert rig.why(ALICE) == "backoff"
+    rig.clock.advance(0.999)
+    await rig.decide()
+    assert rig.why(ALICE) == "backoff"
+    rig.clock.advance(0.001)
+    assert await rig.decide() == [ALICE], "the first rest again"
+
+
+async def test_a_reverted_attempt_waits_for_an_answer_of_the_chain() -> None:
+    rig, lane, attempt = await in_flight()
+    lane.mine(attempt, receipt_of(rig, attempt, success=False), TxKind.FIRST)
+    rig.venue.lost = lambda: True
+    await rig.settle()
+    assert lane.closed == []
+    assert lane.open_attempts == (attempt,)
+    rig.venue.lost = lambda: False
+    await rig.settle()
+    assert [done.outcome for done in lane.closed] == [Outcome.REVERTED]
+
+
+async def test_cancelled_is_no_failure() -> None:
+    rig, lane, attempt = await in_flight()
+    rig.mine()
+    receipt = Receipt("0x1", rig.chain.head.number, rig.chain.head.hash, True, 21_000, GWEI, ())  # noqa: FBT003
+    done = await settled(rig, lane, attempt, receipt, TxKind.CANCEL)
+    assert (done.outcome, done.reward_wei) == (Outcome.CANCELLED, 0)
+    assert done.cost_wei == 21_000 * GWEI
+    assert rig.why(ALICE) == "state_behind"
+    for _ in range(2):
+        await rig.block()
+    assert len(lane.plans) == 2, "it is looked at again although its state was never touched"
+
+
+async def test_a_nonce_used_by_somebody_else_is_expired(logs: list[EventDict]) -> None:
+    rig, lane, attempt = await in_flight()
+    rig.mine()
+    done = await settled(rig, lane, attempt, None, None)
+    assert (done.outcome, done.cost_wei, done.receipt) == (Outcome.EXPIRED, 0, None)
+    assert rig.why(ALICE) == "backoff"
+    (line,) = lines(logs)
+    assert (line["tx"], line["block"], line["gas_used"]) == (None, None, None)
+
+
+async def test_an_attempt_of_a_venue_that_is_no_longer_configured_is_settled() -> None:
+    rig, lane, attempt = await in_flight()
+    stranger = replace(attempt, plan=replace(attempt.plan, venue=VenueId("gone")))
+    lane._open.clear()
+    lane._open[VenueId("gone"), ALICE] = stranger
+    receipt = receipt_of(rig, attempt)
+    done = await settled(rig, lane, stranger, receipt, TxKind.FIRST)
+    assert (done.outcome, done.reward_wei) == (Outcome.EXPIRED, 0)
+    assert done.cost_wei == receipt.cost_wei, "what was spent is spent"
+
+
+async def test_an_account_that_left_the_book_is_judged_without_it() -> None:
+    rig, lane, attempt = await in_flight()
+    receipt = receipt_of(rig, attempt, success=False)
+    rig.desk.forget([ALICE])
+    lane.mine(attempt, receipt, TxKind.FIRST)
+    await rig.settle()
+    assert [done.outcome for done in lane.closed] == [Outcome.REVERTED]
+
+
+# --- what has waited too long ---------------------------------------------------------------------
+
+
+async def overdue(*actions: Any) -> tuple[Rig, ScriptedLane, Attempt]:  # noqa: ANN401
+    rig, lane, attempt = await in_flight(*actions)
+    lane.late = [attempt]
+    rig.mine()
+    await rig.publish()
+    rig.follow()
+    assert await rig.read()
+    await rig.decide()
+    return rig, lane, attempt
+
+
+async def test_overdue_and_still_worth_it_is_replaced() -> None:
+    rig, lane, attempt = await overdue()
+    await rig.settle()
+    ((old, plan, fee),) = lane.replaced
+    assert (old, fee) == (attempt, lane.dearer)
+    assert plan.account == ALICE
+    assert plan.expected.gas_cost_wei == GAS * 3 * GWEI, "weighed at the replacement's fee"
+    assert plan.simulated_at == rig.chain.head.number
+    assert lane.cancelled == []
+
+
+async def test_overdue_and_cured_is_cancelled(logs: list[EventDict]) -> None:
+    rig, lane, attempt = await overdue()
+    rig.mine(set_price("eth", 2_200 * WAD))
+    await rig.tick("eth", 2_200 * WAD)
+    rig.follow()
+    assert await rig.read()
+    await rig.decide()
+    await rig.settle()
+    assert (lane.replaced, lane.cancelled) == ([], [attempt])
+    assert logs[-1]["reason"] == "no longer liquidatable"
+
+
+async def test_overdue_and_refused_by_the_chain_is_cancelled() -> None:
+    rig, lane, attempt = await overdue()
+    rig.venue.refusal = Refused("not_liquidatable", "")
+    await rig.settle()
+    assert (lane.replaced, lane.cancelled) == ([], [attempt])
+
+
+async def test_overdue_and_not_worth_a_dearer_fee_waits(logs: list[EventDict]) -> None:
+    """It may still be included at the fee it has, and a cancel costs gas too."""
+    rig, lane, _ = await overdue()
+    rig.execution.rules = replace(EXECUTION_RULES, profit_wei_min=WAD)
+    await rig.settle()
+    assert (lane.replaced, lane.cancelled) == ([], [])
+    assert (logs[-1]["event"], logs[-1]["reason"]) == ("waiting", "unprofitable")
+
+
+async def test_overdue_and_too_dear_to_replace_waits(logs: list[EventDict]) -> None:
+    rig, lane, _ = await overdue()
+    lane.dearer = None
+    await rig.settle()
+    assert (lane.replaced, lane.cancelled) == ([], [])
+    assert logs[-1]["event"] == "waiting"
+    lane.dearer = Fee(4 * GWEI, 2 * GWEI)
+    await rig.settle()
+    assert len(lane.replaced) == 1
+
+
+async def test_overdue_and_too_dear_to_cancel_waits(logs: list[EventDict]) -> None:
+    rig, lane, _ = await overdue()
+    rig.venue.refusal = Refused("not_liquidatable", "")
+    lane.can_cancel = False
+    await rig.settle()
+    assert (lane.replaced, lane.cancelled) == ([], [])
+    assert logs[-1]["event"] == "waiting: a cancel would cost too much"
+
+
+async def test_what_the_chain_could_not_be_asked_about_is_not_cancelled() -> None:
+    rig, lane, _ = await overdue()
+    rig.venue.refusal = Refused("unreachable", "connection lost")
+    await rig.settle()
+    assert (lane.replaced, lane.cancelled) == ([], [])
+
+
+async def test_after_a_restart_nothing_is_cancelled_before_the_book_is_loaded() -> None:
+    _, _, attempt = await in_flight()
+    rig, lane = scripted_rig()
+    recovered = lane.reopen(attempt.plan, Fee(2 * GWEI, GWEI), rig.chain.head)
+    lane.late = [recovered]
+    await rig.settle()
+    assert (lane.replaced, lane.cancelled) == ([], [])
+    rig.start(UNDER)
+    await rig.publish()
+    rig.follow()
+    assert await rig.read()
+    await rig.decide()
+    await rig.settle()
+    assert [plan.account for _, plan, _ in lane.replaced] == [ALICE]
+
+
+async def test_after_a_restart_a_found_attempt_keeps_its_account_from_a_second_one() -> None:
+    _, _, attempt = await in_flight()
+    rig, lane = scripted_rig()
+    lane.reopen(attempt.plan, Fee(2 * GWEI, GWEI), rig.chain.head)
+    rig.start(UNDER)
+    await rig.publish()
+    rig.follow()
+    assert await rig.read()
+    await rig.decide()
+    await rig.attempt()
+    assert lane.plans == []
+    assert rig.why(ALICE) == "attempt_open"
+
+
+async def test_one_attempt_that_cannot_be_asked_about_does_not_hold_up_the_others() -> None:
+    rig, lane, _ = await in_flight(UNDER, set_account(BOB, -19_500, eth=10))
+    lane.late = list(lane.open_attempts)
+    rig.mine()
+    await rig.publish()
+    rig.follow()
+    assert await rig.read()
+    await rig.decide()
+    simulate, first = rig.venue.simulate, lane.late[0].plan.account
+
+    async def refused_for_the_first(*arguments: Any) -> Any:  # noqa: ANN401
+        if arguments[0].account == first:
+            raise RpcError(RpcFault.OTHER, "internal error")
+        return await simulate(*arguments)
+
+    rig.venue.simulate = refused_for_the_first  # type: ignore[method-assign, assignment]
+    await rig.settle()
+    assert [old.id for old, _, _ in lane.replaced] == [lane.late[1].id]
+
+
+@pytest.mark.parametrize("stage", ["assess", "simulate"])
+async def test_a_bug_sets_the_account_aside_and_cancels_what_is_overdue(stage: str) -> None:
+    rig, lane, attempt = await overdue()
+    rig.venue.poisoned = {(stage, ALICE)}
+    await rig.settle()
+    assert (lane.replaced, lane.cancelled) == ([], [attempt])
+    assert rig.quarantine.is_quarantined(VENUE, ALICE)
+
+
+async def test_a_bug_while_a_revert_is_judged_settles_it_all_the_same() -> None:
+    rig, lane, attempt = await in_flight()
+    lane.mine(attempt, receipt_of(rig, attempt, success=False), TxKind.FIRST)
+    rig.venue.poisoned = {("assess", ALICE)}
+    await rig.settle()
+    assert [done.outcome for done in lane.closed] == [Outcome.REVERTED]
+    assert "quarantine" in lane.closed[0].detail
+    assert rig.quarantine.is_quarantined(VENUE, ALICE)

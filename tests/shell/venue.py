@@ -1,0 +1,224 @@
+"""The venue of the fake market."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from keeper.errors import ProtocolError, RpcFault, TransientRpcError
+from keeper.facts import (
+    AccountId,
+    AccountState,
+    Assessment,
+    Capabilities,
+    FeedId,
+    Head,
+    LiquidationSeen,
+    Log,
+    MarketState,
+    Price,
+    PriceKind,
+    PriceView,
+    Probe,
+    Refused,
+    RewardKind,
+    Simulated,
+    Touched,
+    VenueId,
+)
+from keeper.margin.rows import Row
+from keeper.units import PPM, WAD, wad_to_float
+from tests.shell import market
+from tests.shell.market import AGE_S_MAX, FakeChain, Holding, Revert, Stored
+
+VENUE = VenueId("perps")
+FEEDS = {"eth": FeedId("ETH/USD"), "btc": FeedId("BTC/USD")}
+REASONS = {"not liquidatable": "not_liquidatable", "stale price": "oracle"}
+
+
+@dataclass(frozen=True)
+class FakeMarketState(MarketState):
+    stored: Mapping[str, Stored]
+    index: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class FakeAccountState(AccountState):
+    holding: Holding
+
+
+def poison() -> None:
+    """Fail as a bug does."""
+    msg = "poisoned"
+    raise ZeroDivisionError(msg)
+
+
+class FakeVenue:
+    """Implements ``ports.Venue``. ``poisoned``: (stage, account) pairs at which a bug waits."""
+
+    id = VENUE
+
+    def __init__(self, chain: FakeChain) -> None:
+        self.chain = chain
+        kind = PriceKind.PULL if chain.pull else PriceKind.PUSH
+        self.capabilities = Capabilities(reward=RewardKind.CASH, price=kind)
+        self.poisoned: set[tuple[str, str]] = set()
+        self.lost: Callable[[], bool] = lambda: False  # is this request lost on its way?
+        self.refusal: Refused | None = None  # what simulate answers instead of asking
+        self.while_reading: Callable[[], None] = lambda: None
+        self.reads: list[tuple[str, ...]] = []
+        self.probes = 0
+        self.simulated: list[AccountId] = []
+
+    def _bug_at(self, stage: str, account: str) -> None:
+        if (stage, account) in self.poisoned:
+            poison()
+
+    def _ask(self) -> None:
+        if self.lost():
+            raise TransientRpcError(RpcFault.UNREACHABLE, "connection lost")
+
+    def _state(self, head: Head) -> market.State:
+        self._ask()
+        block = self.chain.at(head.hash)
+        if block is None:
+            raise TransientRpcError(RpcFault.UNKNOWN_BLOCK, head.hash)
+        return block.state
+
+    def addresses(self) -> Sequence[str]:
+        return (market.ADDRESS,)
+
+    def touched(self, log: Log) -> Touched:
+        kind, *rest = log.topics
+        if kind == "price":
+            return Touched()
+        if kind == "parameters":
+            return Touched(everything=True)
+        account = AccountId(rest[0])
+        seen: tuple[LiquidationSeen, ...] = ()
+        if kind == "liquidated":
+            said = json.loads(log.data)
+            reward = int(said["reward"])
+            seen = (LiquidationSeen(account, said["by"], log.tx_hash, log.block_number, reward),)
+        return Touched(accounts=frozenset({account}), liquidations=seen)
+
+    async def read_market(self, head: Head) -> FakeMarketState:
+        state = self._state(head)
+        return FakeMarketState(head, dict(state.stored), dict(state.index))
+
+    async def read_accounts(
+        self, accounts: Sequence[AccountId], head: Head
+    ) -> Sequence[FakeAccountState]:
+        self.reads.append(tuple(accounts))
+        self.while_reading()
+        for account in accounts:
+            if ("read", account) in self.poisoned:
+                raise ProtocolError(account)
+        state = self._state(head)
+        return [
+            FakeAccountState(account, head, state.holdings.get(account, Holding(0, {})))
+            for account in accounts
+        ]
+
+    def price_factors(self, market: FakeMarketState) -> Mapping[str, FeedId]:
+        return {name: FEEDS[name] for name in market.stored}
+
+    def index_factors(self, market: FakeMarketState) -> Sequence[str]:
+        return [f"F:{name}" for name in market.index]
+
+    def factors(self, market: FakeMarketState, at_s: int) -> Mapping[str, float]:
+        assert at_s >= market.head.timestamp_s
+        values = {name: wad_to_float(s.price_wad) for name, s in market.stored.items()}
+        return values | {f"F:{name}": wad_to_float(wad) for name, wad in market.index.items()}
+
+    def compile(
+        self, account: FakeAccountState, market: FakeMarketState, values: Mapping[str, float]
+    ) -> Row | None:
+        self._bug_at("compile", account.account)
+        holding = account.holding
+        if not holding.sizes:
+            return None
+        weights: dict[str, float] = {}
+        envelope: dict[str, tuple[float, float]] = {}
+        for name, size in holding.sizes.items():
+            price = values.get(name, wad_to_float(market.stored[name].price_wad))
+            kink = STEEP_ABOVE / abs(size)
+            steep = price > kink
+            rate = (STEEP_RATE if steep else RATE) * abs(size)
+            envelope[name] = (kink, 1e15) if steep else (0.0, kink)
+            weights[name] = size - rate
+            weights[f"F:{name}"] = -float(size)
+        return Row(wad_to_float(holding.cash_wad), weights, envelope)
+
+    def assess(
+        self,
+        account: FakeAccountState,
+        market: FakeMarketState,
+        prices: Mapping[FeedId, Price],
+        at_s: int,
+    ) -> Assessment:
+        self._bug_at("assess", account.account)
+        holding, stored = account.holding, dict(market.stored)
+        by_chain = self._verdict(account, market, stored, at_s)
+        if by_chain.liquidatable or not self.chain.pull:
+            return by_chain
+        carried: list[Price] = []
+        for name in holding.sizes:
+            price = prices.get(FEEDS[name])
+            if price is not None and price.published_ms // 1000 > stored[name].at_s:
+                stored[name] = Stored(price.price_wad, price.published_ms // 1000)
+                carried.append(price)
+        return self._verdict(account, market, stored, at_s, tuple(carried))
+
+    def _verdict(
+        self,
+        account: FakeAccountState,
+        state: FakeMarketState,
+        stored: Mapping[str, Stored],
+        at_s: int,
+        updates: tuple[Price, ...] = (),
+    ) -> Assessment:
+        holding = account.holding
+        prices = {name: entry.price_wad for name, entry in stored.items()}
+        dated = self.chain.pull and any(at_s - stored[n].at_s > AGE_S_MAX for n in holding.sizes)
+        equity = market.equity_wad(holding, prices, state.index)
+        return Assessment(
+            account=account.account,
+            liquidatable=market.is_under(holding, prices, state.index) and not dated,
+            view=PriceView.SIGNED if updates else PriceView.CHAIN,
+            equity_wad=equity,
+            requirement_wad=market.requirement_wad(holding, prices),
+            reward_wad=market.step(holding, prices)[1],
+            bad_debt_wad=max(0, -equity),
+            feeds=tuple(FEEDS[name] for name in holding.sizes),
+            updates=updates,
+        )
+
+    async def probe(self, wallet: str | None) -> Probe:
+        self.probes += 1
+        self._ask()
+        return Probe(open=self.chain.state.open, detail=f"for {wallet}")
+
+    async def simulate(
+        self, assessment: Assessment, wallet: str, head: Head
+    ) -> Simulated | Refused:
+        account = assessment.account
+        self.simulated.append(account)
+        self._bug_at("simulate", account)
+        self._ask()
+        if self.refusal is not None:
+            return self.refusal
+        names = {feed: name for name, feed in FEEDS.items()}
+        updates = {names[p.feed]: (p.price_wad, p.published_ms // 1000) for p in assessment.updates}
+        call = market.liquidation_call(account, updates)
+        try:
+            reward_wad = self.chain.simulate(call, wallet)
+        except Revert as revert:
+            return Refused(REASONS.get(str(revert), "unknown"), str(revert))
+        if reward_wad == 0:
+            return Refused("no_progress", "the window is used up")
+        return Simulated(call, market.GAS, reward_wad, call.value_wei, head)
+
+
+STEEP_ABOVE = wad_to_float(market.STEEP_ABOVE_WAD)
+RATE, STEEP_RATE = market.RATE_PPM / PPM, market.STEEP_PPM / PPM
+assert WAD == 10**18
