@@ -350,3 +350,4 @@ class Mined:
     attempt: Attempt
     transaction: SignedTx | None
     receipt: Receipt | None
+    value_wei: int = 0  # sent along by this transaction; the plan's is that of the newest one

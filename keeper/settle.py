@@ -121,7 +121,7 @@ class Settlement:
             return 0
         if mined.transaction.kind is TxKind.CANCEL:
             return 0
-        return mined.attempt.plan.call.value_wei
+        return mined.value_wei
 
     async def _judge(self, mined: Mined, head: Head) -> Judged:
         receipt = mined.receipt

@@ -146,7 +146,7 @@ class ScriptedLane:
     def mine(self, attempt: Attempt, receipt: Receipt | None, kind: TxKind | None) -> None:
         """Let the next poll find the nonce consumed; ``kind`` None: by nothing we signed."""
         signed = replace(attempt.transactions[-1], kind=kind) if kind else None
-        self.mined.append(Mined(attempt, signed, receipt))
+        self.mined.append(Mined(attempt, signed, receipt, attempt.plan.call.value_wei))
 
     async def poll(self, _head: Head) -> Sequence[Mined]:
         return [done for done in self.mined if done.attempt.id in self._ids()]

@@ -201,6 +201,7 @@ async def announce_heads(
     # imported here: web3 costs 0.4 s to import, and chains that are polled do not need it
     from web3 import AsyncWeb3, WebSocketProvider  # noqa: PLC0415
     from web3.exceptions import Web3Exception  # noqa: PLC0415
+    from websockets.exceptions import WebSocketException  # noqa: PLC0415
 
     try:
         async with asyncio.timeout(silence_ms_max / 1000) as watchdog:
@@ -215,7 +216,7 @@ async def announce_heads(
     except TimeoutError:
         msg = f"websocket silent for {silence_ms_max} ms"
         raise TransientError(msg) from None
-    except (Web3Exception, OSError, ConnectionError) as error:
+    except (Web3Exception, WebSocketException, OSError) as error:
         msg = f"websocket lost: {type(error).__name__}"
         raise TransientError(msg) from None
     msg = "websocket closed"

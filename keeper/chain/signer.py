@@ -58,6 +58,11 @@ class Signer:
         return "0x" + keccak(raw).hex(), raw
 
 
+def sent_value_wei(raw: bytes) -> int:
+    """Return what a transaction signed here sends along, from its raw bytes."""
+    return int.from_bytes(rlp.decode(raw.removeprefix(TYPE_2))[6], "big")
+
+
 def load_signer(wallet: WalletSettings) -> Signer:
     """Make the signer that ``[wallet]`` describes; raises ConfigError without a secret in it."""
     try:

@@ -18,7 +18,7 @@ import structlog
 from keeper.chain.fees import FeeRules, first_fee, replacement_fee
 from keeper.chain.journal import Journal
 from keeper.chain.rpc import log_from_json, quantity, rpc_error
-from keeper.chain.signer import Signer
+from keeper.chain.signer import Signer, sent_value_wei
 from keeper.errors import RpcError, RpcFault
 from keeper.facts import (
     AccountId,
@@ -272,7 +272,8 @@ class Lane:
             if receipt is not None:
                 self._consumed_at[attempt.id] = receipt.block_number
                 deep = head.number - receipt.block_number + 1 >= self._rules.confirmations
-                return Mined(attempt, transaction, receipt) if deep else None
+                value_wei = sent_value_wei(transaction.raw)
+                return Mined(attempt, transaction, receipt, value_wei) if deep else None
         if counts[attempt.wallet] <= attempt.nonce or not attempt.transactions:
             self._consumed_at.pop(attempt.id, None)  # a reorg gave the nonce back
             return None

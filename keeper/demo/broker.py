@@ -26,11 +26,6 @@ class Broker:
         self._child = Child("nats-server", folder / "broker.log")
 
     @property
-    def running(self) -> bool:
-        """Whether the process is there."""
-        return self._child.running
-
-    @property
     def pid(self) -> int | None:
         """Process id while it runs."""
         return self._child.pid

@@ -37,11 +37,6 @@ class Node:
         return f"ws://127.0.0.1:{self.port}"
 
     @property
-    def running(self) -> bool:
-        """Whether the process is there."""
-        return self._child.running
-
-    @property
     def pid(self) -> int | None:
         """Process id while it runs."""
         return self._child.pid

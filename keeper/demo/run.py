@@ -44,16 +44,21 @@ async def run_demo(options: DemoOptions) -> int:
     if trouble:
         for error in trouble:
             console.print(str(error), style="red", markup=False, soft_wrap=True)
+        _write({"holds": False, "problems": [str(error) for error in trouble]}, options)
         return EXIT_FAILED
     if work.cancelled():
         console.print("stopped; nothing was judged")
         return EXIT_INTERRUPTED
     report = work.result()
     console.print(view.summary(report))
-    if options.json:
-        sys.stdout.write(json.dumps(report.as_json()) + "\n")
-        sys.stdout.flush()
+    _write(report.as_json(), options)
     return EXIT_HOLDS if report.holds else EXIT_FAILED
+
+
+def _write(result: dict[str, object], options: DemoOptions) -> None:
+    if options.json:
+        sys.stdout.write(json.dumps(result) + "\n")
+        sys.stdout.flush()
 
 
 async def _run(options: DemoOptions, console: Console) -> Report:

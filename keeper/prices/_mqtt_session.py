@@ -1,4 +1,7 @@
-"""One MQTT connection, the inbox for what arrives and the outbox for what is to be published."""
+"""What any MQTT source needs, whatever its topics and payloads; no kind of its own.
+
+One connection, the inbox for what arrives and the outbox for what is to be published.
+"""
 
 import asyncio
 import contextlib
@@ -14,7 +17,7 @@ from keeper.prices.board import is_older
 
 ANSWER_S_MAX = 5.0  # for the broker to answer a connect or a subscribe
 REFUSED_WAITING_MAX = 256  # refusals kept for a slow consumer
-OUTCOMES_WAITING_MAX = 256  # messages kept for the next connection
+MESSAGES_WAITING_MAX = 256  # messages kept for the next connection
 _QOS = 1
 
 
@@ -205,13 +208,13 @@ class Outbox:
         """Forget what was acknowledged; send what waits, unless too much is unacknowledged."""
         while self._sent and self._sent[0][0].is_published():
             self._sent.popleft()
-        while self._client and self._waiting and len(self._sent) < OUTCOMES_WAITING_MAX:
+        while self._client and self._waiting and len(self._sent) < MESSAGES_WAITING_MAX:
             info = self._client.send(*self._waiting[0])
             if info is None:
                 return
             self._sent.append((info, self._waiting.popleft()))
 
     def _trim(self) -> None:
-        while len(self._waiting) > OUTCOMES_WAITING_MAX:
+        while len(self._waiting) > MESSAGES_WAITING_MAX:
             self._waiting.popleft()
             self._shed()

@@ -2,9 +2,11 @@
 
 ``[[venues]] kind = "acme"`` in config.toml then finds it by its file name, and the contract suite
 (``tests/venues/test_contract.py``) picks it up by itself; it fails, and says how to make one, until
-there is a recording of the contract's answers. Tell here, for the people who come later, what the
-protocol is and what its contract looks like. This one works as it stands, for a market with one
-instrument, an isolated margin for each position, and an oracle that pushes its price:
+there is a recording of the contract's answers. The tools for EVM contracts are in ``_abi.py``.
+
+Tell here, for the people who come later, what the protocol is and what its contract looks like.
+This one works as it stands, for a market with one instrument, an isolated margin for each position,
+and an oracle that pushes its price:
 
     terms() -> (uint256 price, uint256 maintenance_rate, uint256 reward, uint256 expires_s)
     position(uint256 id) -> (int256 size, uint256 entry_price, int256 margin)

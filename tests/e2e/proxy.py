@@ -106,15 +106,10 @@ class Proxy:
             return answer.status, answer.read()
 
     def _lies(self, body: bytes) -> bytes:
-        answers = [
-            {
-                "jsonrpc": "2.0",
-                "id": request["id"] + (10_000_000 if self.fault is Fault.OTHER_IDS else 0),
-                "result": NONSENSE[next(self._numbers) % len(NONSENSE)],
-            }
-            for request in _requests(body)
-        ]
-        return json.dumps(answers if body.startswith(b"[") else answers[0]).encode()
+        shift = 10_000_000 if self.fault is Fault.OTHER_IDS else 0
+        lies = [NONSENSE[next(self._numbers) % len(NONSENSE)] for _ in _requests(body)]
+        answers = zip(_requests(body), lies, strict=True)
+        return _encoded(body, [_result(request["id"] + shift, lie) for request, lie in answers])
 
     def _other_chain(self, body: bytes) -> bytes:
         requests = _requests(body)
@@ -129,6 +124,15 @@ class Proxy:
 def _requests(body: bytes) -> list[dict[str, Any]]:
     found = json.loads(body)
     return found if isinstance(found, list) else [found]
+
+
+def _result(number: int, result: object) -> dict[str, object]:
+    return {"jsonrpc": "2.0", "id": number, "result": result}
+
+
+def _encoded(body: bytes, answers: list[dict[str, object]]) -> bytes:
+    """Answer a batch with a batch."""
+    return json.dumps(answers if body.startswith(b"[") else answers[0]).encode()
 
 
 def _answer(handler: BaseHTTPRequestHandler, status: int, body: bytes) -> None:

@@ -250,14 +250,14 @@ async def test_outcomes_go_out_over_the_same_connection(broker: Broker) -> None:
 
 async def test_more_outcomes_than_may_be_unacknowledged_go_out_in_order(broker: Broker) -> None:
     rig = Rig(broker)
-    count = _mqtt_session.OUTCOMES_WAITING_MAX + 50
+    count = _mqtt_session.MESSAGES_WAITING_MAX + 50
     async with outcomes(rig) as messages, rig.publisher() as publisher:
         await publisher.price("BTC-USD", seq=1)
         async with reading(rig.source) as ticks:
             await first_tick(ticks, 1)
             for number in range(count):
                 rig.source.publish("venues/demo/liquidations", str(number).encode())
-            sent = _mqtt_session.OUTCOMES_WAITING_MAX
+            sent = _mqtt_session.MESSAGES_WAITING_MAX
             received = [int((await anext(messages)).payload) for _ in range(sent)]
             await publisher.price("BTC-USD", seq=2)
             await publisher.price("BTC-USD", seq=3)
@@ -269,7 +269,7 @@ async def test_more_outcomes_than_may_be_unacknowledged_go_out_in_order(broker: 
 
 async def test_outcomes_wait_for_a_connection_and_the_oldest_are_shed(broker: Broker) -> None:
     rig = Rig(broker)
-    for number in range(_mqtt_session.OUTCOMES_WAITING_MAX + 5):
+    for number in range(_mqtt_session.MESSAGES_WAITING_MAX + 5):
         rig.source.publish("venues/demo/liquidations", str(number).encode())
     assert rig.telemetry.counts["keeper_outcomes_shed_total", "mqtt-1"] == 5
     async with outcomes(rig) as messages, rig.publisher() as publisher:
@@ -278,9 +278,9 @@ async def test_outcomes_wait_for_a_connection_and_the_oldest_are_shed(broker: Br
             await anext(ticks)
             received = [
                 int((await anext(messages)).payload)
-                for _ in range(_mqtt_session.OUTCOMES_WAITING_MAX)
+                for _ in range(_mqtt_session.MESSAGES_WAITING_MAX)
             ]
-    assert received == list(range(5, _mqtt_session.OUTCOMES_WAITING_MAX + 5))
+    assert received == list(range(5, _mqtt_session.MESSAGES_WAITING_MAX + 5))
 
 
 async def test_an_outcome_the_broker_did_not_acknowledge_is_sent_again(own_broker: Broker) -> None:

@@ -23,7 +23,7 @@ from keeper.prices.board import FeedRules, PriceBoard
 from keeper.quarantine import Quarantine
 from keeper.settle import Settlement
 from keeper.supervise import Heartbeats
-from keeper.units import GWEI, WAD
+from keeper.units import GWEI
 from tests.fakes import CountingTelemetry, ListedMemory, ListedSource, ManualClock, ScriptedLane
 from tests.shell import market
 from tests.shell.market import Action, FakeChain
@@ -74,6 +74,9 @@ class FakeFollower:
             return None
         while chain.at(self.known[-1].hash) is None:
             reorged_from = self.known.pop().number
+            if not self.known:  # all we know of is orphaned
+                self.known = [chain.head]
+                return ChainUpdate(chain.head, (), 0, resync=True)
         new = [block for block in chain.blocks if block.head.number > self.known[-1].number]
         self.known += [block.head for block in new]
         logs = () if resync else tuple(log for block in new for log in block.logs)
@@ -150,6 +153,8 @@ class Rig:
         try:
             for seen in self.intake.fold():
                 self.pipeline._seen(self.desk, seen)
+            if self.intake.gap:
+                await self.pipeline._find(self.desk, self.intake, self.chain.head)
             await self.pipeline._read(self.desk, self.intake, self.chain.head)
         except TransientError:
             return False
@@ -194,6 +199,19 @@ class Rig:
         self.mine(*actions, pool_first=pool_first)
         await self.publish()
         await self.turn()
+
+    async def started(self, *actions: Action, prices: Sequence[str] = ("eth", "btc")) -> None:
+        """Set up accounts, publish these prices at the contract's, and read everything."""
+        self.start(*actions)
+        for name in prices:
+            await self.tick(name, self.chain.state.prices()[name])
+        self.follow()
+        assert await self.read()
+
+    async def tried(self) -> None:
+        """Decide, and go as far as it goes."""
+        await self.decide()
+        await self.attempt()
 
     # --- what came of it --------------------------------------------------------------------------
 
@@ -288,6 +306,14 @@ def scripted_rig(
     return make_rig(lane, chain, clock, **rules), lane  # type: ignore[arg-type]
 
 
+async def in_flight(*actions: Action, pull: bool = False) -> tuple[Rig, ScriptedLane, Attempt]:
+    """Return a shell with an attempt on each of these accounts in flight, and the first one."""
+    rig, lane = scripted_rig(pull=pull)
+    await rig.started(*(actions or (market.set_account("alice", -19_500, eth=10),)))
+    await rig.tried()
+    return rig, lane, lane.open_attempts[0]
+
+
 def receipt_of(rig: Rig, attempt: Attempt, *, success: bool = True) -> Receipt:
     """Execute an attempt's call in a new block; ``success`` False: it reverts instead."""
     call = attempt.plan.call
@@ -302,7 +328,3 @@ def receipt_of(rig: Rig, attempt: Attempt, *, success: bool = True) -> Receipt:
     return Receipt(
         signed.hash, head.number, head.hash, success, done.gas_used, done.gas_price_wei, done.logs
     )
-
-
-def usd(dollars: float) -> int:
-    return int(dollars * WAD)

@@ -3,10 +3,9 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import rlp
 from eth_account import Account
-from eth_account.typed_transactions import TypedTransaction
 from eth_utils.crypto import keccak
-from hexbytes import HexBytes
 
 from keeper.chain.rpc import rpc_error
 from keeper.errors import RpcError, RpcFault
@@ -69,15 +68,16 @@ class FakeRpc:
         raise rpc_error(RpcFault.UNSUPPORTED, method)
 
     def _take(self, raw: str) -> str:
-        signed = TypedTransaction.from_bytes(HexBytes(raw)).as_dict()
+        fields = rlp.decode(bytes.fromhex(raw[4:]))  # behind 0x and the type
+        _, nonce, priority, max_fee, gas = (int.from_bytes(part, "big") for part in fields[:5])
         tx = Tx(
             hash="0x" + keccak(bytes.fromhex(raw[2:])).hex(),
             sender=Account.recover_transaction(raw),
-            nonce=signed["nonce"],
-            call=Call("0x" + signed["to"].hex(), bytes(signed["data"]), signed["value"]),
-            gas=signed["gas"],
-            max_fee_wei=signed["maxFeePerGas"],
-            priority_fee_wei=signed["maxPriorityFeePerGas"],
+            nonce=nonce,
+            call=Call("0x" + fields[5].hex(), fields[7], int.from_bytes(fields[6], "big")),
+            gas=gas,
+            max_fee_wei=max_fee,
+            priority_fee_wei=priority,
         )
         before = self.chain.pool.get((tx.sender, tx.nonce))
         if tx.nonce < self.chain.state.nonces.get(tx.sender, 0):

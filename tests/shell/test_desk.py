@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 from keeper.facts import AccountId, PriceView
 from keeper.units import WAD
 from tests.shell.market import Stored, is_under, set_account, set_index, set_price
-from tests.shell.rig import Rig, scripted_rig
+from tests.shell.rig import scripted_rig
 from tests.shell.venue import FEEDS, VENUE
 
 ALICE, BOB = AccountId("alice"), AccountId("bob")
@@ -23,16 +23,9 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-async def started(rig: Rig, *actions: object) -> None:
-    rig.start(*actions)  # type: ignore[arg-type]
-    await rig.publish()
-    rig.follow()
-    assert await rig.read()
-
-
 async def test_a_tick_nominates_on_a_pull_venue_and_carries_its_time_of_arrival() -> None:
     rig, lane = scripted_rig(pull=True)
-    await started(rig, SAFE)
+    await rig.started(SAFE)
     assert await rig.decide() == []
     rig.clock.advance(1)
     await rig.tick("eth", 1_830 * WAD)
@@ -49,30 +42,27 @@ async def test_a_tick_nominates_on_a_pull_venue_and_carries_its_time_of_arrival(
 
 async def test_a_tick_does_not_make_an_account_of_a_push_venue_liquidatable() -> None:
     rig, lane = scripted_rig()
-    await started(rig, SAFE)
+    await rig.started(SAFE)
     await rig.tick("eth", 1_830 * WAD)
-    await rig.decide()
-    await rig.attempt()
+    await rig.tried()
     assert lane.plans == []
     assert rig.why(ALICE) == "not_liquidatable", "it stays on the agenda"
     rig.mine(set_price("eth", 1_830 * WAD))
     rig.follow()
     assert await rig.read()
-    await rig.decide()
-    await rig.attempt()
+    await rig.tried()
     assert [plan.account for plan in lane.plans] == [ALICE]
 
 
 async def test_an_account_under_at_the_contracts_price_only_is_nominated_too() -> None:
     """The chain's oracle lags behind a market that has recovered."""
     rig, lane = scripted_rig(pull=True)
-    await started(rig, SAFE)
+    await rig.started(SAFE)
     rig.mine(set_price("eth", 1_830 * WAD))
     await rig.tick("eth", 1_900 * WAD)
     rig.follow()
     assert await rig.read()
-    await rig.decide()
-    await rig.attempt()
+    await rig.tried()
     (plan,) = lane.plans
     assert plan.call.value_wei == 0, "the newer price would cure it"
     assert rig.desk.assess(ALICE).view is PriceView.CHAIN
@@ -80,7 +70,7 @@ async def test_an_account_under_at_the_contracts_price_only_is_nominated_too() -
 
 async def test_an_account_cured_by_one_book_stays_while_the_other_calls_it_under() -> None:
     rig, _ = scripted_rig(pull=True)
-    await started(rig, SAFE)
+    await rig.started(SAFE)
     rig.mine(set_price("eth", 1_830 * WAD))
     rig.follow()
     assert await rig.read()
@@ -100,7 +90,7 @@ async def test_an_account_cured_by_one_book_stays_while_the_other_calls_it_under
 
 async def test_funding_moves_both_books() -> None:
     rig, lane = scripted_rig()
-    await started(rig, SAFE)
+    await rig.started(SAFE)
     assert await rig.decide() == []
     rig.mine(set_index("eth", 160 * WAD))
     await rig.publish()
@@ -116,7 +106,7 @@ async def test_funding_moves_both_books() -> None:
 async def test_an_account_that_left_its_envelope_is_compiled_again_and_not_looped() -> None:
     rig, lane = scripted_rig(pull=True)
     # notional 380,000; above 400,000 the rate doubles: the row holds up to 2,105
-    await started(rig, set_account(ALICE, -200_000, eth=190))
+    await rig.started(set_account(ALICE, -200_000, eth=190))
     assert await rig.decide() == []
     await rig.tick("eth", 2_200 * WAD)
     rig.pipeline._learn()
@@ -135,7 +125,7 @@ async def test_an_account_that_left_its_envelope_is_compiled_again_and_not_loope
 
 async def test_an_account_that_left_its_envelope_and_is_under_goes_on() -> None:
     rig, lane = scripted_rig(pull=True)
-    await started(rig, set_account(ALICE, -340_000, eth=190))
+    await rig.started(set_account(ALICE, -340_000, eth=190))
     assert await rig.decide() == []
     before = rig.chain.state
     assert not is_under(before.holdings[ALICE], before.prices(), before.index)
@@ -143,8 +133,7 @@ async def test_an_account_that_left_its_envelope_and_is_under_goes_on() -> None:
     await rig.tick("eth", 2_109 * WAD)  # equity 60,710, needs 40,071 at the steeper rate
     assert await rig.decide() == []
     await rig.tick("eth", 1_870 * WAD)  # back below the kink, equity 15,300, needs 17,765
-    await rig.decide()
-    await rig.attempt()
+    await rig.tried()
     assert [plan.account for plan in lane.plans] == [ALICE]
 
 
@@ -176,7 +165,7 @@ async def test_a_market_that_is_listed_later_counts_with_the_price_that_is_there
 
 async def test_an_account_without_positions_leaves_the_books() -> None:
     rig, _ = scripted_rig()
-    await started(rig, UNDER)
+    await rig.started(UNDER)
     await rig.decide()
     assert ALICE in rig.desk.agenda
     rig.mine(set_account(ALICE, 100))
@@ -193,7 +182,7 @@ async def test_an_account_without_positions_leaves_the_books() -> None:
 
 async def test_a_nomination_is_counted_once() -> None:
     rig, _ = scripted_rig()
-    await started(rig, UNDER)
+    await rig.started(UNDER)
     await rig.decide()
     for _ in range(3):
         await rig.block()
@@ -204,9 +193,8 @@ async def test_a_nomination_is_counted_once() -> None:
 async def test_a_bug_with_one_account_sets_only_that_one_aside(stage: str) -> None:
     rig, lane = scripted_rig()
     rig.venue.poisoned = {(stage, ALICE)}
-    await started(rig, UNDER, set_account(BOB, -19_500, eth=10))
-    await rig.decide()
-    await rig.attempt()
+    await rig.started(UNDER, set_account(BOB, -19_500, eth=10))
+    await rig.tried()
     assert [plan.account for plan in lane.plans] == [BOB]
     assert rig.quarantine.is_quarantined(VENUE, ALICE)
     assert not rig.quarantine.is_quarantined(VENUE, BOB)
@@ -221,7 +209,7 @@ async def test_an_account_that_could_not_be_read_is_not_forgotten(stage: str) ->
     """It is tried again by and by, although nothing touches it."""
     rig, lane = scripted_rig()
     rig.venue.poisoned = {(stage, ALICE)}
-    await started(rig, UNDER, set_account(BOB, 0))
+    await rig.started(UNDER, set_account(BOB, 0))
     await rig.decide()
     assert rig.quarantine.is_quarantined(VENUE, ALICE)
     rig.venue.poisoned = set()
@@ -233,13 +221,12 @@ async def test_an_account_that_could_not_be_read_is_not_forgotten(stage: str) ->
 
 async def test_a_candidate_that_waited_is_judged_by_the_newest_facts() -> None:
     rig, lane = scripted_rig(pull=True)
-    await started(rig, SAFE)
+    await rig.started(SAFE)
     rig.clock.advance(1)
     await rig.tick("eth", 1_830 * WAD)
     assert await rig.decide() == [ALICE]
     await rig.tick("eth", 1_900 * WAD)
-    await rig.decide()
-    await rig.attempt()
+    await rig.tried()
     assert lane.plans == []
     assert ALICE not in rig.desk.agenda
 
@@ -248,7 +235,7 @@ async def test_a_candidate_that_waited_until_its_price_was_stale_is_held() -> No
     rig, lane = scripted_rig(pull=True)
     patient = replace(rig.board._rules[FEEDS["eth"]], age_ms_max=60_000)
     rig.board._rules[FEEDS["eth"]] = patient  # the native price stays
-    await started(rig, set_account(ALICE, -56_000, btc=1))
+    await rig.started(set_account(ALICE, -56_000, btc=1))
     rig.clock.advance(1)
     await rig.tick("btc", 58_000 * WAD)
     assert await rig.decide() == [ALICE]
