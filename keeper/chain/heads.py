@@ -219,5 +219,9 @@ async def announce_heads(
     except (Web3Exception, WebSocketException, OSError) as error:
         msg = f"websocket lost: {type(error).__name__}"
         raise TransientError(msg) from None
+    except (ValueError, TypeError, AttributeError) as error:
+        # web3 takes a frame apart unchecked: this is what garbage in it comes out as
+        msg = f"websocket sent garbage: {type(error).__name__}"
+        raise TransientError(msg) from None
     msg = "websocket closed"
     raise TransientError(msg)

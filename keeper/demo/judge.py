@@ -2,7 +2,8 @@
 
 *liquidatable*  the contract, given the newest signed price that the broker had, says so for two
                 consecutive blocks
-*missed*        liquidatable and not liquidated within the grace, whether or not it was cured
+*missed*        liquidatable and not liquidated by the end of the run's grace, in which the last
+                prices stand; to have been cured meanwhile is no excuse
 *wrong*         touched in a block for which neither its parent's state nor its own, with any price
                 published by then that the contract would still take, makes it liquidatable
 *blocks late*   from the first of those two blocks to the inclusion
@@ -68,11 +69,9 @@ class Findings:
 class Judge:
     """Follows the chain and judges every block from the first announced one on."""
 
-    def __init__(
-        self, rpc: NodeRpc, ws_url: str, case: Case, record: PriceRecord, grace_blocks: int
-    ) -> None:
+    def __init__(self, rpc: NodeRpc, ws_url: str, case: Case, record: PriceRecord) -> None:
         """Judge with a connection and with knowledge of its own."""
-        self.verdicts = Verdicts(grace_blocks)
+        self.verdicts = Verdicts()
         self.findings = Findings()
         self.judged: Block | None = None
         self._rpc = rpc

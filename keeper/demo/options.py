@@ -42,7 +42,7 @@ class DemoOptions:
 
     @property
     def grace_blocks(self) -> int:
-        """Blocks a liquidatable account may wait, and the last prices stand at most."""
+        """Blocks that the last prices stand at most."""
         return max(round(self.grace_s * self.speed), 1)
 
     def path(self) -> PricePath:

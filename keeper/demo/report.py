@@ -30,12 +30,14 @@ class Report:
     accounts: int
     blocks: int  # judged
     ticks: int
-    liquidatable: int
+    due: int  # liquidatable for a block, or liquidated before the block was over
+    liquidatable: int  # for two blocks: a fast keeper leaves none
     liquidated: int
     liquidations: int  # events: a partial one leaves a second step
     in_time: int  # events after no or one true block
     missed: int
     cured: int  # of the missed: not liquidatable any more when the run ended
+    escaped: int  # times that somebody liquidatable was cured before being liquidated
     standing: int  # still liquidatable when the run ended
     wrong: int
     attempts: int
@@ -64,12 +66,14 @@ class Report:
             "accounts": self.accounts,
             "blocks": self.blocks,
             "ticks": self.ticks,
+            "due": self.due,
             "liquidatable": self.liquidatable,
             "liquidated": self.liquidated,
             "liquidations": self.liquidations,
             "in_time": self.in_time,
             "missed": self.missed,
             "cured": self.cured,
+            "escaped": self.escaped,
             "standing": self.standing,
             "wrong": self.wrong,
             "attempts": self.attempts,
@@ -110,12 +114,14 @@ def make_report(evidence: Evidence) -> Report:
         accounts=evidence.accounts,
         blocks=verdicts.blocks,
         ticks=evidence.ticks,
+        due=len(verdicts.due),
         liquidatable=len(verdicts.liquidatable),
         liquidated=len({one.account for one in findings.liquidations}),
         liquidations=len(findings.liquidations),
         in_time=sum(count for late, count in verdicts.late.items() if late <= 1),
         missed=len(verdicts.missed),
         cured=len(verdicts.cured),
+        escaped=verdicts.escaped,
         standing=len(verdicts.standing),
         wrong=len({(one.account, one.block) for one in findings.wrong}),
         attempts=len(rows),
@@ -146,7 +152,7 @@ def _problems(evidence: Evidence) -> list[str]:
         problems.append(f"still liquidatable at the end: {_listing(left)}")
     if wrong := {one.account for one in evidence.findings.wrong}:
         problems.append(f"liquidated, though no published price allowed it: {_listing(wrong)}")
-    if verdicts.liquidatable and not evidence.findings.liquidations:
+    if verdicts.due and not evidence.findings.liquidations:
         problems.append("nothing was liquidated, though there was something to liquidate")
     if evidence.keeper_exit != 0:
         problems.append(f"the keeper ended with exit code {evidence.keeper_exit}, not 0")

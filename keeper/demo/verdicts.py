@@ -32,13 +32,13 @@ class Liquidation:
 class Verdicts:
     """Feed it every block once, in order."""
 
-    def __init__(self, grace_blocks: int) -> None:
-        """Give a liquidatable account ``grace_blocks`` from its second block on."""
+    def __init__(self) -> None:
+        """Start before the first block."""
         self.blocks = 0
+        self.due: set[int] = set()  # accounts liquidatable for a block or liquidated within one
         self.episodes: list[Episode] = []
         self.late: Counter[int] = Counter()  # blocks late -> liquidations
         self.last_liquidation: int | None = None
-        self._grace_blocks = grace_blocks
         self._streaks: dict[int, tuple[int, int]] = {}  # account -> (first true block, how many)
 
     def block(
@@ -46,13 +46,13 @@ class Verdicts:
     ) -> None:
         """Take in a block: who is liquidatable after it, who was liquidated in it."""
         self.blocks += 1
+        self.due.update(liquidatable, liquidated)
         for account in set(liquidated):
             first, _ = self._streaks.pop(account, (number, 0))
             self.late[number - first] += 1
             self.last_liquidation = number
             for episode in self._waiting(account):
-                if number - episode.second <= self._grace_blocks:
-                    episode.liquidated = number
+                episode.liquidated = number
         for account in [known for known in self._streaks if known not in liquidatable]:
             del self._streaks[account]
             for episode in self._waiting(account):
@@ -87,8 +87,13 @@ class Verdicts:
 
     @property
     def missed(self) -> set[int]:
-        """Accounts that were liquidatable and not liquidated within the grace, so far."""
+        """Accounts that were liquidatable and have not been liquidated since, so far."""
         return {episode.account for episode in self.episodes if episode.liquidated is None}
+
+    @property
+    def escaped(self) -> int:
+        """How often an account was liquidatable and cured before anybody liquidated it."""
+        return sum(episode.cured is not None for episode in self.episodes)
 
     @property
     def cured(self) -> set[int]:

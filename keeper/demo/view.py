@@ -175,10 +175,10 @@ def summary(report: Report) -> RenderableType:
     for name, value in (
         ("accounts", f"{report.accounts} (seed {report.seed})"),
         ("blocks judged, ticks published", f"{report.blocks}, {report.ticks}"),
-        ("liquidatable for two blocks", str(report.liquidatable)),
+        ("due for liquidation", f"{report.due}, {report.liquidatable} of them for two blocks"),
         ("liquidated", f"{report.liquidated} in {report.liquidations} steps"),
         ("dealt with in time", f"{report.in_time} (blocks late: {late or 'none'})"),
-        ("missed", str(report.missed)),
+        ("missed", f"{report.missed} ({report.escaped} times cured before)"),
         ("wrong", str(report.wrong)),
         ("attempts", f"{report.attempts} ({outcomes or 'none'}), {report.replacements} replaced"),
         ("reverted transactions", str(report.reverted)),

@@ -140,7 +140,9 @@ class World:
     # --- the run ----------------------------------------------------------------------------------
 
     async def play(self) -> None:
-        """Play the whole path."""
+        """Play the whole path, candles in step with blocks: the first begins with the next one."""
+        async with asyncio.timeout(CATCH_UP_LIMIT_S):
+            await self.parts.judge.caught_up(await self._head() + 1)
         await play(self.parts.path, self.parts.publisher, self.parts.options.speed)
 
     async def settle(self) -> None:
@@ -240,7 +242,7 @@ async def _set_up(
         wallet=wallet,
         record=record,
         publisher=publisher,
-        judge=Judge(rpc, node.ws_url, case, record, options.grace_blocks),
+        judge=Judge(rpc, node.ws_url, case, record),
         traders=Traders(rpc, place.market, place.address, place.holders, options.seed),
         gas_market=GasMarket(rpc, options.block_time_s, options.seed),
         keeper=keeper,

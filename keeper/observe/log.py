@@ -64,7 +64,8 @@ def configure(
         processors=[*shared, *finish],
         wrapper_class=structlog.make_filtering_bound_logger(number),
         logger_factory=structlog.WriteLoggerFactory(file=out),
-        cache_logger_on_first_use=True,
+        # a cached logger could not be configured again; what it saves is a microsecond a line
+        cache_logger_on_first_use=False,
     )
     _route_logging(out, max(number, _LIBRARY_LEVEL), shared, finish)
 
@@ -150,6 +151,7 @@ def _route_logging(
 ) -> None:
     """Send what libraries log, and Python warnings, through the same processors."""
     handler = logging.StreamHandler(out)
+    handler.setLevel(level)  # some libraries give their loggers a level of their own
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],

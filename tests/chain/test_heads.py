@@ -1,6 +1,7 @@
 import asyncio
 
 import pytest
+from aiohttp import web
 
 from keeper.chain.heads import ChainFollower, FollowSettings, announce_heads, backfill
 from keeper.chain.rpc import HttpRpc
@@ -156,3 +157,37 @@ async def test_a_websocket_that_is_not_there_is_a_transient_error(rpc: HttpRpc) 
     follower = ChainFollower(rpc, [], SETTINGS, SystemClock())
     with pytest.raises(TransientError):
         await announce_heads("ws://127.0.0.1:9", follower, 3000, lambda: None)
+
+
+SUBSCRIBED = '{"jsonrpc":"2.0","id":0,"result":"0x1"}'
+
+
+@pytest.mark.parametrize("first", [None, SUBSCRIBED], ids=["at once", "once subscribed"])
+@pytest.mark.parametrize("then", ["{", "7", '"latest"', '{"jsonrpc":"2.0"}', "", None])
+async def test_garbage_and_a_torn_connection_are_transient_errors(
+    rpc: HttpRpc, first: str | None, then: str | None
+) -> None:
+    async def answer(request: web.Request) -> web.WebSocketResponse:
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        await socket.receive()
+        for frame in (first, then):
+            if frame is not None:
+                await socket.send_str(frame)
+        if then is None and request.transport is not None:
+            request.transport.abort()
+        await socket.receive()
+        return socket
+
+    app = web.Application()
+    app.router.add_get("/", answer)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    url = f"ws://127.0.0.1:{runner.addresses[0][1]}"
+    follower = ChainFollower(rpc, [], SETTINGS, SystemClock())
+    try:
+        with pytest.raises(TransientError):
+            await announce_heads(url, follower, 500, lambda: None)
+    finally:
+        await runner.cleanup()

@@ -20,7 +20,6 @@ from keeper.margin.model import Account, Position
 from keeper.units import WAD
 from tests.nodes import Anvil, running_anvil
 
-GRACE_BLOCKS = 3
 GAS = 3_000_000
 BTC, ETH = 50_000, 3_000
 BOTH, LONG, SAFE = 1, 2, 3  # account ids
@@ -101,7 +100,7 @@ async def rig(node: Anvil) -> AsyncIterator[Rig]:
     record = PriceRecord()
     ids = range(1, len(POPULATION) + 1)
     case = Case(place.market, place.address, ids, wallet)
-    judge = Judge(rpc, node.ws_url, case, record, GRACE_BLOCKS)
+    judge = Judge(rpc, node.ws_url, case, record)
     signer = PriceSigner(oracle, place.chain_id, place.address)
     rig = Rig(rpc, place, signer, record, judge, wallet)
     rig.publish(BTC)
@@ -141,23 +140,13 @@ async def test_liquidated_after_one_true_block_is_in_time(rig: Rig) -> None:
     assert (rig.judge.verdicts.liquidatable, rig.judge.verdicts.late) == (set(), {1: 1})
 
 
-async def test_late_within_the_grace_is_counted_and_not_missed(rig: Rig) -> None:
+async def test_late_is_counted_and_not_missed(rig: Rig) -> None:
     prices = rig.publish(43_800)
     await rig.mine(3)
     await rig.liquidate(LONG, prices)
     await rig.mine(2)
     verdicts = rig.judge.verdicts
     assert (verdicts.liquidatable, verdicts.missed, verdicts.late) == ({LONG}, set(), {3: 1})
-
-
-async def test_beyond_the_grace_is_missed_though_liquidated(rig: Rig) -> None:
-    prices = rig.publish(43_800)
-    await rig.mine(GRACE_BLOCKS + 3)
-    await rig.liquidate(LONG, prices)
-    await rig.mine()
-    verdicts = rig.judge.verdicts
-    assert (verdicts.missed, verdicts.standing) == ({LONG}, set())
-    assert rig.wrong == []
 
 
 async def test_never_liquidated_is_missed_and_standing(rig: Rig) -> None:
@@ -174,6 +163,9 @@ async def test_cured_by_the_price_after_two_blocks_is_missed(rig: Rig) -> None:
     await rig.mine(2)
     verdicts = rig.judge.verdicts
     assert (verdicts.missed, verdicts.standing, verdicts.cured) == ({LONG}, set(), {LONG})
+    await rig.liquidate(LONG, rig.publish(43_800))
+    await rig.mine()
+    assert (verdicts.missed, verdicts.escaped, verdicts.late) == (set(), 1, {0: 1})
 
 
 async def test_a_price_that_was_never_published_makes_it_wrong(rig: Rig) -> None:
@@ -229,7 +221,7 @@ async def test_a_healthy_account_reverts_and_is_counted(rig: Rig) -> None:
 
 
 async def test_blocks_mined_while_nobody_listened_are_caught_up_with(rig: Rig) -> None:
-    deaf = Judge(rig.rpc, "", rig.judge._case, rig.record, GRACE_BLOCKS)
+    deaf = Judge(rig.rpc, "", rig.judge._case, rig.record)
     numbers = []
     for _ in range(2):
         latest = await rig.rpc.call("eth_getBlockByNumber", "latest", *[False])

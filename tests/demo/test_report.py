@@ -47,7 +47,7 @@ def reported(
     wrong: list[Liquidation] | None = None,
     keeper_exit: int | None = 0,
 ) -> Report:
-    verdicts, findings = Verdicts(grace_blocks=3), Findings(wrong=wrong or [])
+    verdicts, findings = Verdicts(), Findings(wrong=wrong or [])
     for number, (liquidatable, events) in enumerate(history):
         verdicts.block(number, liquidatable, [one.account for one in events])
         findings.liquidations += events
@@ -76,7 +76,7 @@ def test_a_run_in_which_all_agrees_holds() -> None:
     assert shown["tick_to_sent_ms"] == {"p50": 2.0, "p99": 3.0}
     assert shown["blocks_late"] == {"max": 2, "histogram": {"1": 1, "2": 1}}
     assert shown["outcomes"] == {"won": 2, "lost": 1}
-    assert shown["in_time"] == 1
+    assert (shown["in_time"], shown["due"]) == (1, 2)
 
 
 def test_a_calm_run_without_work_holds() -> None:
@@ -90,7 +90,7 @@ def test_a_calm_run_without_work_holds() -> None:
     ("report", "problem"),
     [
         (reported([({4}, []), ({4}, [])], []), "missed: 1 accounts (4)"),
-        (reported([({4}, []), ({4}, [])], []), "nothing was liquidated"),
+        (reported([({4}, []), (set(), [])], []), "nothing was liquidated"),
         (reported([(set(), [event(1, 0)])], [row(1, 0)], wrong=[event(1, 0)]), "no published"),
         (reported([], [], keeper_exit=1), "exit code 1, not 0"),
         (reported([], [], keeper_exit=None), "exit code None"),
@@ -117,7 +117,7 @@ def text_of(scene: Scene, status: dict[str, object]) -> str:
 
 
 def test_the_view_shows_what_the_keeper_says_and_what_the_judge_counts() -> None:
-    verdicts, findings = Verdicts(3), Findings(liquidations=[event(1, 2)], reverted=3)
+    verdicts, findings = Verdicts(), Findings(liquidations=[event(1, 2)], reverted=3)
     verdicts.block(1, {8}, [])
     scene = Scene("http://127.0.0.1:1", Prices(50_000 * WAD, 3_000 * WAD), verdicts, findings)
     status = {
@@ -150,7 +150,7 @@ def test_the_view_shows_what_the_keeper_says_and_what_the_judge_counts() -> None
     ],
 )
 def test_the_view_stands_a_status_with_holes(status: dict[str, object]) -> None:
-    scene = Scene("http://h", Prices(WAD, WAD), Verdicts(3), Findings())
+    scene = Scene("http://h", Prices(WAD, WAD), Verdicts(), Findings())
     assert "0 liquidations" in text_of(scene, status)
 
 

@@ -10,8 +10,8 @@ account_sets = st.frozensets(st.sampled_from(ACCOUNTS))
 History = list[tuple[frozenset[int], frozenset[int]]]  # (liquidatable after, liquidated in) a block
 
 
-def judged(history: History, grace_blocks: int) -> Verdicts:
-    verdicts = Verdicts(grace_blocks)
+def judged(history: History) -> Verdicts:
+    verdicts = Verdicts()
     for number, (liquidatable, liquidated) in enumerate(history):
         verdicts.block(number, liquidatable, liquidated)
     return verdicts
@@ -25,8 +25,8 @@ def streak_start(history: History, account: int, number: int) -> int:
     return number
 
 
-@given(st.lists(st.tuples(account_sets, account_sets), max_size=25), st.integers(1, 6))
-def test_counts_are_those_of_the_definitions(history: History, grace_blocks: int) -> None:
+@given(st.lists(st.tuples(account_sets, account_sets), max_size=25))
+def test_counts_are_those_of_the_definitions(history: History) -> None:
     liquidatable, missed, late = set(), set(), Counter[int]()
     for account in ACCOUNTS:
         hits = [at for at, (_, liquidated) in enumerate(history) if account in liquidated]
@@ -36,9 +36,9 @@ def test_counts_are_those_of_the_definitions(history: History, grace_blocks: int
         for second, (now, _) in enumerate(history):
             if account in now and streak_start(history, account, second) == second - 1:
                 liquidatable.add(account)
-                if not any(second < hit <= second + grace_blocks for hit in hits):
+                if not any(hit > second for hit in hits):
                     missed.add(account)
-    verdicts = judged(history, grace_blocks)
+    verdicts = judged(history)
     assert verdicts.liquidatable == liquidatable
     assert verdicts.missed == missed
     assert verdicts.late == late
@@ -49,19 +49,19 @@ def test_counts_are_those_of_the_definitions(history: History, grace_blocks: int
 def test_one_true_block_makes_nobody_liquidatable() -> None:
     none: frozenset[int] = frozenset()
     one = frozenset({1})
-    verdicts = judged([(one, none), (none, none), (one, none), (none, one)], 5)
+    verdicts = judged([(one, none), (none, none), (one, none), (none, one)])
     assert (verdicts.liquidatable, verdicts.missed, verdicts.late) == (set(), set(), {1: 1})
 
 
 def test_a_partial_liquidation_starts_the_count_again() -> None:
     none: frozenset[int] = frozenset()
     one = frozenset({1})
-    verdicts = judged([(one, none), (one, none), (one, one), (none, one)], 5)
+    verdicts = judged([(one, none), (one, none), (one, one), (none, one)])
     assert verdicts.late == {2: 1, 1: 1}
     assert verdicts.missed == set()
 
 
 def test_standing_are_those_liquidatable_for_two_blocks_and_still_so() -> None:
     none: frozenset[int] = frozenset()
-    verdicts = judged([(frozenset({1}), none), (frozenset({1, 2}), none)], 5)
+    verdicts = judged([(frozenset({1}), none), (frozenset({1, 2}), none)])
     assert (verdicts.standing, verdicts.pending, verdicts.cured) == ({1}, {1, 2}, set())

@@ -10,7 +10,7 @@ from eth_utils.crypto import keccak
 from keeper.chain.rpc import rpc_error
 from keeper.errors import RpcError, RpcFault
 from keeper.facts import Call, Execution, Log
-from tests.shell.market import Block, FakeChain, Tx
+from tests.shell.market import GAS, REVERT_GAS, Block, FakeChain, Revert, Tx
 
 
 class FakeRpc:
@@ -42,7 +42,11 @@ class FakeRpc:
         return answers
 
     async def simulate(self, call: Call, sender: str) -> Execution:
-        raise NotImplementedError
+        try:
+            reward_wad = self.chain.simulate(call, sender)
+        except Revert as revert:
+            return Execution(success=False, gas_used=REVERT_GAS, output=str(revert).encode())
+        return Execution(success=True, gas_used=GAS, output=reward_wad.to_bytes(32, "big"))
 
     def _answer(self, method: str, *params: Any) -> Any:  # noqa: ANN401 - JSON
         chain, state = self.chain, self.chain.state

@@ -1,21 +1,36 @@
 """From a nomination to an open attempt, and what must not happen in between."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
+from keeper.chain.fees import FeeRules
+from keeper.chain.journal import Journal
+from keeper.chain.signer import Signer
+from keeper.chain.submit import Lane, LaneRules
 from keeper.decide.agenda import HoldReason
 from keeper.execute import REFUSALS
-from keeper.facts import AccountId, Refused
-from keeper.units import WAD
-from tests.shell.market import set_account
-from tests.shell.rig import DESK_RULES, EXECUTION_RULES, scripted_rig
-from tests.shell.venue import FEEDS
+from keeper.facts import AccountId, Outcome, Refused, TxKind
+from keeper.units import GWEI, WAD
+from tests.fakes import CountingTelemetry, ManualClock
+from tests.shell.market import FakeChain, set_account
+from tests.shell.rig import (
+    DESK_RULES,
+    EXECUTION_RULES,
+    in_flight,
+    make_rig,
+    receipt_of,
+    scripted_rig,
+)
+from tests.shell.rpc import FakeRpc
+from tests.shell.venue import FEEDS, VENUE
 
-ALICE = AccountId("alice")
+ALICE, BOB = AccountId("alice"), AccountId("bob")
 UNDER = set_account(ALICE, -19_500, eth=10)
 
 
@@ -108,3 +123,103 @@ async def test_candidates_wait_their_turn_and_the_worst_goes_first() -> None:
     now_ms = rig.clock.now_ms
     assert rig.desk.due(now_ms) == ["worst", "bad"]
     assert sorted(await rig.decide()) == ["bad", "mild", "worst"], "the others in the next step"
+
+
+@pytest.mark.parametrize("idle", [True, False])
+async def test_what_only_a_block_changes_is_not_asked_again_before_one(idle: bool) -> None:  # noqa: FBT001
+    """A used-up window, and all attempts open."""
+    rig, lane = scripted_rig(execution_rules=replace(EXECUTION_RULES, open_attempts_max=1))
+    rig.chain.state.idle = idle
+    await rig.started(UNDER, set_account(BOB, -19_500, eth=10))
+    await rig.tried()
+    held = {rig.why(name) for name in (ALICE, BOB)}
+    assert held == ({"no_progress"} if idle else {"in_flight", "open_attempts"})
+    asked = len(rig.venue.simulated)
+    for _ in range(5):
+        rig.clock.advance(2)
+        await rig.publish()
+        await rig.tried()
+    assert len(rig.venue.simulated) == asked
+    assert len(lane.plans) == (0 if idle else 1)
+
+
+async def test_after_a_success_a_reading_from_before_it_does_not_count() -> None:
+    rig, lane = scripted_rig()
+    await rig.started(set_account(ALICE, -195_000, eth=100))
+    await rig.tried()
+    (attempt,) = lane.open_attempts
+    before = rig.desk.states[ALICE]
+    lane.mine(attempt, receipt_of(rig, attempt), TxKind.FIRST)
+    await rig.settle()
+    rig.desk.learn_state(before)  # it was on its way
+    await rig.tried()
+    assert rig.why(ALICE) == "state_behind"
+    assert len(lane.plans) == 1
+    await rig.publish()
+    rig.follow()
+    assert await rig.read()
+    await rig.tried()
+    assert len(lane.plans) == 2
+
+
+async def test_a_cure_does_not_end_a_back_off() -> None:
+    rig, lane, attempt = await in_flight()
+    lane.mine(attempt, None, None)
+    await rig.settle()
+    assert rig.why(ALICE) == "backoff"
+    rig.chain.mine(set_account(ALICE, 0, eth=10))
+    rig.follow()
+    assert await rig.read()
+    await rig.decide()
+    assert rig.why(ALICE) == "not_under_margined"
+    rig.chain.mine(UNDER)
+    rig.follow()
+    assert await rig.read()
+    await rig.tried()
+    assert rig.why(ALICE) == "backoff"
+    assert len(lane.plans) == 1
+    rig.clock.advance(1)
+    await rig.tried()
+    assert len(lane.plans) == 2
+
+
+class HastyRpc(FakeRpc):
+    """A chain that has mined and settled a transaction before its sender hears of it."""
+
+    def __init__(self, chain: FakeChain) -> None:
+        super().__init__(chain)
+        self.taken: Callable[[], Awaitable[None]] | None = None
+
+    async def call(self, method: str, params: Sequence[object] = ()) -> Any:  # noqa: ANN401 - JSON
+        answer = await super().call(method, params)
+        if method == "eth_sendRawTransaction" and self.taken is not None:
+            await self.taken()
+        return answer
+
+
+async def test_a_lane_survives_that_its_attempt_is_settled_while_it_is_sent(tmp_path: Path) -> None:
+    clock, signer = ManualClock(), Signer("0x" + "42" * 32)
+    chain = FakeChain(pull=False, now_ms=clock.wall_ms)
+    chain.state.balances[signer.address] = WAD
+    rpc, telemetry = HastyRpc(chain), CountingTelemetry()
+    fees = FeeRules(GWEI, 2_000_000, 500 * GWEI, 125_000)
+    async with Journal(tmp_path / "journal.sqlite", 1) as journal:
+        lane = Lane(rpc, journal, signer, LaneRules(1, 1, 2, WAD, fees), clock, telemetry)
+        rig = make_rig(lane, chain, clock, telemetry=telemetry)
+        await lane.recover()
+        await rig.started(UNDER)
+
+        async def at_once() -> None:
+            rig.mine()
+            rig.follow()
+            await rig.settle()
+
+        rpc.taken = at_once
+        await rig.tried()
+        assert [done.outcome for done in rig.published] == [Outcome.WON]
+        assert not rig.quarantine.is_quarantined(VENUE, ALICE)
+        assert lane.open_attempts == ()
+        assert rig.why(ALICE) == "state_behind"
+        assert await rig.read()
+        await rig.decide()
+        assert rig.why(ALICE) == "not_under_margined"

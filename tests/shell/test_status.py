@@ -1,0 +1,202 @@
+"""What the operator sees: why it is not ready, and the status document."""
+
+import json
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from keeper.chain.journal import Journal
+from keeper.config import load
+from keeper.facts import AccountId, TxKind
+from keeper.observe.metrics import Metrics
+from keeper.status import Status
+from keeper.units import WAD
+from tests.fakes import ScriptedLane
+from tests.shell.market import ADDRESS, set_account
+from tests.shell.rig import WALLET, Rig, receipt_of, scripted_rig
+from tests.shell.venue import FEEDS, VENUE
+
+ALICE, BOB = AccountId("alice"), AccountId("bob")
+CONFIG = f"""
+[chain]
+id = 31337
+http = ["http://127.0.0.1:8545"]
+native_feed = "ETH/USD"
+
+[[sources]]
+kind = "mqtt"
+name = "main"
+host = "127.0.0.1"
+
+[[feeds]]
+id = "ETH/USD"
+sources = ["main"]
+
+[[feeds]]
+id = "BTC/USD"
+sources = ["main"]
+
+[[venues]]
+kind = "demo_market"
+id = "{VENUE}"
+address = "{ADDRESS}"
+"""
+
+
+@dataclass
+class Seen:
+    """A shell, its lane, and what an operator sees of it."""
+
+    rig: Rig
+    lane: ScriptedLane
+    status: Status
+    metrics: Metrics
+
+    async def ready(self) -> None:
+        await self.rig.started(set_account(ALICE, -17_500, eth=10), set_account(BOB, 100))
+        await self.rig.tried()
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    with capture_logs():
+        yield
+
+
+@pytest.fixture
+async def seen(tmp_path: Path) -> AsyncIterator[Seen]:
+    (tmp_path / "config.toml").write_text(CONFIG)
+    rig, lane = scripted_rig()
+    metrics = Metrics("1.2.3")
+    metrics.know("feed", FEEDS.values())
+    metrics.know("venue", [VENUE])
+    async with Journal(tmp_path / "journal.sqlite", 31337) as journal:
+        status = Status(
+            settings=load(tmp_path / "config.toml"),
+            pipeline=rig.pipeline,
+            board=rig.board,
+            lane=lane,  # type: ignore[arg-type]
+            journal=journal,
+            settlement=rig.settlement,
+            quarantine=rig.quarantine,
+            heartbeats=rig.heartbeats,
+            metrics=metrics,
+            clock=rig.clock,  # type: ignore[arg-type]
+        )
+        yield Seen(rig, lane, status, metrics)
+
+
+def test_at_first_nothing_is_ready(seen: Seen) -> None:
+    assert seen.status.unready() == [
+        "chain: no head yet",
+        f"venue {VENUE}: book not loaded yet",
+        "feed ETH/USD: no price yet",
+    ]
+    seen.rig.pipeline.chain_trouble = "connection refused"
+    assert seen.status.unready()[0] == "chain: no head yet (connection refused)"
+
+
+async def test_ready_when_nothing_is_missing(seen: Seen) -> None:
+    await seen.ready()
+    assert seen.status.unready() == []
+    assert seen.status.snapshot()["ready"] is True
+
+
+async def test_an_old_head_and_old_prices_are_named(seen: Seen) -> None:
+    await seen.ready()
+    seen.rig.clock.advance(31)
+    assert seen.status.unready() == [
+        "chain: head 100 is 31 s old",
+        "feed BTC/USD: price is 31.0 s old",
+        "feed ETH/USD: price is 31.0 s old",
+    ]
+
+
+async def test_a_closed_venue_is_named(seen: Seen) -> None:
+    seen.rig.chain.state.open = False
+    await seen.ready()
+    assert seen.status.unready() == [f"venue {VENUE}: closed to this wallet; watching only"]
+
+
+async def test_what_is_in_quarantine_is_named(seen: Seen) -> None:
+    seen.rig.venue.poisoned = {("compile", ALICE)}
+    await seen.ready()
+    (reason,) = seen.status.unready()
+    assert reason.startswith(f"venue {VENUE}: account alice is in quarantine: ZeroDivisionError")
+
+
+async def test_a_parked_wallet_is_named_and_a_dry_run_is_not(seen: Seen) -> None:
+    await seen.ready()
+    seen.lane.parked = True
+    assert seen.status.unready() == [
+        f"wallet {WALLET}: cannot pay for another attempt; fund it",
+    ]
+    seen.lane.wallet = None
+    assert seen.status.unready() == []
+    assert seen.status.snapshot()["dry_run"] is True
+
+
+async def test_the_status_document_is_json_and_says_how_it_stands(seen: Seen) -> None:
+    rig, lane = seen.rig, seen.lane
+    json.dumps(seen.status.snapshot(), allow_nan=False)
+    await rig.started(set_account(ALICE, -19_500, eth=10), set_account(BOB, -1_000, eth=1))
+    await rig.tried()
+    lane.tick_to_sent_ms = [3.0, 1.0, 2.0]
+    shown = json.loads(json.dumps(seen.status.snapshot(), allow_nan=False))
+    assert shown["venues"][VENUE] == {
+        "loaded": True,
+        "open": True,
+        "accounts": 2,
+        "in_book": 2,
+        "under_margined": 1,
+    }
+    assert shown["head"] == {"block": 100, "age_ms": 0}
+    assert shown["prices"]["ETH/USD"] == {"price": 2000.0, "age_ms": 0}
+    assert shown["latency_ms"] == {"p50": 2.0, "p99": 3.0, "count": 3}
+    nearest, next_one = shown["accounts"]
+    assert (nearest["account"], nearest["why"]) == (ALICE, "in_flight")
+    assert nearest["distance_pct"] < 0 < next_one["distance_pct"]
+    (flying,) = shown["attempts"]
+    assert (flying["account"], flying["state"]) == (ALICE, "broadcast")
+    attempt = lane.open_attempts[0]
+    lane.mine(attempt, receipt_of(rig, attempt), TxKind.FIRST)
+    await rig.publish()
+    await rig.turn()
+    shown = json.loads(json.dumps(seen.status.snapshot(), allow_nan=False))
+    (done,) = shown["attempts"]
+    assert (done["state"], done["block"]) == ("won", 101)
+    assert done["reward_wei"] == str(WAD // 10)
+    assert shown["totals"]["outcomes"] == {"won": 1}
+    assert int(shown["totals"]["profit_wei"][VENUE]) == WAD // 10 - int(done["cost_wei"])
+
+
+async def test_an_account_that_no_price_moves_has_no_distance(seen: Seen) -> None:
+    """``Infinity`` is no JSON."""
+    await seen.ready()
+    rows = seen.rig.desk.lead
+    rows.put(BOB, type(rows.row(ALICE))(constant=5.0))
+    shown = json.loads(json.dumps(seen.status.snapshot(), allow_nan=False))
+    assert {row["account"]: row["distance_pct"] for row in shown["accounts"]}[BOB] is None
+
+
+async def test_gauges_follow(seen: Seen) -> None:
+    await seen.ready()
+    seen.rig.clock.advance(2)
+    seen.metrics.before_render(seen.status.set_gauges)
+    seen.metrics.refresh()
+    text = seen.metrics.render("")[0].decode()
+    for line in (
+        "keeper_ready 1.0",
+        "keeper_dry_run 0.0",
+        "keeper_head_block 100.0",
+        "keeper_head_age_seconds 2.0",
+        f'keeper_accounts{{venue="{VENUE}"}} 2.0',
+        f'keeper_under_margined_accounts{{venue="{VENUE}"}} 0.0',
+        'keeper_price_usd{feed="ETH/USD"} 2000.0',
+        'keeper_price_age_seconds{feed="BTC/USD"} 2.0',
+        "keeper_open_attempts 0.0",
+    ):
+        assert line in text.splitlines(), line

@@ -1,0 +1,6 @@
+// SPDX-License-Identifier: MIT
+pragma solidity >=0.8.11 <0.9.0;
+
+import "@synthetixio/core-contracts/contracts/interfaces/IERC165.sol";
+
+interface IRewardDistributor is IERC165 {}
