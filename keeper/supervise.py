@@ -8,7 +8,7 @@ venue's loop restarts that venue. Both are counted, logged whole and named by ``
 import asyncio
 import random
 import signal
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NoReturn
@@ -25,6 +25,7 @@ __all__ = ["Backoff", "Heartbeats", "Quarantine", "Quarantined", "Supervisor", "
 log = structlog.get_logger(__name__)
 
 _NS_PER_S = 1_000_000_000
+CANCEL_AGAIN_S = 1.5  # a loop that cleans up longer is told once more
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -229,15 +230,28 @@ async def _run_until(
 ) -> None:
     try:
         async with asyncio.TaskGroup() as group:
-            group.create_task(_stopped(stopping), name="signals")
-            for name, body in loops.items():
-                group.create_task(_endless(name, body), name=name)
+            tasks = [
+                group.create_task(_endless(name, body), name=name) for name, body in loops.items()
+            ]
+            group.create_task(_stopped(stopping, tasks), name="signals")
     except* _Stopped:
         log.info("stopped")
 
 
-async def _stopped(stopping: asyncio.Event) -> NoReturn:
-    await stopping.wait()
+async def _stopped(stopping: asyncio.Event, tasks: Collection[asyncio.Task[None]]) -> NoReturn:
+    """Wait for a signal, or for the group to end, then cancel the loops until they are gone.
+
+    Once is not enough: Python 3.11's ``wait_for``, which libraries use, swallows a cancellation
+    that comes at the moment when what it waits for is done.
+    """
+    try:
+        await stopping.wait()
+    finally:
+        waiting = {task for task in tasks if not task.done()}
+        while waiting:
+            for task in waiting:
+                task.cancel()
+            _, waiting = await asyncio.wait(waiting, timeout=CANCEL_AGAIN_S)
     raise _Stopped
 
 

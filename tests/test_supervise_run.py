@@ -52,6 +52,25 @@ async def test_a_loop_that_ends_by_itself_is_a_bug() -> None:
     assert caught.value.__notes__ == ["in loop 'prices'"]
 
 
+async def test_a_loop_that_swallows_a_cancellation_is_cancelled_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("keeper.supervise.CANCEL_AGAIN_S", 0.01)
+    swallowed = []
+
+    async def deaf() -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            swallowed.append("once")
+        await asyncio.Event().wait()
+
+    async with asyncio.timeout(5):
+        with pytest.raises(ZeroDivisionError):
+            await run({"deaf": deaf, "decide": _crash})
+    assert swallowed == ["once"]
+
+
 async def test_several_bugs_are_raised_together() -> None:
     with pytest.raises(ExceptionGroup) as caught:
         await run({"a": _crash, "b": _end})

@@ -1,7 +1,8 @@
 """Judges the keeper by the contract alone, block by block, sharing no code with it.
 
 *liquidatable*  the contract, given the newest signed price that the broker had, says so for two
-                consecutive blocks
+                consecutive blocks: after the one, and after the other or, for an account that is
+                liquidated in it, when it begins
 *missed*        liquidatable and not liquidated by the end of the run's grace, in which the last
                 prices stand; to have been cured meanwhile is no excuse
 *wrong*         touched in a block for which neither its parent's state nor its own, with any price
@@ -166,8 +167,9 @@ class Judge:
             liquidatable.update(account for account, yes in zip(ids, said, strict=True) if yes)
         liquidations = [self._liquidation(log) for log in self._logs(receipts, "Liquidated")]
         touched = {liquidation.account for liquidation in liquidations}
+        opening = await self._opening(block, sorted(touched)) if touched else set()
         unjustified = await self._unjustified(block, sorted(touched)) if touched else set()
-        self.verdicts.block(block.number, liquidatable, touched)
+        self.verdicts.block(block.number, liquidatable, touched, opening)
         self.findings.liquidations += liquidations
         self.findings.wrong += [one for one in liquidations if one.account in unjustified]
         self._note(receipts)
@@ -201,6 +203,13 @@ class Judge:
             closed_notional=closed,
             full=bool(full),
         )
+
+    async def _opening(self, block: Block, accounts: list[int]) -> set[int]:
+        """Return those liquidatable when the block began: its parent's state, the newest price."""
+        newest = self._record.newest(block.seen_ms)
+        (answer,) = await self._ask([self._preview(block.parent_hash, block, accounts, newest)])
+        said = self._case.market.result("preview_liquidatable", answer)
+        return {account for account, yes in zip(accounts, said, strict=True) if yes}
 
     async def _unjustified(self, block: Block, accounts: list[int]) -> set[int]:
         """Return those for which no price published by then made the contract say yes."""

@@ -31,7 +31,7 @@ class Report:
     blocks: int  # judged
     ticks: int
     due: int  # liquidatable for a block, or liquidated before the block was over
-    liquidatable: int  # for two blocks: a fast keeper leaves none
+    liquidatable: int  # for two blocks in a row, the one of its liquidation included
     liquidated: int
     liquidations: int  # events: a partial one leaves a second step
     in_time: int  # events after no or one true block

@@ -42,13 +42,23 @@ class Verdicts:
         self._streaks: dict[int, tuple[int, int]] = {}  # account -> (first true block, how many)
 
     def block(
-        self, number: int, liquidatable: Collection[int], liquidated: Collection[int]
+        self,
+        number: int,
+        liquidatable: Collection[int],
+        liquidated: Collection[int],
+        opening: Collection[int] = (),
     ) -> None:
-        """Take in a block: who is liquidatable after it, who was liquidated in it."""
+        """Take in a block: who is liquidatable after it, who was liquidated in it.
+
+        ``opening``: those of the liquidated that were still liquidatable when the block began. For
+        an account that was so after the block before, this is its second block in a row.
+        """
         self.blocks += 1
         self.due.update(liquidatable, liquidated)
         for account in set(liquidated):
-            first, _ = self._streaks.pop(account, (number, 0))
+            first, length = self._streaks.pop(account, (number, 0))
+            if length == 1 and account in opening:
+                self.episodes.append(Episode(account, first, number))
             self.late[number - first] += 1
             self.last_liquidation = number
             for episode in self._waiting(account):

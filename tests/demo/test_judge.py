@@ -137,7 +137,8 @@ async def test_liquidated_after_one_true_block_is_in_time(rig: Rig) -> None:
     assert rig.judge.verdicts.pending == {LONG}
     await rig.liquidate(LONG, prices)
     await rig.mine(2)
-    assert (rig.judge.verdicts.liquidatable, rig.judge.verdicts.late) == (set(), {1: 1})
+    assert (rig.judge.verdicts.liquidatable, rig.judge.verdicts.late) == ({LONG}, {1: 1})
+    assert rig.judge.verdicts.missed == set()
 
 
 async def test_late_is_counted_and_not_missed(rig: Rig) -> None:

@@ -65,3 +65,13 @@ def test_standing_are_those_liquidatable_for_two_blocks_and_still_so() -> None:
     none: frozenset[int] = frozenset()
     verdicts = judged([(frozenset({1}), none), (frozenset({1, 2}), none)])
     assert (verdicts.standing, verdicts.pending, verdicts.cured) == ({1}, {1, 2}, set())
+
+
+def test_the_block_of_the_liquidation_is_the_second_one_if_it_began_liquidatable() -> None:
+    verdicts = Verdicts()
+    verdicts.block(1, {7, 8}, set())
+    verdicts.block(2, set(), {7, 8}, opening={7})
+    assert verdicts.liquidatable == {7}, "8 was cured by the newest price when block 2 began"
+    assert verdicts.missed == set()
+    assert verdicts.late == {1: 2}
+    assert verdicts.escaped == 0

@@ -7,6 +7,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from keeper.facts import AccountId, PriceView
+from keeper.margin.rows import Row
 from keeper.units import WAD
 from tests.shell.market import Stored, is_under, set_account, set_index, set_price
 from tests.shell.rig import scripted_rig
@@ -243,3 +244,15 @@ async def test_a_candidate_that_waited_until_its_price_was_stale_is_held() -> No
     await rig.attempt()
     assert lane.plans == []
     assert rig.why(ALICE) == "stale_price"
+
+
+async def test_a_row_that_was_too_cautious_is_made_exact_where_the_account_is() -> None:
+    rig, _ = scripted_rig()
+    await rig.started(SAFE)
+    await rig.decide()
+    rig.desk.lead.put(ALICE, Row(constant=-1.0))
+    rig.desk.agenda.nominate(ALICE, rig.clock.now_ms)
+    assert await rig.decide() == []
+    assert not rig.desk.lead.is_under(ALICE)
+    assert ALICE not in rig.desk.agenda
+    assert rig.counted("keeper_assessed_total") == 1

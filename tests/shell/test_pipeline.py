@@ -259,6 +259,17 @@ async def test_a_liquidation_by_somebody_else_is_counted_and_explained(
     assert line["log_level"] == "warning"
 
 
+async def test_the_accounts_loop_tells_of_liquidations(loops: Running) -> None:
+    rig = loops.rig
+    rig.start(SAFE)
+    async with loops:
+        await rig.publish()
+        await loops.idle()
+        rig.mine(UNDER, rival_liquidates(ALICE))
+        await loops.news()
+        assert rig.counted("keeper_liquidations_seen_total", "other") == 1
+
+
 async def test_refused_prices_are_counted_and_go_nowhere() -> None:
     rig, _ = scripted_rig()
     refused = Rejected("main", Rejection.MALFORMED, "", "not JSON")

@@ -69,7 +69,12 @@ class Interface:
         self.events: dict[str, Entry] = {}  # by topic, 0x-hex
         self.errors: dict[bytes, Entry] = {}  # by selector
         self.constructor: Sequence[Entry] = ()
-        for entry in (entry for abi in abis for entry in abi):
+        for abi in abis:
+            self.add(abi)
+
+    def add(self, abi: Iterable[Entry]) -> None:
+        """Take in another ABI; what is known already by its name stays."""
+        for entry in abi:
             match entry["type"]:
                 case "function":
                     self.functions.setdefault(entry["name"], entry)
