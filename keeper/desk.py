@@ -164,12 +164,6 @@ class Desk:
             self._needs_state_at.pop(account, None)
             self.agenda.refresh(account)
 
-    def forget(self, accounts: Iterable[AccountId]) -> None:
-        """Drop accounts that are no more (another chain history)."""
-        for account in accounts:
-            self.states.pop(account, None)
-            self._drop(account)
-
     def settled(self, account: AccountId, *, failed: bool, block: int) -> None:
         """End the work on an account; a success waits for its state at that block."""
         if not failed:
@@ -195,13 +189,6 @@ class Desk:
             else:
                 book.put(account, row)
         self._nominate(account, tick_ns=0)
-
-    def _drop(self, account: AccountId) -> None:
-        for book in (self.lead, self.chain):
-            if account in book:
-                book.drop(account)
-        self._expired.discard(account)
-        self.agenda.cure(account)
 
     def _nominate(self, account: AccountId, tick_ns: int) -> None:
         if self.lead.is_under(account) or self.chain.is_under(account):

@@ -10,8 +10,7 @@ Each is a few lines; the work is in ``desk.py``, ``execute.py`` and ``settle.py`
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
 import structlog
 
@@ -21,7 +20,6 @@ from keeper.execute import Execution
 from keeper.facts import (
     AccountId,
     AccountState,
-    ChainUpdate,
     Head,
     LiquidationSeen,
     MarketState,
@@ -32,7 +30,7 @@ from keeper.facts import (
 )
 from keeper.intake import Intake
 from keeper.mailbox import LatestWins
-from keeper.ports import Board, Clock, PriceSource, Submitter, Telemetry
+from keeper.ports import Board, Chain, Clock, Memory, PriceSource, Submitter, Telemetry
 from keeper.quarantine import Quarantine
 from keeper.settle import Settlement
 from keeper.supervise import Heartbeats
@@ -45,28 +43,6 @@ SLICE_NS = 4_000_000  # assess this long, then let the other loops run
 RETRY_S = 0.2  # after a failed reading; the next head may be long in coming
 RETRIES_MAX = 8  # accounts set aside that are read again at once; were it 16, the venue is blamed
 READ_MAX = 256  # accounts read in one go; a reading of all is posted as it comes in
-
-
-class Chain(Protocol):
-    """The head of the chain and what was logged since the last one."""
-
-    async def start(self) -> Head:
-        """Return the head to follow from."""
-        ...
-
-    def updates(self) -> AsyncGenerator[ChainUpdate | None]:
-        """Yield what follows, None when nothing did; raises TransientError, then go on calling."""
-        ...
-
-
-class Memory(Protocol):
-    """What survives a restart of what was found in the logs."""
-
-    async def checkpoint(
-        self, scope: str, block: int, block_hash: str, accounts: Sequence[AccountId]
-    ) -> None:
-        """Note that a scope's logs are read up to a block, and the accounts found in them."""
-        ...
 
 
 Discover = Callable[[Desk, Head], AsyncIterator[tuple[int, list[AccountId]]]]
@@ -111,6 +87,7 @@ class Pipeline:
         self._heartbeats = heartbeats
         self._telemetry = telemetry
         self._clock = clock
+        self._unlearned: set[VenueId] = set()  # whose market a bug kept from being learned
         self._set_aside_at_ms: dict[VenueId, int] = {}  # when those accounts are read again
         self._slots = asyncio.Semaphore(simulations_at_once_max)
         self._inbox: LatestWins[object, Fact] = LatestWins()
@@ -319,10 +296,19 @@ class Pipeline:
                     for desk in self.desks.values():
                         desk.price_returned()
                 case (_, str(venue)), MarketState() as market:
-                    with self._quarantine.venue(VenueId(venue)):
-                        self.desks[VenueId(venue)].learn_market(market)
+                    self._learn_market(VenueId(venue), market)
                 case (_, str(venue), _), AccountState() as state:
                     self.desks[VenueId(venue)].learn_state(state)
+
+    def _learn_market(self, venue: VenueId, market: MarketState) -> None:
+        """Learn a market; a venue that a bug in this set aside comes back when it works again."""
+        with self._quarantine.venue(venue):
+            self.desks[venue].learn_market(market)
+            if venue in self._unlearned:
+                self._unlearned.discard(venue)
+                self._quarantine.release(venue)
+            return
+        self._unlearned.add(venue)
 
     async def _decide(self, desk: Desk) -> None:
         """Assess the venue's due accounts in slices; prices that came in meanwhile go first."""

@@ -10,6 +10,7 @@ from keeper.facts import (
     Attempt,
     Call,
     Capabilities,
+    ChainUpdate,
     Execution,
     Fee,
     FeedId,
@@ -168,6 +169,28 @@ class Venue(VenueReader[MarketT, AccountT], VenueRules[MarketT, AccountT], Venue
 
 
 AnyVenue = Venue[Any, Any]
+
+
+class Chain(Protocol):
+    """The head of the chain and what was logged since the last one."""
+
+    async def start(self) -> Head:
+        """Return the head to follow from."""
+        ...
+
+    def updates(self) -> AsyncGenerator[ChainUpdate | None]:
+        """Yield what follows, None when nothing did; raises TransientError, then go on calling."""
+        ...
+
+
+class Memory(Protocol):
+    """What survives a restart of what was found in the logs."""
+
+    async def checkpoint(
+        self, scope: str, block: int, block_hash: str, accounts: Sequence[AccountId]
+    ) -> None:
+        """Note that a scope's logs are read up to a block, and the accounts found in them."""
+        ...
 
 
 class Submitter(Protocol):

@@ -88,6 +88,7 @@ class _Connection(aiomqtt.Client):
             entered = True
         finally:
             if not entered:
+                await asyncio.sleep(0)  # the base registers the writer with the loop a step later
                 self._client._sock_close()  # noqa: SLF001 - the public ways wait for an answer
         return self
 

@@ -177,8 +177,6 @@ async def test_an_account_without_positions_leaves_the_books() -> None:
     assert ALICE not in rig.desk.lead
     assert ALICE not in rig.desk.chain
     assert ALICE in rig.desk.states
-    rig.desk.forget([ALICE])
-    assert ALICE not in rig.desk.states
 
 
 async def test_a_nomination_is_counted_once() -> None:

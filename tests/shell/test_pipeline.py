@@ -238,6 +238,17 @@ async def test_everything_is_read_and_probed_when_parameters_change() -> None:
     assert rig.desk.open
 
 
+async def test_a_venue_set_aside_over_its_market_comes_back_when_that_works() -> None:
+    rig, _ = scripted_rig()
+    await rig.started(SAFE)
+    rig.venue.poisoned.add(("factors", VENUE))
+    await rig.block()
+    assert rig.pipeline._quarantine.is_quarantined(VENUE)
+    rig.venue.poisoned.clear()
+    await rig.block()
+    assert not rig.pipeline._quarantine.is_quarantined(VENUE)
+
+
 async def test_a_liquidation_by_somebody_else_is_counted_and_explained(
     logs: list[EventDict],
 ) -> None:

@@ -286,7 +286,7 @@ async def test_an_attempt_of_a_venue_that_is_no_longer_configured_is_settled() -
 async def test_an_account_that_left_the_book_is_judged_without_it() -> None:
     rig, lane, attempt = await in_flight()
     receipt = receipt_of(rig, attempt, success=False)
-    rig.desk.forget([ALICE])
+    del rig.desk.states[ALICE]
     lane.mine(attempt, receipt, TxKind.FIRST)
     await rig.settle()
     assert [done.outcome for done in lane.closed] == [Outcome.REVERTED]

@@ -126,6 +126,7 @@ class FakeVenue:
         return [f"F:{name}" for name in market.index]
 
     def factors(self, market: FakeMarketState, at_s: int) -> Mapping[str, float]:
+        self._bug_at("factors", VENUE)
         assert at_s >= market.head.timestamp_s
         values = {name: wad_to_float(s.price_wad) for name, s in market.stored.items()}
         return values | {f"F:{name}": wad_to_float(wad) for name, wad in market.index.items()}

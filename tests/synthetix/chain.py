@@ -23,9 +23,13 @@ from tests.nodes import Anvil, NodeError
 CALL_GAS = 2_000_000
 MINED_S_MAX = 60.0
 POLL_S = 0.01
-ERROR_STRING = keccak(text="Error(string)")[:4]
 
 Entry = Mapping[str, Any]
+BUILT_IN: Sequence[Entry] = [  # errors that the language itself raises
+    {"type": "error", "name": name, "inputs": [{"name": "", "type": kind}]}
+    for name, kind in (("Error", "string"), ("Panic", "uint256"))
+]
+
 Block = str | int | Mapping[str, str]  # a tag, a number, or {"blockHash": …}
 
 
@@ -69,7 +73,7 @@ class Interface:
         self.events: dict[str, Entry] = {}  # by topic, 0x-hex
         self.errors: dict[bytes, Entry] = {}  # by selector
         self.constructor: Sequence[Entry] = ()
-        for abi in abis:
+        for abi in (BUILT_IN, *abis):
             self.add(abi)
 
     def add(self, abi: Iterable[Entry]) -> None:
@@ -117,8 +121,6 @@ class Interface:
     def refusal(self, data: str) -> RevertedError:
         """Return the error behind revert data; its name is empty when there is no data."""
         raw = bytes.fromhex(data.removeprefix("0x"))
-        if raw[:4] == ERROR_STRING:
-            return RevertedError("Error", data, str(decode(["string"], raw[4:])[0]))
         entry = self.errors.get(raw[:4])
         if entry is None:
             return RevertedError("", data, f"unknown error {data[:10] or 'without data'}")

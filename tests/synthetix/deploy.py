@@ -41,6 +41,14 @@ ROUTER_GAS = 12_000_000
 # kinds of oracle nodes (NodeDefinition.NodeType)
 EXTERNAL, CHAINLINK, PYTH_NODE, STALENESS, PYTH_LOOKUP = 2, 3, 5, 7, 9
 PRICE_TYPE = "(int64,uint64,int32,uint256)"  # price, confidence, exponent, publish time
+ORACLE_ERRORS = [  # raised by selector, so no compiled ABI has them all
+    {"type": "error", "name": name, "inputs": [{"name": it, "type": it} for it in types]}
+    for name, types in (
+        ("OracleDataRequired", ("address", "bytes")),
+        ("Errors", ("bytes[]",)),
+        ("StalenessToleranceExceeded", ("bytes32", "int256", "uint256")),
+    )
+]
 UPDATE_TYPES = [f"(bytes32,{PRICE_TYPE},{PRICE_TYPE})", "uint64"]
 
 
@@ -199,7 +207,7 @@ class _Deployment:
         """Deploy modules behind a router behind an upgradeable proxy; the first one upgrades."""
         table: dict[bytes, str] = {}
         first: Contract | None = None
-        merged = Interface()
+        merged = Interface(ORACLE_ERRORS)
         for artifact in modules:
             module = Contract.deploy(self.chain, artifact.abi, artifact.bytecode)
             first = first or module

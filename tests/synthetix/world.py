@@ -24,16 +24,20 @@ BUNDLE_CALLS_MAX = 18  # settling an order takes up to 0.9 M gas, a block has 30
 BUNDLE_GAS = 25_000_000
 SURVEY_CALLS_MAX = 400
 SURVEY_GAS = 200_000_000  # eth_call is not bound by the block's limit
-PRICE_SLACK = 2  # an order accepts twice the price, or half of it
+PRICE_SLACK = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """A change of one account's position; size in wads, signed."""
+    """A change of one account's position; size in wads, signed.
+
+    It is settled at ``limit`` or better, in wads; by default twice the price or half of it.
+    """
 
     account: int
     market: int
     size: int
+    limit: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,12 +122,13 @@ class World:
 
     def create(self, margins: Mapping[int, int]) -> None:
         """Create accounts, each with its margin of USD; no margin for 0."""
-        self.system.usd.send("mint", self.trader, sum(margins.values()))
         self.bundle((Call(self.perps, "createAccount", (it,)) for it in margins), self.trader)
         self.deposit({account: usd for account, usd in margins.items() if usd})
 
     def deposit(self, margins: Mapping[int, int]) -> None:
-        """Add margin to accounts, or take it away where negative; the trader has or gets it."""
+        """Add new USD to the margin of accounts, or take it out where negative."""
+        added = sum(amount for amount in margins.values() if amount > 0)
+        self.system.usd.send("mint", self.trader, added)
         calls = (Call(self.perps, "modifyCollateral", (it, USD, v)) for it, v in margins.items())
         self.bundle(calls, self.trader)
 
@@ -154,6 +159,7 @@ class World:
         def request(order: Order) -> tuple[object, ...]:
             price = self.prices[order.market]
             limit = price * PRICE_SLACK if order.size > 0 else price // PRICE_SLACK
+            limit = limit if order.limit is None else order.limit
             return order.market, order.account, order.size, 0, limit, bytes(32), NOBODY
 
         calls = (Call(self.perps, "commitOrder", (request(order),)) for order in orders)
@@ -337,9 +343,11 @@ def _answer(call: Call, result: Mapping[str, Any]) -> Any:  # noqa: ANN401 - any
 
 def _reading(answers: Sequence[Any], markets: Sequence[int], flagged: bool) -> AccountReading:  # noqa: FBT001 - a fact
     can, margin_only, available, required, collateral, *sizes = answers
-    three = required if isinstance(required, tuple) else (required,) * 3
+    initial, maintenance, reward = required if isinstance(required, tuple) else (required,) * 3
     held = {market: size for market, size in zip(markets, sizes, strict=True) if size}
-    return AccountReading(can, margin_only, available, *three, collateral, held, flagged)
+    return AccountReading(
+        can, margin_only, available, initial, maintenance, reward, collateral, held, flagged
+    )
 
 
 def _chunks(calls: Iterable[Call], size: int) -> Iterator[list[Call]]:

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: MIT
 pragma solidity >=0.8.11 <0.9.0;
 
+/// Many errors travel in one, also when it is just one of many calls that failed.
 library RevertUtil {
     error Errors(bytes[] errors);
+    error EmptyRevertReason();
 
     function revertWithReason(bytes memory reason) internal pure {
-        require(reason.length > 0, "no reason");
+        if (reason.length == 0) revert EmptyRevertReason();
         assembly {
             revert(add(reason, 32), mload(reason))
         }
