@@ -31,11 +31,13 @@ from keeper.prices.board import FeedRules, PriceBoard
 from keeper.quarantine import Quarantine
 from keeper.settle import Settlement
 from keeper.status import Status
-from keeper.supervise import Heartbeats, Supervisor, run
+from keeper.supervise import Backoff, Heartbeats, Supervisor, run
 
 logger = structlog.get_logger(__name__)
 
 CONNECTIONS_MAX = 32  # to all endpoints together
+# a chain that comes and goes must be followed again at once, or liquidations are late
+RETRYING = Backoff(first_s=0.25, ceiling_s=4.0, healthy_s=15.0)
 BEAT_LIMIT_S = 15.0  # a loop beats every second; a slow cycle is tolerated, a stuck one is not
 
 
@@ -264,7 +266,7 @@ def _assemble(settings: Settings, metrics: Metrics, rpc: HttpRpc, journal: Journ
         clock=clock,
     )
     metrics.before_render(status.set_gauges)
-    supervisor = Supervisor(metrics, quarantine, heartbeats)
+    supervisor = Supervisor(metrics, quarantine, heartbeats, RETRYING)
     return Parts(settings, metrics, supervisor, lane, sources, follower, pipeline, status)
 
 

@@ -98,6 +98,13 @@ class Desk:
         elapsed_s = max(0, now_ms - head.seen_ms) / 1000
         return head.timestamp_s + int(max(elapsed_s, self._block_s) + 0.999)
 
+    def wall_ms_at(self, chain_s: int) -> int:
+        """Return the wall time at which the chain's clock will show this."""
+        if self.market is None:
+            return chain_s * 1000
+        head = self.market.head
+        return head.seen_ms + max(0, chain_s - head.timestamp_s) * 1000
+
     # --- what is learned ----------------------------------------------------------------------
 
     def learn_market(self, market: MarketState) -> None:
@@ -113,8 +120,13 @@ class Desk:
         at_s = self.inclusion_s(self._clock.wall_ms())
         values = self.venue.factors(market, at_s)
         indices = {name: values[name] for name in self.venue.index_factors(market)}
+        indices |= self.venue.indices(market, at_s, self._lead_prices(market))
         self._follow(self.chain.move(values), self.lead, tick_ns=0)
         self._follow(self.lead.move(indices), self.chain, tick_ns=0)
+
+    def _lead_prices(self, market: MarketState) -> dict[str, float]:
+        values = self.lead.values
+        return {name: values[name] for name in self.venue.price_factors(market) if name in values}
 
     def _learn_factors(self, market: MarketState) -> None:
         """Add what the venue lists newly to both books; a price that is there already counts."""
@@ -139,8 +151,11 @@ class Desk:
         """Take a new price that has passed the board."""
         self._facts += 1
         value = wad_to_float(price.price_wad)
-        moved = self.lead.move(dict.fromkeys(self._factors_of.get(price.feed, ()), value))
-        self._follow(moved, self.chain, tick_ns=price.received_ns)
+        values = dict.fromkeys(self._factors_of.get(price.feed, ()), value)
+        if self.market is not None and values:
+            at_s = self.inclusion_s(self._clock.wall_ms())
+            values |= self.venue.indices(self.market, at_s, values)
+        self._follow(self.lead.move(values), self.chain, tick_ns=price.received_ns)
 
     def price_returned(self) -> None:
         """A feed that was stale has a price again: look at what waited for one."""
@@ -302,6 +317,10 @@ class Desk:
         block = self.market.head.number + 1 if self.market else 0
         if any(feed not in fresh for feed in assessment.feeds):
             self.hold(account, Hold(HoldReason.STALE_PRICE, until_block=block))
+            return
+        if assessment.until_s is not None:
+            until_ms = self.wall_ms_at(assessment.until_s)
+            self.hold(account, Hold(HoldReason.NO_PROGRESS, until_ms=until_ms))
             return
         self._put(account)
         if account in self.agenda:

@@ -96,13 +96,30 @@ class Execution:
         if not assessment.liquidatable:
             desk.not_yet(assessment)
             return
-        held = self._before(desk, head) or await self._simulate_and_send(desk, nominated, head)
+        held = (
+            self._before(desk, head)
+            or self._behind(desk, assessment, head)
+            or await self._simulate_and_send(desk, nominated, head)
+        )
         if held is not None:
             desk.hold(assessment.account, held)
 
     def _before(self, desk: Desk, head: Head) -> Hold | None:
         reason = before_simulation(self._facts(desk, head), self._limits(desk))
         return self._wait(reason, head) if reason else None
+
+    def _behind(self, desk: Desk, assessment: Assessment, head: Head) -> Hold | None:
+        """Hold what would get nothing behind an attempt in flight.
+
+        Simulated on top of the newest block, it does not see what that one takes.
+        """
+        uses = set(assessment.uses)
+        if not assessment.alone or not uses:
+            return None
+        for attempt in self._submitter.open_attempts:
+            if attempt.plan.venue == desk.venue.id and uses & set(attempt.plan.uses):
+                return self._wait(HoldReason.CAPACITY_IN_USE, head)
+        return None
 
     async def _simulate_and_send(self, desk: Desk, nominated: Nominated, head: Head) -> Hold | None:
         self._stage(desk, nominated.tick_ns, nominated.decided_ns)
@@ -157,6 +174,7 @@ class Execution:
             tick_ns=nominated.tick_ns,
             decided_ns=nominated.decided_ns,
             simulated_at=simulation.head.number,
+            uses=nominated.assessment.uses,
         )
 
     def _economics(self, desk: Desk, simulation: Simulated, fee: Fee) -> Economics | None:
@@ -216,6 +234,8 @@ class Execution:
                 "keeper_disagreements_total", venue=desk.venue.id, step="simulate"
             )
         logger.debug("simulation refused", reason=refused.reason, detail=refused.detail)
+        if refused.until_s is not None:
+            return Hold(reason, until_ms=desk.wall_ms_at(refused.until_s))
         return self._wait(reason, head)
 
     def _wait(self, reason: HoldReason, head: Head) -> Hold:
@@ -223,7 +243,7 @@ class Execution:
         match reason:
             case HoldReason.NOT_LIQUIDATABLE | HoldReason.STALE_PRICE | HoldReason.ATTEMPT_OPEN:
                 return Hold(reason, until_block=head.number + 1)
-            case HoldReason.OPEN_ATTEMPTS | HoldReason.NO_PROGRESS:
+            case HoldReason.OPEN_ATTEMPTS | HoldReason.NO_PROGRESS | HoldReason.CAPACITY_IN_USE:
                 return Hold(reason, until_block=head.number + 1)
             case _:
                 return Hold(reason, until_ms=self._clock.wall_ms() + self.rules.hold_ms)

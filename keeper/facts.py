@@ -184,7 +184,7 @@ class LiquidationSeen:
     """A liquidation found in the logs, ours or not."""
 
     account: AccountId
-    liquidator: str
+    liquidator: str  # "" when the venue does not log it
     tx_hash: str
     block_number: int
     reward_wad: int
@@ -227,6 +227,9 @@ class Assessment:
     bad_debt_wad: int  # max(0, −net value)
     feeds: tuple[FeedId, ...]  # that the verdict stands on
     updates: tuple[Price, ...] = ()  # signed prices the transaction must carry
+    uses: tuple[str, ...] = ()  # markets whose liquidation capacity the step draws on
+    alone: bool = False  # it would get nothing behind another attempt that uses the same
+    until_s: int | None = None  # chain time at which a "not now" may turn by itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,10 +247,9 @@ class Simulated:
 class Refused:
     """The chain would not accept it, or we could not ask."""
 
-    reason: (
-        str  # "not_liquidatable", "no_progress", "oracle", "unknown", "unreachable": a closed set
-    )
+    reason: str  # not_liquidatable, no_progress, oracle, unknown, unreachable: a closed set
     detail: str
+    until_s: int | None = None  # chain time at which that may turn by itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,6 +265,7 @@ class Plan:
     tick_ns: int  # monotonic: arrival of the price that nominated it (0: not a price)
     decided_ns: int
     simulated_at: int  # block number
+    uses: tuple[str, ...] = ()  # as in the assessment
 
 
 class Outcome(StrEnum):

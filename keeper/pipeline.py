@@ -158,7 +158,9 @@ class Pipeline:
     def _seen(self, desk: Desk, seen: LiquidationSeen) -> None:
         """Count a liquidation on chain; for one that is not ours, say why we did not have it."""
         wallet = (self._submitter.wallet or "").lower()
-        ours = bool(wallet) and seen.liquidator.lower() == wallet
+        ours = self._submitter.is_ours(seen.tx_hash) or (
+            bool(wallet) and seen.liquidator.lower() == wallet
+        )
         venue = desk.venue.id
         self._telemetry.count(
             "keeper_liquidations_seen_total", venue=venue, by="us" if ours else "other"

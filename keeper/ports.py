@@ -127,6 +127,16 @@ class VenueRules(Protocol[MarketIn_contra, AccountIn_contra]):
         """Return the contract's own prices and indices at chain time ``at_s``."""
         ...
 
+    def indices(
+        self, market: MarketIn_contra, at_s: int, prices: Mapping[str, float]
+    ) -> Mapping[str, float]:
+        """Return the indices that other prices than the contract's own would change.
+
+        ``prices``: some price factors, at values the sources give. A venue whose indices accrue at
+        the stored price returns nothing.
+        """
+        ...
+
     def compile(
         self, account: AccountIn_contra, market: MarketIn_contra, values: Mapping[str, float]
     ) -> Row | None:
@@ -204,6 +214,10 @@ class Submitter(Protocol):
     @property
     def open_attempts(self) -> Sequence[Attempt]:
         """Return what is in flight."""
+        ...
+
+    def is_ours(self, tx_hash: str) -> bool:
+        """Say whether we signed a transaction lately: some venues do not log who liquidated."""
         ...
 
     def attempt_of(self, venue: VenueId, account: AccountId) -> Attempt | None:

@@ -112,6 +112,9 @@ class ScriptedLane:
     def open_attempts(self) -> Sequence[Attempt]:
         return tuple(self._open.values())
 
+    def is_ours(self, tx_hash: str) -> bool:
+        return any(tx.hash == tx_hash for a in self.open_attempts for tx in a.transactions)
+
     def attempt_of(self, venue: VenueId, account: AccountId) -> Attempt | None:
         return self._open.get((venue, account))
 

@@ -386,5 +386,6 @@ def _plan_from_json(text: str) -> Plan:
     """Rebuild a plan; its monotonic times belong to another process and are cleared."""
     raw = json.loads(text)
     call = Call(raw["call"]["to"], bytes.fromhex(raw["call"]["data"]), raw["call"]["value_wei"])
-    plan = Plan(**{**raw, "call": call, "expected": Economics(**raw["expected"])})
+    raw |= {"call": call, "expected": Economics(**raw["expected"]), "uses": tuple(raw["uses"])}
+    plan = Plan(**raw)
     return replace(plan, tick_ns=0, decided_ns=0)

@@ -18,7 +18,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt
 from tenacity.wait import wait_random_exponential
 
 from keeper.errors import TRANSIENT_FAULTS, RpcError, RpcFault, TransientRpcError
-from keeper.facts import Call, Execution, Log
+from keeper.facts import Call, Execution, Log, Receipt
 from keeper.ports import Telemetry
 
 BODY_BYTES_MAX = 64 * 1024 * 1024  # a getLogs answer of some 100,000 logs
@@ -113,6 +113,23 @@ def log_from_json(raw: Mapping[str, Any]) -> Log:
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise rpc_error(RpcFault.GARBAGE, f"not a log: {error!r}") from None
+
+
+def receipt_from_json(raw: Mapping[str, Any]) -> Receipt:
+    """Decode a receipt; raises TransientRpcError (garbage) when a field is missing."""
+    try:
+        return Receipt(
+            tx_hash=raw["transactionHash"],
+            block_number=quantity(raw["blockNumber"]),
+            block_hash=raw["blockHash"],
+            success=quantity(raw["status"]) == 1,
+            gas_used=quantity(raw["gasUsed"]),
+            gas_price_wei=quantity(raw["effectiveGasPrice"]),
+            logs=tuple(log_from_json(log) for log in raw["logs"]),
+            l1_fee_wei=quantity(raw.get("l1Fee") or "0x0"),
+        )
+    except (KeyError, TypeError) as error:
+        raise rpc_error(RpcFault.GARBAGE, f"not a receipt: {error!r}") from None
 
 
 @dataclass

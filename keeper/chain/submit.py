@@ -8,7 +8,7 @@ byte.
 """
 
 import uuid
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,7 +17,7 @@ import structlog
 
 from keeper.chain.fees import FeeRules, first_fee, replacement_fee
 from keeper.chain.journal import Journal
-from keeper.chain.rpc import log_from_json, quantity, rpc_error
+from keeper.chain.rpc import quantity, receipt_from_json
 from keeper.chain.signer import Signer, sent_value_wei
 from keeper.errors import RpcError, RpcFault
 from keeper.facts import (
@@ -40,6 +40,7 @@ from keeper.ports import Clock, Rpc, Telemetry
 
 logger = structlog.get_logger(__name__)
 
+HASHES_MAX = 10_000  # of our own transactions, remembered to know them in the logs
 LATENCIES_MAX = 1000  # kept for the status page
 TRANSFER_GAS = 21_000
 # refusals after which no endpoint holds the transaction: its nonce may be used again
@@ -85,6 +86,7 @@ class Lane:
         self.balance_wei = 0
         self._parked_below_wei = 0  # balance that has to be exceeded to leave the parking place
         self._recovered = False
+        self._signed: OrderedDict[str, None] = OrderedDict()  # hashes, newest last
         self._stale: set[str] = set()  # found in the journal, decided by another process
         self.tick_to_sent_ms: deque[float] = deque(maxlen=LATENCIES_MAX)
 
@@ -97,6 +99,10 @@ class Lane:
     def open_attempts(self) -> Sequence[Attempt]:
         """Return what is in flight."""
         return tuple(self._open.values())
+
+    def is_ours(self, tx_hash: str) -> bool:
+        """Say whether we signed a transaction lately."""
+        return tx_hash in self._signed
 
     def attempt_of(self, venue: VenueId, account: AccountId) -> Attempt | None:
         """Return the account's open attempt."""
@@ -122,6 +128,8 @@ class Lane:
         self._stale = {attempt.id for attempt in attempts if attempt.sent_ms is None}
         for attempt in attempts:
             self._open[attempt.plan.venue, attempt.plan.account] = attempt
+            for transaction in attempt.transactions:
+                self._note_signed(transaction)
         if self._signer is None:
             self._recovered = True
             return attempts
@@ -246,7 +254,9 @@ class Lane:
                 *(("eth_getBalance", [wallet, "latest"]) for wallet in wallets[:1]),
             ]
         )
-        receipts = {h: _receipt(raw) for h, raw in zip(hashes, answers, strict=False) if raw}
+        receipts = {
+            h: receipt_from_json(raw) for h, raw in zip(hashes, answers, strict=False) if raw
+        }
         counts = {w: quantity(n) for w, n in zip(wallets, answers[len(hashes) :], strict=False)}
         if self.wallet is not None:
             self._note_wallet(counts[self.wallet], quantity(answers[-1]))
@@ -289,6 +299,11 @@ class Lane:
         self._open.pop((attempt.plan.venue, attempt.plan.account), None)
         self._consumed_at.pop(attempt.id, None)
 
+    def _note_signed(self, transaction: SignedTx) -> None:
+        self._signed[transaction.hash] = None
+        while len(self._signed) > HASHES_MAX:
+            self._signed.popitem(last=False)
+
     def _free_nonce(self) -> int:
         return self._gaps[0] if self._gaps else self._next_nonce
 
@@ -327,6 +342,7 @@ class Lane:
     async def _journaled(self, attempt: Attempt, transaction: SignedTx) -> Attempt:
         plan = attempt.plan
         await self._journal.intend(attempt, transaction)
+        self._note_signed(transaction)
         attempt = replace(attempt, transactions=(*attempt.transactions, transaction))
         self._open[plan.venue, plan.account] = attempt
         if plan.tick_ns and transaction.kind is TxKind.FIRST:
@@ -372,19 +388,3 @@ class Lane:
             if isinstance(answer, RpcError):
                 raise answer
         return answers
-
-
-def _receipt(raw: dict[str, Any]) -> Receipt:
-    try:
-        return Receipt(
-            tx_hash=raw["transactionHash"],
-            block_number=quantity(raw["blockNumber"]),
-            block_hash=raw["blockHash"],
-            success=quantity(raw["status"]) == 1,
-            gas_used=quantity(raw["gasUsed"]),
-            gas_price_wei=quantity(raw["effectiveGasPrice"]),
-            logs=tuple(log_from_json(log) for log in raw["logs"]),
-            l1_fee_wei=quantity(raw.get("l1Fee") or "0x0"),
-        )
-    except (KeyError, TypeError) as error:
-        raise rpc_error(RpcFault.GARBAGE, f"not a receipt: {error!r}") from None

@@ -153,17 +153,23 @@ class TemplateVenue:
 
     # --- its arithmetic: pure, no I/O, no clock -----------------------------------------------
 
-    def price_factors(self, market: TemplateMarket) -> Mapping[str, FeedId]:  # noqa: ARG002 - one feed
+    def price_factors(self, market: TemplateMarket) -> Mapping[str, FeedId]:
         """Return the names in the book and the feed each follows."""
         return {self._feed: self._feed}
 
-    def index_factors(self, market: TemplateMarket) -> Sequence[str]:  # noqa: ARG002 - none
+    def index_factors(self, market: TemplateMarket) -> Sequence[str]:
         """Return the funding indices: this market has no funding."""
         return ()
 
-    def factors(self, market: TemplateMarket, at_s: int) -> Mapping[str, float]:  # noqa: ARG002 - the port's
+    def factors(self, market: TemplateMarket, at_s: int) -> Mapping[str, float]:
         """Return the contract's own price; no value while there is none."""
         return {self._feed: wad_to_float(market.price)} if market.price else {}
+
+    def indices(
+        self, market: TemplateMarket, at_s: int, prices: Mapping[str, float]
+    ) -> Mapping[str, float]:
+        """Return the indices that move with prices: there are none."""
+        return {}
 
     def compile(
         self, account: TemplatePosition, market: TemplateMarket, values: Mapping[str, float]
@@ -183,7 +189,7 @@ class TemplateVenue:
         self,
         account: TemplatePosition,
         market: TemplateMarket,
-        prices: Mapping[FeedId, Price],  # noqa: ARG002 - a push venue acts on its own price only
+        prices: Mapping[FeedId, Price],
         at_s: int,
     ) -> Assessment:
         """Repeat the contract's integers, rounding included. A pull venue judges twice."""
@@ -203,7 +209,7 @@ class TemplateVenue:
 
     # --- what can be done ---------------------------------------------------------------------
 
-    async def probe(self, wallet: str | None) -> Probe:  # noqa: ARG002 - anyone may liquidate here
+    async def probe(self, wallet: str | None) -> Probe:
         """Ask the chain whether acting is possible: roles, switches, whitelists, what is paid."""
         terms = await self._contract.probe(READ_TERMS)
         if isinstance(terms, Probe):

@@ -1,12 +1,9 @@
 """The demo market (``keeper/demo/market.vy``): cross margin, signed prices, cash rewards.
 
-Price kind *pull*: a liquidation may carry the newest signed prices, for a fee each. What the
-contract will see is the price *inside* a tick's ``payload``, so that is what is assessed: the ABI
-encoding of (feed, price, published_ms, v, r, s), six words.
-
-Accounts are read as ``keeper.margin.model`` knows them, with markets and assets named by their
-index in the contract, as text. Factors are the names in the contract: prices by feed name, funding
-indices by ``F:`` and the market's name.
+Price kind *pull*: a liquidation may carry the newest signed prices, for a fee each. What counts is
+the price *inside* a tick's ``payload``: the ABI encoding of (feed, price, published_ms, v, r, s).
+Accounts are read as ``keeper.margin.model`` knows them, markets and assets named by their index.
+Factors have the contract's names: prices the feed's, funding indices ``F:`` and the market's.
 """
 
 from collections.abc import Mapping, Sequence
@@ -73,12 +70,9 @@ EVENTS = Events(
     "Transfer(address indexed sender, address indexed receiver, uint256 amount)",
 )
 
-REASONS = {  # what the contract says when it reverts → facts.Refused.reason
-    "not liquidatable": "not_liquidatable",
-    "stale price": "oracle",
-    "price from the future": "oracle",
-    "bad signature": "oracle",
-}
+# what the contract says when it reverts → facts.Refused.reason
+REASONS = dict.fromkeys(["stale price", "price from the future", "bad signature"], "oracle")
+REASONS["not liquidatable"] = "not_liquidatable"
 
 
 class Settings(BaseModel):
@@ -257,6 +251,12 @@ class DemoMarket:
         values = {s.name: wad_to_float(s.price) for s in market.feeds if s.price}
         indices = zip(self.index_factors(market), market.indices(at_s), strict=True)
         return values | {name: wad_to_float(index) for name, index in indices}
+
+    def indices(
+        self, market: DemoMarketState, at_s: int, prices: Mapping[str, float]
+    ) -> Mapping[str, float]:
+        """Return nothing: funding accrues at the stored price until a newer one is stored."""
+        return {}
 
     def compile(
         self, account: DemoAccountState, market: DemoMarketState, values: Mapping[str, float]

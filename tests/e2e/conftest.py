@@ -1,4 +1,4 @@
-"""One node and one broker for all tests of a module, one market and its prices on top."""
+"""One node and one broker for all tests, one market and its prices for those of a module."""
 
 from collections.abc import Iterator
 

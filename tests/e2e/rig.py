@@ -2,7 +2,7 @@
 
     with opened(folder, node, broker) as rig, rig.keeper() as keeper:
         keeper.until_ready()
-        account = rig.sink()
+        account = rig.open_under()
         keeper.until(lambda: rig.liquidated(account), 5.0)
 
 Everything here is synchronous; the keepers are processes of their own.
@@ -18,7 +18,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -170,7 +170,6 @@ class KeeperProcess:
     config: Path
     http_port: int
     wallet: str
-    _ended: bool = field(default=False, init=False)
 
     def start(self) -> None:
         self.run.start()
@@ -241,11 +240,11 @@ class Rig:
     prefix: str
     oracle: Oracle
 
-    def sink(self, equity_part: float = 0.3) -> int:
+    def open_under(self, equity_part: float = 0.3) -> int:
         """Open an ETH long that is liquidatable at once, in one step; return its id."""
         return self.chain.seed([under_eth_long(equity_part)])[0]
 
-    def float(self) -> int:
+    def open_safe(self) -> int:
         """Open an ETH long that a fall of 4 % sinks, to be closed in one step; return its id."""
         return self.chain.seed([under_eth_long(5.0)])[0]
 

@@ -170,7 +170,7 @@ def would_liquidate(keeper: KeeperProcess) -> set[str]:
 def test_a_dry_run_decides_and_simulates_and_sends_nothing(
     quiet_rig: Rig, options: Options, arguments: tuple[str, ...]
 ) -> None:
-    account = quiet_rig.sink()
+    account = quiet_rig.open_under()
     with quiet_rig.keeper(options, *arguments) as keeper:
         keeper.until_ready()
         keeper.until(lambda: str(account) in would_liquidate(keeper), DECIDED_S_MAX)

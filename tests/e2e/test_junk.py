@@ -20,7 +20,7 @@ REJECTIONS = "keeper_price_rejections_total"
 @pytest.fixture(scope="module")
 def keeper(rig: Rig) -> Iterator[KeeperProcess]:
     """A ready keeper with an account that the signed price in the junk would sink."""
-    rig.float()
+    rig.open_safe()
     with rig.keeper(Options(ws=None)) as running:
         running.until_ready()
         yield running

@@ -57,7 +57,7 @@ def test_exactly_one_liquidation_and_a_settled_journal(
     rig = manual_rig
     rig.oracle.set(0, 2_000 * WAD)
     rig.chain.set_prices(rig.oracle.prices)
-    account = rig.float()
+    account = rig.open_safe()
     before = len(rig.liquidations())
     with rig.keeper(Options(ws=None)) as keeper:
         keeper.until_ready()

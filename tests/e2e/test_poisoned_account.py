@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -15,20 +16,20 @@ DONE_S_MAX = 15.0
 
 
 @pytest.fixture
-def own_rig(tmp_path_factory: pytest.TempPathFactory, node: Anvil, broker: Broker) -> Iterator[Rig]:
-    with opened(tmp_path_factory.mktemp("poisoned"), node, broker) as rig:
+def own_rig(tmp_path: Path, node: Anvil, broker: Broker) -> Iterator[Rig]:
+    with opened(tmp_path, node, broker) as rig:
         yield rig
 
 
 @pytest.mark.parametrize("step", ["read", "compile", "assess"])
 def test_the_others_are_liquidated_and_it_is_named(own_rig: Rig, step: str) -> None:
     rig = own_rig
-    before, poisoned, after = (rig.float() for _ in range(3))
+    before, poisoned, after = (rig.open_safe() for _ in range(3))
     venue = f'poison = "{poisoned}"\nstep = "{step}"'
     with rig.keeper(Options(kind="poisoned_market", venue=venue), command=COMMAND) as keeper:
         keeper.until(lambda: keeper.metric("keeper_accounts", venue="demo") >= 2, DONE_S_MAX)
         rig.oracle.set(0, 1_900 * WAD)
-        later = rig.sink()
+        later = rig.open_under()
 
         others = {before, after, later}
         keeper.until(lambda: others == {one["account"] for one in rig.liquidations()}, DONE_S_MAX)

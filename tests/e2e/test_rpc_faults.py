@@ -50,7 +50,7 @@ def test_the_keeper_counts_it_names_it_and_recovers_by_itself(
     assert requests(keeper, result) == 0
 
     proxy.break_with(fault)
-    account = rig.sink()
+    account = rig.open_under()
 
     keeper.until(lambda: requests(keeper, result) >= 3, NOTICED_S_MAX)
     keeper.until(lambda: any(said in reason for reason in keeper.unready()), NOTICED_S_MAX)
@@ -70,7 +70,7 @@ def test_the_keeper_counts_it_names_it_and_recovers_by_itself(
 def test_well_formed_nonsense_is_survived(rig: Rig, proxy: Proxy, keeper: KeeperProcess) -> None:
     before = requests(keeper, "ok") + requests(keeper, "garbage")
     proxy.break_with(Fault.NONSENSE)
-    account = rig.sink()
+    account = rig.open_under()
 
     def noticed() -> bool:
         return requests(keeper, "ok") + requests(keeper, "garbage") > before + 20
@@ -87,7 +87,7 @@ def test_well_formed_nonsense_is_survived(rig: Rig, proxy: Proxy, keeper: Keeper
 
 
 def test_nothing_is_sent_to_another_chain_from_the_start(rig: Rig, proxy: Proxy) -> None:
-    account = rig.sink()
+    account = rig.open_under()
     proxy.mend()
     proxy.sent.clear()
     proxy.break_with(Fault.WRONG_CHAIN)

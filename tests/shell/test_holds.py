@@ -165,6 +165,25 @@ async def open_attempts() -> Case:
     return Case(rig, lane, other_is_settled)
 
 
+async def capacity_in_use() -> Case:
+    """Behind another account's attempt in the same market, simulated without seeing it."""
+    rig, lane = scripted_rig()
+    rig.venue.alone.add(ALICE)
+    await rig.started(UNDER, set_account(BOB, -21_400, eth=11))
+    await rig.tried()
+    (attempt,) = lane.open_attempts
+    assert (attempt.plan.account, attempt.plan.uses) == (BOB, ("eth",))
+
+    async def other_is_settled() -> None:
+        lane.mine(attempt, receipt_of(rig, attempt), TxKind.FIRST)
+        await rig.publish()
+        rig.follow()
+        assert await rig.read()
+        await rig.settle()
+
+    return Case(rig, lane, other_is_settled)
+
+
 async def attempt_open() -> Case:
     """Cured and nominated again while its transaction is in flight."""
     rig, lane = scripted_rig(pull=True)
@@ -305,6 +324,7 @@ CASES: dict[HoldReason, Callable[[], Awaitable[Case]]] = {
     HoldReason.UNPROFITABLE: unprofitable,
     HoldReason.COST_CAP: cost_cap,
     HoldReason.OPEN_ATTEMPTS: open_attempts,
+    HoldReason.CAPACITY_IN_USE: capacity_in_use,
     HoldReason.ATTEMPT_OPEN: attempt_open,
     HoldReason.BACKOFF: backoff,
     HoldReason.STATE_BEHIND: state_behind,

@@ -62,6 +62,7 @@ class FakeVenue:
         kind = PriceKind.PULL if chain.pull else PriceKind.PUSH
         self.capabilities = Capabilities(reward=RewardKind.CASH, price=kind)
         self.poisoned: set[tuple[str, str]] = set()
+        self.alone: set[str] = set()  # accounts that get nothing behind another in their markets
         self.lost: Callable[[], bool] = lambda: False  # is this request lost on its way?
         self.refusal: Refused | None = None  # what simulate answers instead of asking
         self.while_reading: Callable[[], None] = lambda: None
@@ -131,6 +132,11 @@ class FakeVenue:
         values = {name: wad_to_float(s.price_wad) for name, s in market.stored.items()}
         return values | {f"F:{name}": wad_to_float(wad) for name, wad in market.index.items()}
 
+    def indices(
+        self, market: FakeMarketState, at_s: int, prices: Mapping[str, float]
+    ) -> Mapping[str, float]:
+        return {}
+
     def compile(
         self, account: FakeAccountState, market: FakeMarketState, values: Mapping[str, float]
     ) -> Row | None:
@@ -192,6 +198,8 @@ class FakeVenue:
             bad_debt_wad=max(0, -equity),
             feeds=tuple(FEEDS[name] for name in holding.sizes),
             updates=updates,
+            uses=tuple(sorted(holding.sizes)),
+            alone=account.account in self.alone,
         )
 
     async def probe(self, wallet: str | None) -> Probe:
