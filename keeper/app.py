@@ -234,7 +234,7 @@ def _assemble(settings: Settings, metrics: Metrics, rpc: HttpRpc, journal: Journ
     following = FollowSettings(chain.poll_ms, chain.reorg_depth_max, chain.log_range_max)
     follower = ChainFollower(rpc, addresses, following, clock)
     execution = Execution(_execution_rules(settings), lane, board, metrics, clock)
-    settlement = Settlement(desks, execution, lane, _publishers(sources), metrics, clock)
+    settlement = Settlement(desks, execution, lane, _publishers(sources), metrics)
     start_blocks = {venue.id: venue.start_block for venue in settings.venues}
     pipeline = Pipeline(
         desks=desks,

@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import aiohttp
@@ -11,7 +13,7 @@ import aiohttp
 from keeper import __version__
 from keeper.app import build_board, build_rpc, build_sources, build_venue
 from keeper.chain.heads import ChainFollower, FollowSettings, announce_heads, head_from_json
-from keeper.chain.journal import Journal, JournalError
+from keeper.chain.journal import Journal, JournalError, JournalInUseError
 from keeper.chain.rpc import HttpRpc, quantity
 from keeper.chain.signer import load_signer
 from keeper.clock import SystemClock
@@ -147,12 +149,29 @@ async def _venue(
 
 async def _journal(settings: Settings) -> Finding:
     path = settings.keeper.state_dir / "journal.sqlite"
+    if not path.exists():
+        return _journal_to_be(path)
     try:
         async with Journal(path, settings.chain.id) as journal:
             waiting = len(await journal.open_attempts())
-    except (JournalError, OSError) as error:
+    except JournalInUseError:
+        mend = "right if that is the keeper of this config; a second one will not start"
+        return Finding("journal", "warning", f"{path} is in use by a running keeper", mend)
+    except JournalError as error:
         return Finding("journal", "failed", str(error), "see keeper.state_dir")
     return Finding("journal", "ok", f"{path}, {waiting} open attempts")
+
+
+def _journal_to_be(path: Path) -> Finding:
+    """Say whether the first start can make the journal. A check leaves nothing behind.
+
+    It may run as another user than the keeper, or with a chain id that is still wrong.
+    """
+    folder = next(parent for parent in path.parents if parent.exists())
+    if folder.is_dir() and os.access(folder, os.W_OK | os.X_OK):
+        return Finding("journal", "ok", f"{path}: none yet, the first start makes it")
+    mend = "make keeper.state_dir a folder that the keeper's user may write to"
+    return Finding("journal", "failed", f"{path} cannot be made below {folder}", mend)
 
 
 async def _source(source: PriceSource) -> Finding:

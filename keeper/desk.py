@@ -6,6 +6,7 @@ account is nominated by either. Everything here is synchronous and has one write
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 
 from keeper.decide.agenda import Agenda, Hold, HoldReason
 from keeper.decide.rank import Objective, priority
@@ -16,6 +17,7 @@ from keeper.quarantine import Guard, Quarantine
 from keeper.units import wad_to_float
 
 RENEW_NS = 100_000_000  # a candidate that waited longer is assessed again: its price has aged
+ROWS_PER_STEP_MAX = 64  # compiled again after a change of parameters: a few milliseconds
 QUARANTINE_MS = 60_000  # a poisoned account is tried again this seldom, or when its state changes
 
 
@@ -70,6 +72,7 @@ class Desk:
         self.lead: MarginBook[AccountId] = MarginBook([])
         self.chain: MarginBook[AccountId] = MarginBook([])
         self._expired: set[AccountId] = set()
+        self._outdated: dict[AccountId, None] = {}  # compiled with other parameters, oldest first
         self._needs_state_at: dict[AccountId, int] = {}
         self._nominated_by: dict[AccountId, int] = {}  # tick_ns
         self._block_s = 1.0  # seconds between blocks, smoothed
@@ -117,6 +120,8 @@ class Desk:
         self._facts += 1
         self.market = market
         self._learn_factors(market)
+        if before is not None and market.epoch != before.epoch:
+            self._outdated = dict.fromkeys(self.states)
         at_s = self.inclusion_s(self._clock.wall_ms())
         values = self.venue.factors(market, at_s)
         indices = {name: values[name] for name in self.venue.index_factors(market)}
@@ -196,6 +201,7 @@ class Desk:
         if self.market is None:
             return
         self._expired.discard(account)
+        self._outdated.pop(account, None)
         for book in (self.lead, self.chain):
             row = self.venue.compile(self.states[account], self.market, book.values)
             if row is None:
@@ -224,10 +230,23 @@ class Desk:
 
     # --- deciding -----------------------------------------------------------------------------
 
+    @property
+    def has_due(self) -> bool:
+        """Say whether there is something to do at once."""
+        return bool(self._outdated) or self.agenda.has_due
+
+    def _renew_rows(self) -> None:
+        """Compile some of the accounts again whose parameters have changed."""
+        for account in list(islice(self._outdated, ROWS_PER_STEP_MAX)):
+            with self.guard(account):
+                self._put(account)
+            self._outdated.pop(account, None)
+
     def due(self, now_ms: int) -> list[AccountId]:
         """Return the accounts to assess now, worst first, at most ``candidates_per_step_max``."""
         if self.market is None:
             return []
+        self._renew_rows()
         self.agenda.wake(now_ms, self.market.head.number)
         due = [account for account in self.agenda.due() if account in self.states]
         if len(due) > 1:

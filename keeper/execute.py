@@ -17,6 +17,7 @@ from keeper.facts import (
     FeedId,
     Head,
     NotSent,
+    Outcome,
     Plan,
     Refused,
     Simulated,
@@ -121,19 +122,26 @@ class Execution:
                 return self._wait(HoldReason.CAPACITY_IN_USE, head)
         return None
 
+    def _overtaken(self, desk: Desk, assessment: Assessment, head: Head) -> Hold | None:
+        """Hold what others have left no room for: they were simulated and sent meanwhile."""
+        if len(self._submitter.open_attempts) >= self.rules.open_attempts_max:
+            return self._wait(HoldReason.OPEN_ATTEMPTS, head)
+        return self._behind(desk, assessment, head)
+
     async def _simulate_and_send(self, desk: Desk, nominated: Nominated, head: Head) -> Hold | None:
         self._stage(desk, nominated.tick_ns, nominated.decided_ns)
         simulation = await self.simulate(desk, nominated.assessment, head)
         if isinstance(simulation, Refused):
-            return self._refused(desk, simulation, head)
+            return self._refused(desk, nominated.assessment.account, simulation, head)
         fee = self._submitter.first_fee(head)
         if fee is None:
             return self._wait(HoldReason.COST_CAP, head)
         plan = self.plan(desk, nominated, simulation, fee)
         if isinstance(plan, HoldReason):
             return self._wait(plan, head)
-        if len(self._submitter.open_attempts) >= self.rules.open_attempts_max:
-            return self._wait(HoldReason.OPEN_ATTEMPTS, head)  # others were simulated meanwhile
+        overtaken = self._overtaken(desk, nominated.assessment, head)
+        if overtaken is not None:
+            return overtaken
         if self._submitter.wallet is None:
             self._would_send(plan)
         result = await self._submitter.submit(plan, fee, head)
@@ -142,6 +150,8 @@ class Execution:
             if self._submitter.attempt_of(plan.venue, plan.account) is not None:
                 desk.agenda.start(plan.account)
             return None
+        if result is NotSent.DROPPED:
+            self._dropped(plan)
         return self._wait(NOT_SENT[result], head)
 
     async def simulate(self, desk: Desk, assessment: Assessment, head: Head) -> Simulated | Refused:
@@ -227,13 +237,19 @@ class Execution:
             solvency_budget_wei=desk.rules.solvency_budget_wei,
         )
 
-    def _refused(self, desk: Desk, refused: Refused, head: Head) -> Hold:
+    def _refused(self, desk: Desk, account: AccountId, refused: Refused, head: Head) -> Hold:
         reason = REFUSALS.get(refused.reason, HoldReason.SIMULATION_FAILED)
         if reason is HoldReason.NOT_LIQUIDATABLE:
             self._telemetry.count(
                 "keeper_disagreements_total", venue=desk.venue.id, step="simulate"
             )
-        logger.debug("simulation refused", reason=refused.reason, detail=refused.detail)
+        logger.debug(
+            "simulation refused",
+            venue=desk.venue.id,
+            account=account,
+            reason=refused.reason,
+            detail=refused.detail,
+        )
         if refused.until_s is not None:
             return Hold(reason, until_ms=desk.wall_ms_at(refused.until_s))
         return self._wait(reason, head)
@@ -247,6 +263,20 @@ class Execution:
                 return Hold(reason, until_block=head.number + 1)
             case _:
                 return Hold(reason, until_ms=self._clock.wall_ms() + self.rules.hold_ms)
+
+    def _dropped(self, plan: Plan) -> None:
+        """Count and tell an attempt that ended before it began; the lane has told why."""
+        outcome = Outcome.DROPPED.value
+        self._telemetry.count("keeper_attempts_total", venue=plan.venue, outcome=outcome)
+        logger.warning(
+            "attempt",
+            outcome=outcome,
+            venue=plan.venue,
+            account=plan.account,
+            expected_wei=plan.expected.expected_wei,
+            reward_wei=0,
+            cost_wei=0,
+        )
 
     def _would_send(self, plan: Plan) -> None:
         logger.info(

@@ -205,6 +205,15 @@ class MarketState:
 
     head: Head
 
+    @property
+    def epoch(self) -> str:
+        """Return a mark of what rows are compiled from beside the account and its factors.
+
+        When it changes, every account is compiled again. For parameters that move without an event
+        that touches everything, as costs taken from a gas price do.
+        """
+        return ""
+
 
 @dataclass(frozen=True)
 class AccountState:

@@ -280,7 +280,7 @@ class Pipeline:
 
     def _idle_s(self) -> float:
         """Return how long nothing can become due by itself."""
-        if any(desk.agenda.has_due for desk in self.desks.values()):
+        if any(desk.has_due for desk in self.desks.values()):
             return 0.0
         wakes = [desk.agenda.next_wake_ms() for desk in self.desks.values()]
         soonest = min((wake for wake in wakes if wake is not None), default=None)

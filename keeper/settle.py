@@ -25,7 +25,7 @@ from keeper.facts import (
     TxKind,
     VenueId,
 )
-from keeper.ports import Clock, Telemetry, Tracker
+from keeper.ports import Telemetry, Tracker
 from keeper.units import PPM
 
 logger = structlog.get_logger(__name__)
@@ -53,7 +53,6 @@ class Settlement:
         tracker: Tracker,
         publish: Sequence[Callable[[Settled], None]],
         telemetry: Telemetry,
-        clock: Clock,
     ) -> None:
         """``publish`` hears of every settled attempt."""
         self._desks = desks
@@ -61,7 +60,6 @@ class Settlement:
         self._tracker = tracker
         self._publish = publish
         self._telemetry = telemetry
-        self._clock = clock
         self.recent: deque[Settled] = deque(maxlen=RECENT_MAX)
         self.profit_wei: dict[str, int] = {}  # by venue, since the journal began
         self.outcomes: Counter[str] = Counter()  # since the start
@@ -222,12 +220,6 @@ class Settlement:
         count("keeper_reward_wei_total", settled.reward_wei, venue=venue)
         count("keeper_gas_spent_wei_total", receipt.cost_wei if receipt else 0, venue=venue)
         count("keeper_oracle_fee_wei_total", value_wei, venue=venue)
-        included_ms = self._clock.wall_ms()
-        if attempt.sent_ms is not None and receipt is not None:
-            seconds = max(0, included_ms - attempt.sent_ms) / 1000
-            self._telemetry.observe(
-                "keeper_stage_seconds", seconds, venue=venue, stage="sent_to_included"
-            )
         logger.info(
             "attempt",
             outcome=settled.outcome.value,

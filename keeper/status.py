@@ -73,9 +73,15 @@ class Status:
         for entry in self.quarantine.entries()[:NEAREST]:
             what = f"account {entry.account}" if entry.account else "its loop"
             reasons.append(f"venue {entry.venue}: {what} is in quarantine: {entry.error}")
-        if self.lane.wallet is not None and self.lane.parked:
-            reasons.append(f"wallet {self.lane.wallet}: cannot pay for another attempt; fund it")
-        return reasons
+        return [*reasons, *self._wallet_trouble()]
+
+    def _wallet_trouble(self) -> list[str]:
+        wallet = self.lane.wallet
+        if wallet is None or not self.lane.parked:
+            return []
+        if not self.lane.recovered:
+            return [f"wallet {wallet}: the chain was not asked for its nonces yet"]
+        return [f"wallet {wallet}: cannot pay for another attempt; fund it"]
 
     def _endpoint_trouble(self) -> str:
         trouble = self.pipeline.chain_trouble

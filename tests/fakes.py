@@ -103,6 +103,7 @@ class ScriptedLane:
         self.replaced: list[tuple[Attempt, Plan, Fee]] = []
         self.cancelled: list[Attempt] = []
         self.closed: list[Settled] = []
+        self.recovered = True
         self.parked = False
         self.balance_wei = 10**18
         self.tick_to_sent_ms: list[float] = []

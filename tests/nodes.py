@@ -79,6 +79,9 @@ class Anvil:
     def pause(self) -> None:
         """Stop the process where it stands: it accepts connections and answers nothing."""
         self.process.send_signal(signal.SIGSTOP)
+        os.waitid(
+            os.P_PID, self.process.pid, os.WSTOPPED | os.WNOWAIT
+        )  # its threads go on till then
 
     def resume(self) -> None:
         """Let a paused process go on."""

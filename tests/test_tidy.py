@@ -125,6 +125,14 @@ def test_metrics_named_anywhere_exist() -> None:
             assert used <= known, f"{name} names metrics that do not exist: {used - known}"
 
 
+def test_a_test_looks_at_every_metric_where_it_is_written() -> None:
+    looked_at = "\n".join(path.read_text() for path in TESTS if "observe" not in path.parts)
+    written = "\n".join(path.read_text() for path in MODULES if path.name != "catalogue.py")
+    for name in {metric.name for metric in TABLE} - {"keeper_build_info"}:  # set by Metrics itself
+        assert re.search(rf'"{name}"', written), f"nothing writes {name}"
+        assert re.search(rf"\b{name}(_count)?\b", looked_at), f"no test looks at {name}"
+
+
 def test_the_top_level_holds_what_the_owner_fixed() -> None:
     top = {name.split("/")[0] for name in tracked()}
     assert {name for name in top if not name.startswith(".")} <= TOP_LEVEL

@@ -55,6 +55,10 @@ class JournalError(FatalError):
     """The journal cannot be used; the message names the file and the mend."""
 
 
+class JournalInUseError(JournalError):
+    """Another keeper runs on the journal."""
+
+
 @dataclass(frozen=True, slots=True)
 class AttemptRow:
     """One attempt as an operator reads it back. ``outcome`` None: still open."""
@@ -87,7 +91,7 @@ class Journal:
         self._lock: int | None = None
 
     async def __aenter__(self) -> Self:
-        """Open or create the file; raises JournalError when it is another chain's or unreadable."""
+        """Open or create the file; raises JournalError when it is in use or cannot be used."""
         try:
             await self._run(self._open)
         except BaseException:
@@ -103,7 +107,7 @@ class Journal:
     async def _run(self, work: Callable[[], T]) -> T:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, work)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             msg = f"journal {self._path}: {error}; nothing is sent that cannot be written down"
             raise JournalError(msg) from error
 
@@ -131,6 +135,9 @@ class Journal:
                 )
             db.execute("COMMIT")
             meta = dict(db.execute("SELECT key, value FROM meta").fetchall())
+        except sqlite3.OperationalError:  # a full disk, say: the file itself is in order
+            self._close()
+            raise
         except sqlite3.DatabaseError as error:
             self._close()
             msg = (
@@ -155,7 +162,7 @@ class Journal:
         except OSError:
             self._close()
             msg = f"journal {self._path} is in use by another keeper: give each its own state_dir"
-            raise JournalError(msg) from None
+            raise JournalInUseError(msg) from None
 
     def _close(self) -> None:
         if self._db is not None:

@@ -7,6 +7,7 @@ chain is not used.
 """
 
 import itertools
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -180,7 +181,7 @@ class HttpRpc:
             return []
         async for attempt in AsyncRetrying(
             retry=retry_if_exception_type(TransientRpcError),
-            stop=stop_after_attempt(max(self._attempts_max, len(self.endpoints))),
+            stop=stop_after_attempt(self._attempts_max),
             wait=wait_random_exponential(multiplier=0.05, max=1.0),
             reraise=True,
         ):
@@ -265,8 +266,7 @@ class HttpRpc:
                         raise rpc_error(RpcFault.GARBAGE, f"answer over {BODY_BYTES_MAX} bytes")
                 status = response.status
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            said = f"{endpoint.label}: {type(error).__name__}"  # its text may hold the URL
-            raise rpc_error(RpcFault.UNREACHABLE, said) from None
+            raise rpc_error(RpcFault.UNREACHABLE, f"{endpoint.label}: {_told(error)}") from None
         if status == TOO_MANY_REQUESTS:
             raise rpc_error(RpcFault.RATE_LIMITED, f"{endpoint.label}: HTTP 429")
         if status >= 500:  # noqa: PLR2004 - the HTTP class of server errors
@@ -322,6 +322,12 @@ class HttpRpc:
                     return Execution(success=False, gas_used=0, output=answer.data)
                 raise answer
         return Execution(success=True, gas_used=quantity(gas), output=unhex(output))
+
+
+def _told(error: Exception) -> str:
+    """Say what happened to a connection without the error's own text, which may hold the URL."""
+    number = error.errno if isinstance(error, OSError) else None
+    return os.strerror(number) if number and number > 0 else type(error).__name__
 
 
 def _decode(body: bytes) -> list[Any]:

@@ -80,9 +80,7 @@ class Lane:
         self._next_nonce = 0
         self._gaps: list[int] = []  # nonces below the next one that nothing is known to occupy
         self._open: dict[tuple[VenueId, AccountId], Attempt] = {}
-        self._consumed_at: dict[
-            str, int
-        ] = {}  # attempt → head that first showed its nonce consumed
+        self._consumed_at: dict[str, int] = {}  # attempt → head that first showed its nonce used
         self.balance_wei = 0
         self._parked_below_wei = 0  # balance that has to be exceeded to leave the parking place
         self._recovered = False
@@ -112,6 +110,11 @@ class Lane:
     def reserved_wei(self) -> int:
         """Return what the open attempts may cost at worst."""
         return sum(attempt.plan.cost_wei_max for attempt in self._open.values())
+
+    @property
+    def recovered(self) -> bool:
+        """Return whether what was in flight at the start has been found again."""
+        return self._recovered
 
     @property
     def parked(self) -> bool:
@@ -280,6 +283,8 @@ class Lane:
         for transaction in attempt.transactions:
             receipt = receipts.get(transaction.hash)
             if receipt is not None:
+                if attempt.sent_ms is not None and attempt.id not in self._consumed_at:
+                    self._stage_included(attempt.plan.venue, attempt.sent_ms)
                 self._consumed_at[attempt.id] = receipt.block_number
                 deep = head.number - receipt.block_number + 1 >= self._rules.confirmations
                 value_wei = sent_value_wei(transaction.raw)
@@ -381,6 +386,11 @@ class Lane:
     def _stage(self, plan: Plan, stage: str, since_ns: int) -> None:
         seconds = (self._clock.monotonic_ns() - since_ns) / 1e9
         self._telemetry.observe("keeper_stage_seconds", seconds, venue=plan.venue, stage=stage)
+
+    def _stage_included(self, venue: VenueId, sent_ms: int) -> None:
+        seconds = max(0, self._clock.wall_ms() - sent_ms) / 1000
+        stage = "sent_to_included"
+        self._telemetry.observe("keeper_stage_seconds", seconds, venue=venue, stage=stage)
 
     async def _batch(self, requests: Sequence[tuple[str, Sequence[object]]]) -> list[Any]:
         answers = await self._rpc.batch(requests)

@@ -4,8 +4,9 @@ A venue writes the part of the ABI that it uses as text (``Function``, ``Events`
 chain through ``Contract``. Answers may be garbage: what cannot be decoded is a ProtocolError.
 """
 
+import functools
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -122,7 +123,7 @@ class Events:
 class DryRun:
     """A call that succeeded when the node ran it: what it used, returned (decoded) and logged.
 
-    ``logs``: those of the called contract only.
+    ``logs``: those of the contract only.
     """
 
     call: Call
@@ -163,13 +164,13 @@ class Contract:
                 values.append(function.decoded(answer))
         return values
 
-    async def probe(self, function: Function) -> Any | Probe:  # noqa: ANN401 - the ABI decides
+    async def probe(self, function: Function, *arguments: object) -> Any | Probe:  # noqa: ANN401 - the ABI decides
         """Return what the function answers now, or why this is not the contract it should be.
 
         Raises TransientRpcError.
         """
         try:
-            return await self.read(function)
+            return await self.read(function, *arguments)
         except TransientRpcError:
             raise
         except (RpcError, ProtocolError) as error:
@@ -185,9 +186,19 @@ class Contract:
     ) -> DryRun | Refused:
         """Run the function on top of the newest block as if ``wallet`` had sent it.
 
-        ``reasons``: what the contract says when it reverts → ``Refused.reason``.
+        ``reasons``: what the contract says when it reverts, or the signature of its error, as in
+        ``Healthy(uint256)`` → ``Refused.reason``.
         """
         call = Call(self.address, function.data(*arguments), value_wei)
+        return await self.run(function, call, wallet, reasons)
+
+    async def run(
+        self, function: Function, call: Call, wallet: str, reasons: Mapping[str, str]
+    ) -> DryRun | Refused:
+        """Do as ``dry_run`` with a call made elsewhere, which may lead here through another one.
+
+        ``function``: how the answer is decoded.
+        """
         try:
             done = await self._rpc.simulate(call, wallet)
             if not done.success:
@@ -226,6 +237,53 @@ class Contract:
         data = "0x" + function.data(*arguments).hex()
         block = {"blockHash": head.hash} if head else "latest"
         return "eth_call", [{"to": self.address, "data": data}, block]
+
+
+class Reads:
+    """Readings of one block under names of the caller's choice, sent together."""
+
+    def __init__(self, rpc: Rpc, head: Head) -> None:
+        """Start empty; all is read at the head's hash (EIP-1898)."""
+        self._rpc = rpc
+        self._block = {"blockHash": head.hash}
+        self._asked: dict[Hashable, tuple[str, list[object], Function | None, bool]] = {}
+
+    def call(
+        self,
+        name: Hashable,
+        address: str,
+        function: Function,
+        *arguments: object,
+        may_revert: bool = False,
+    ) -> None:
+        """Ask what a function answers; None where it may revert and does."""
+        message = {"to": address, "data": "0x" + function.data(*arguments).hex()}
+        self._asked[name] = "eth_call", [message, self._block], function, may_revert
+
+    def word(self, name: Hashable, address: str, slot: int) -> None:
+        """Ask for a word of storage, as an unsigned integer."""
+        params: list[object] = [address, hex(slot), self._block]
+        self._asked[name] = "eth_getStorageAt", params, None, False
+
+    async def answers(self) -> dict[Any, Any]:
+        """Return what was asked, by name; one failure fails all.
+
+        Goes out in batches of at most ``CALLS_PER_BATCH_MAX``. Raises RpcError, and ProtocolError
+        for an answer that cannot be decoded.
+        """
+        found: dict[Any, Any] = {}
+        asked = list(self._asked.items())
+        for start in range(0, len(asked), CALLS_PER_BATCH_MAX):
+            part = asked[start : start + CALLS_PER_BATCH_MAX]
+            answers = await self._rpc.batch([(method, ask) for _, (method, ask, *_) in part])
+            for (name, (*_, function, may_revert)), answer in zip(part, answers, strict=True):
+                if isinstance(answer, RpcError):
+                    if not may_revert or answer.fault is not RpcFault.REVERTED:
+                        raise answer
+                    found[name] = None
+                else:
+                    found[name] = function.decoded(answer) if function else _word(answer)
+        return found
 
 
 def refusal(error: KeeperError, reasons: Mapping[str, str]) -> Refused:
@@ -268,9 +326,27 @@ def words(data: bytes) -> list[bytes]:
 
 
 def _reverted(data: bytes, reasons: Mapping[str, str], otherwise: str = "") -> Refused:
-    reason = revert_reason(data)
-    detail = reason or otherwise or "reverted without a reason"
+    reason = revert_reason(data) or _named(data, reasons)
+    detail = reason or otherwise or f"reverted with {data[:4].hex() or 'no reason'}"
     return Refused(reasons.get(reason, "unknown"), detail)
+
+
+def _named(data: bytes, signatures: Iterable[str]) -> str:
+    """Return the one of these errors that the revert data is, or ""."""
+    return next((one for one in signatures if data and _selector(one) == data[:4]), "")
+
+
+@functools.cache
+def _selector(signature: str) -> bytes:
+    return keccak(text=signature)[:4]
+
+
+def _word(answer: object) -> int:
+    try:
+        return int(_hex(answer) or "0", 16)
+    except ValueError as error:
+        msg = f"eth_getStorageAt answered no word: {error}"
+        raise ProtocolError(msg) from None
 
 
 def _hex(answer: object) -> str:

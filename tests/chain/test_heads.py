@@ -1,4 +1,6 @@
 import asyncio
+import contextlib
+from dataclasses import replace
 
 import pytest
 from aiohttp import web
@@ -32,6 +34,18 @@ def follower_of(rpc: HttpRpc, address: str) -> ChainFollower:
     return ChainFollower(rpc, [address], SETTINGS, SystemClock())
 
 
+class Recording(HttpRpc):
+    """Notes the ranges of logs asked for."""
+
+    ranges: list[tuple[int, int]]
+
+    async def batch(self, requests):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+        for method, params in requests:
+            if method == "eth_getLogs" and "fromBlock" in params[0]:
+                self.ranges.append((int(params[0]["fromBlock"], 16), int(params[0]["toBlock"], 16)))
+        return await super().batch(requests)
+
+
 async def next_update(follower: ChainFollower) -> ChainUpdate:
     async with asyncio.timeout(5):
         async for update in follower.updates():
@@ -58,6 +72,33 @@ async def test_every_log_is_handed_out_once_across_a_gap(rpc: HttpRpc, node: Anv
     assert update.head.number == 12
     assert numbers(update) == list(range(10))
     assert update.reorged_from is None
+
+
+async def test_a_gap_is_read_in_ranges_that_are_allowed(rpc: HttpRpc, node: Anvil) -> None:
+    recording = Recording(
+        rpc._session,
+        [node.url],
+        chain_id=31337,
+        timeout_ms=2000,
+        attempts_max=1,
+        telemetry=rpc._telemetry,
+    )
+    recording.ranges = []
+    follower = follower_of(recording, DEV_ADDRESS)
+    await follower.start()
+    node.rpc("anvil_mine", "0xa")
+    assert (await next_update(follower)).head.number == 10
+    assert recording.ranges == [(1, 4), (5, 8), (9, 10)]
+
+
+async def test_without_a_websocket_the_head_is_asked_for_once_a_poll(rpc: HttpRpc) -> None:
+    follower = ChainFollower(rpc, [], replace(SETTINGS, poll_ms=150), SystemClock())
+    await follower.start()
+    loop = asyncio.get_running_loop()
+    started_s = loop.time()
+    async with contextlib.aclosing(follower.updates()) as updates:
+        assert await anext(updates) is None
+    assert loop.time() - started_s >= 0.149, "sooner than its poll"
 
 
 async def test_a_reorg_names_the_first_block_that_changed(rpc: HttpRpc, node: Anvil) -> None:
@@ -151,6 +192,22 @@ async def test_a_websocket_wakes_the_follower_and_silence_ends_it(
         listening.cancel()
     with pytest.raises(TransientError, match="silent for 300 ms"):
         await announce_heads(node.ws_url, follower, 300, lambda: None)
+
+
+async def test_a_websocket_that_announces_heads_is_left_alone(rpc: HttpRpc, node: Anvil) -> None:
+    follower = ChainFollower(rpc, [], SETTINGS, SystemClock())
+    beats: list[float] = []
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        listening = group.create_task(
+            announce_heads(node.ws_url, follower, 600, lambda: beats.append(loop.time())),
+            name="ws",
+        )
+        while not beats or beats[-1] - beats[0] < 0.8:  # longer than a silence may be
+            assert not listening.done()
+            node.rpc("evm_mine")
+            await asyncio.sleep(0.05)
+        listening.cancel()
 
 
 async def test_a_websocket_that_is_not_there_is_a_transient_error(rpc: HttpRpc) -> None:

@@ -75,3 +75,22 @@ async def test_a_damaged_file_is_refused_and_named(tmp_path: Path) -> None:
     with pytest.raises(JournalError, match=r"/j: file is not a database; move the file away"):
         async with Journal(tmp_path / "j", 1):
             pass
+
+
+async def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(JournalError, match=r"/file/j: .*nothing is sent that cannot be written"):
+        async with Journal(tmp_path / "file" / "j", 1):
+            pass
+
+
+async def test_a_disk_that_is_full_is_no_reason_to_move_the_journal_away(tmp_path: Path) -> None:
+    (tmp_path / "j").mkdir()  # as with a full disk, SQLite cannot open it at all
+    with pytest.raises(JournalError) as caught:
+        async with Journal(tmp_path / "j", 1):
+            pass
+    assert "unable to open" in str(caught.value)
+    assert "move the file away" not in str(caught.value)
+    (tmp_path / "j").rmdir()
+    async with Journal(tmp_path / "j", 1):
+        pass  # the lock was let go of

@@ -214,7 +214,11 @@ async def test_a_broadcast_without_an_answer_is_repeated_byte_for_byte(
 
 
 async def test_overdue_is_replaced_at_the_same_nonce_for_an_eighth_more(
-    rpc: HttpRpc, node: Anvil, journal: Journal, lane_of: MakeLane
+    rpc: HttpRpc,
+    node: Anvil,
+    journal: Journal,
+    lane_of: MakeLane,
+    telemetry: CountingTelemetry,
 ) -> None:
     lane = lane_of(journal)
     await lane.recover()
@@ -230,6 +234,7 @@ async def test_overdue_is_replaced_at_the_same_nonce_for_an_eighth_more(
     assert fee.max_fee_wei * 8 >= attempt.transactions[0].max_fee_wei * 9
     assert fee.priority_fee_wei * 8 >= attempt.transactions[0].priority_fee_wei * 9
     await lane.replace(attempt, plan(value_wei=9), fee, head)
+    assert telemetry.counts["keeper_replacements_total", "replacement"] == 1
     assert lane.overdue(head) == [], "the newest transaction has its own time to wait"
     node.rpc("evm_mine")
     (mined,) = await lane.poll(await newest(rpc))
@@ -270,12 +275,17 @@ async def test_whichever_transaction_of_a_nonce_is_mined_settles_the_attempt(
 
 
 async def test_a_cancel_takes_the_nonce(
-    rpc: HttpRpc, node: Anvil, journal: Journal, lane_of: MakeLane
+    rpc: HttpRpc,
+    node: Anvil,
+    journal: Journal,
+    lane_of: MakeLane,
+    telemetry: CountingTelemetry,
 ) -> None:
     lane = lane_of(journal)
     await lane.recover()
     attempt = await submit(lane, rpc, plan())
     assert await lane.cancel(attempt, await newest(rpc))
+    assert telemetry.counts["keeper_replacements_total", "cancel"] == 1
     node.rpc("evm_mine")
     (mined,) = await lane.poll(await newest(rpc))
     assert mined.transaction is not None
@@ -301,15 +311,24 @@ async def test_a_nonce_used_by_somebody_else_expires_the_attempt(
 
 
 async def test_confirmations_hold_a_settlement_back_and_a_reorg_reopens_it(
-    rpc: HttpRpc, node: Anvil, journal: Journal, lane_of: MakeLane
+    rpc: HttpRpc,
+    node: Anvil,
+    journal: Journal,
+    lane_of: MakeLane,
+    telemetry: CountingTelemetry,
 ) -> None:
     lane = lane_of(journal)
     lane._rules = replace(RULES, confirmations=3)
     await lane.recover()
     await submit(lane, rpc, plan())
+    included = ("keeper_stage_seconds", "demo", "sent_to_included")
     node.rpc("evm_mine")
+    assert included not in telemetry.seconds
+    assert await lane.poll(await newest(rpc)) == []
+    assert telemetry.seconds[included] == [0.0], "inclusion is measured, not its confirmation"
     node.rpc("evm_mine")
     assert await lane.poll(await newest(rpc)) == []
+    assert len(telemetry.seconds[included]) == 1
     node.rpc("anvil_reorg", 2, [])
     node.rpc("evm_mine")
     assert await lane.poll(await newest(rpc)) == []

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keeper.chain.rpc import WATCHER, HttpRpc, classify, quantity, unhex
+from keeper.chain.rpc import WATCHER, HttpRpc, classify, quantity, receipt_from_json, unhex
 from keeper.errors import RpcError, RpcFault, TransientRpcError
 from keeper.facts import Call
 from tests.chain.conftest import CHAIN_ID, DEV_ADDRESS, Script, make_rpc
@@ -129,6 +129,7 @@ async def test_an_unreachable_endpoint_says_so_without_its_url(
         await rpc.call("eth_blockNumber")
     assert raised.value.fault is RpcFault.UNREACHABLE
     assert "my-api-key" not in str(raised.value)
+    assert "Connection refused" in str(raised.value)
 
 
 async def test_a_node_that_hangs_times_out(rpc: HttpRpc, node: Anvil) -> None:
@@ -157,3 +158,18 @@ async def test_simulation_and_its_fallback_agree(
     paid = await rpc.simulate(Call("0x" + "11" * 20, b"", 5), WATCHER)
     assert paid.success, "a watcher needs no funds"
     assert paid.gas_used == 21_000
+
+
+def test_a_receipt_costs_its_gas_and_on_a_rollup_its_data_too() -> None:
+    raw: dict[str, object] = {
+        "transactionHash": "0x1",
+        "blockNumber": "0x10",
+        "blockHash": "0x2",
+        "status": "0x1",
+        "gasUsed": "0x5208",
+        "effectiveGasPrice": "0x3",
+        "logs": [],
+    }
+    assert receipt_from_json(raw).cost_wei == 63_000
+    assert receipt_from_json(raw | {"l1Fee": "0x7"}).cost_wei == 63_007
+    assert receipt_from_json(raw | {"l1Fee": None}).cost_wei == 63_000

@@ -107,6 +107,7 @@ def test_check_passes_on_a_good_world(quiet_rig: Rig, tmp_path: Path) -> None:
     assert details["wallet"].lower() == wallet
     assert "anyone may liquidate" in details["venue demo"]
     assert quiet_rig.nonce(wallet, "pending") == 0
+    assert not (tmp_path / "state").exists(), "a check leaves nothing behind"
 
 
 def test_check_prints_a_table_for_people(quiet_rig: Rig, tmp_path: Path) -> None:

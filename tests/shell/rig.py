@@ -244,7 +244,7 @@ def make_rig(
     desk = Desk(venue, desk_rules, board, quarantine, telemetry, clock)
     execution = Execution(execution_rules, lane, board, telemetry, clock)
     published: list[Settled] = []
-    settlement = Settlement({VENUE: desk}, execution, lane, [published.append], telemetry, clock)
+    settlement = Settlement({VENUE: desk}, execution, lane, [published.append], telemetry)
     intake, memory, follower = Intake(venue, 64), ListedMemory(), FakeFollower(chain)
     heartbeats = Heartbeats(clock)
     for loop in LOOPS:

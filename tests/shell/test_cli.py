@@ -9,7 +9,8 @@ import pytest
 from click.testing import CliRunner
 
 from keeper import __version__
-from keeper.check import Finding, _feed
+from keeper.chain.journal import Journal
+from keeper.check import Finding, _feed, _journal
 from keeper.cli import cli
 from keeper.config import json_schema, load
 from keeper.facts import FeedId
@@ -96,3 +97,28 @@ async def test_a_feed_is_found_with_its_price_or_with_why_not(tmp_path: Path) ->
     await rig.tick("eth", 2_000 * WAD)
     heard = _feed(feed, rig.board, {FeedId("ETH/USD"): "stale"}, now_ms + 40)
     assert heard == Finding("feed ETH/USD", "ok", "2000 USD, 40 ms old, from main")
+
+
+async def test_the_journal_is_looked_at_and_none_is_made(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text(CONFIG)
+    settings = load(tmp_path / "config.toml")
+    path = settings.keeper.state_dir / "journal.sqlite"
+    assert (await _journal(settings)).verdict == "ok"
+    assert not path.parent.exists()
+    async with Journal(path, settings.chain.id):
+        running = await _journal(settings)
+    assert (running.verdict, "running keeper" in running.detail) == ("warning", True)
+    found = await _journal(settings)
+    assert found == Finding("journal", "ok", f"{path}, 0 open attempts")
+    path.unlink()
+    async with Journal(path, settings.chain.id + 1):
+        pass
+    another = await _journal(settings)
+    assert (another.verdict, bool(another.mend)) == ("failed", True)
+    path.unlink()
+    file = settings.model_copy(
+        update={"keeper": settings.keeper.model_copy(update={"state_dir": path.parent / "a" / "b"})}
+    )
+    (path.parent / "a").touch()
+    impossible = await _journal(file)
+    assert (impossible.verdict, bool(impossible.mend)) == ("failed", True)

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 from structlog.testing import capture_logs
 
+from keeper.desk import ROWS_PER_STEP_MAX
 from keeper.facts import AccountId, PriceView
 from keeper.margin.rows import Row
 from keeper.units import WAD
@@ -254,3 +255,44 @@ async def test_a_row_that_was_too_cautious_is_made_exact_where_the_account_is() 
     assert not rig.desk.lead.is_under(ALICE)
     assert ALICE not in rig.desk.agenda
     assert rig.counted("keeper_assessed_total") == 1
+
+
+async def test_when_parameters_change_all_are_compiled_again_a_few_at_a_time() -> None:
+    rig, _ = scripted_rig()
+    names = [AccountId(f"account-{n}") for n in range(2 * ROWS_PER_STEP_MAX + 5)]
+    await rig.started(*(set_account(name, -17_500, eth=10) for name in names))
+    await rig.decide()
+    rig.venue.compiled.clear()
+    await rig.block()
+    assert rig.venue.compiled == [], "nothing touched them, and nothing changed"
+    rig.venue.mark = "dearer"
+    rig.venue.poisoned = {("compile", names[1])}
+    rig.mine()
+    rig.follow()
+    assert await rig.read()
+    rig.pipeline._learn()
+    steps = 0
+    while rig.desk.has_due:
+        before = len(rig.venue.compiled)
+        assert rig.pipeline._idle_s() == 0.0
+        await rig.pipeline._decide(rig.desk)
+        assert len(rig.venue.compiled) - before <= 2 * ROWS_PER_STEP_MAX  # for either book
+        steps += 1
+        assert steps < 10
+    assert set(rig.venue.compiled) == {*names} - {names[1]}
+    assert len(rig.venue.compiled) == 2 * (len(names) - 1)
+    assert rig.quarantine.is_quarantined(VENUE, names[1])
+
+
+async def test_parameters_that_got_dearer_nominate_an_account_that_nothing_touched() -> None:
+    rig, _ = scripted_rig()
+    await rig.started(SAFE)
+    await rig.decide()
+    assert ALICE not in rig.desk.agenda
+    rig.venue.reserve, rig.venue.mark = 2_000, "dearer"
+    rig.mine()
+    rig.follow()
+    assert await rig.read()
+    rig.pipeline._learn()
+    rig.desk.due(rig.clock.now_ms)
+    assert ALICE in rig.desk.agenda

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,7 @@ from keeper.status import Status
 from keeper.units import WAD
 from tests.fakes import ScriptedLane
 from tests.shell.market import ADDRESS, set_account
-from tests.shell.rig import WALLET, Rig, receipt_of, scripted_rig
+from tests.shell.rig import DESK_RULES, WALLET, Rig, receipt_of, scripted_rig
 from tests.shell.venue import FEEDS, VENUE
 
 ALICE, BOB = AccountId("alice"), AccountId("bob")
@@ -99,6 +99,11 @@ def test_at_first_nothing_is_ready(seen: Seen) -> None:
     assert seen.status.unready()[0] == "chain: no head yet (connection refused)"
 
 
+def test_the_feed_of_the_reward_token_is_needed(seen: Seen) -> None:
+    seen.rig.desk.rules = replace(DESK_RULES, reward_feed=FEEDS["btc"])
+    assert "feed BTC/USD: no price yet" in seen.status.unready()
+
+
 async def test_ready_when_nothing_is_missing(seen: Seen) -> None:
     await seen.ready()
     assert seen.status.unready() == []
@@ -133,6 +138,10 @@ async def test_a_parked_wallet_is_named_and_a_dry_run_is_not(seen: Seen) -> None
     seen.lane.parked = True
     assert seen.status.unready() == [
         f"wallet {WALLET}: cannot pay for another attempt; fund it",
+    ]
+    seen.lane.recovered = False
+    assert seen.status.unready() == [
+        f"wallet {WALLET}: the chain was not asked for its nonces yet",
     ]
     seen.lane.wallet = None
     assert seen.status.unready() == []
@@ -182,12 +191,17 @@ async def test_an_account_that_no_price_moves_has_no_distance(seen: Seen) -> Non
     assert {row["account"]: row["distance_pct"] for row in shown["accounts"]}[BOB] is None
 
 
-async def test_gauges_follow(seen: Seen) -> None:
-    await seen.ready()
-    seen.rig.clock.advance(2)
+def gauges(seen: Seen) -> list[str]:
     seen.metrics.before_render(seen.status.set_gauges)
     seen.metrics.refresh()
-    text = seen.metrics.render("")[0].decode()
+    return seen.metrics.render("")[0].decode().splitlines()
+
+
+async def test_gauges_follow(seen: Seen) -> None:
+    await seen.ready()
+    seen.rig.settlement.profit_wei[VENUE] = -12
+    seen.rig.clock.advance(2)
+    found = gauges(seen)
     for line in (
         "keeper_ready 1.0",
         "keeper_dry_run 0.0",
@@ -197,6 +211,15 @@ async def test_gauges_follow(seen: Seen) -> None:
         f'keeper_under_margined_accounts{{venue="{VENUE}"}} 0.0',
         'keeper_price_usd{feed="ETH/USD"} 2000.0',
         'keeper_price_age_seconds{feed="BTC/USD"} 2.0',
+        f'keeper_unpriced_accounts{{venue="{VENUE}"}} 0.0',
+        f'keeper_profit_wei{{venue="{VENUE}"}} -12.0',
+        "keeper_wallet_balance_wei 1e+18",
         "keeper_open_attempts 0.0",
     ):
-        assert line in text.splitlines(), line
+        assert line in found, line
+
+
+async def test_accounts_without_a_price_are_counted(seen: Seen) -> None:
+    await seen.rig.started(set_account(ALICE, 100, eth=1), set_account(BOB, 100, btc=1), prices=[])
+    await seen.rig.tried()
+    assert f'keeper_unpriced_accounts{{venue="{VENUE}"}} 2.0' in gauges(seen)

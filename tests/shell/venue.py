@@ -39,6 +39,11 @@ REASONS = {"not liquidatable": "not_liquidatable", "stale price": "oracle"}
 class FakeMarketState(MarketState):
     stored: Mapping[str, Stored]
     index: Mapping[str, int]
+    mark: str = ""
+
+    @property
+    def epoch(self) -> str:
+        return self.mark
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,9 @@ class FakeVenue:
         self.lost: Callable[[], bool] = lambda: False  # is this request lost on its way?
         self.refusal: Refused | None = None  # what simulate answers instead of asking
         self.while_reading: Callable[[], None] = lambda: None
+        self.mark = ""  # of parameters that no event tells of
+        self.reserve = 0.0  # such a one: USD that rows ask for beside the margin
+        self.compiled: list[AccountId] = []
         self.reads: list[tuple[str, ...]] = []
         self.probes = 0
         self.simulated: list[AccountId] = []
@@ -104,7 +112,7 @@ class FakeVenue:
 
     async def read_market(self, head: Head) -> FakeMarketState:
         state = self._state(head)
-        return FakeMarketState(head, dict(state.stored), dict(state.index))
+        return FakeMarketState(head, dict(state.stored), dict(state.index), self.mark)
 
     async def read_accounts(
         self, accounts: Sequence[AccountId], head: Head
@@ -141,6 +149,7 @@ class FakeVenue:
         self, account: FakeAccountState, market: FakeMarketState, values: Mapping[str, float]
     ) -> Row | None:
         self._bug_at("compile", account.account)
+        self.compiled.append(account.account)
         holding = account.holding
         if not holding.sizes:
             return None
@@ -154,7 +163,7 @@ class FakeVenue:
             envelope[name] = (kink, 1e15) if steep else (0.0, kink)
             weights[name] = size - rate
             weights[f"F:{name}"] = -float(size)
-        return Row(wad_to_float(holding.cash_wad), weights, envelope)
+        return Row(wad_to_float(holding.cash_wad) - self.reserve, weights, envelope)
 
     def assess(
         self,

@@ -28,10 +28,12 @@ from keeper.errors import KeeperError
 from keeper.facts import AccountId
 from keeper.margin.model import Account, Position
 from keeper.units import WAD
-from tests.contracts import Contract
 from tests.fakes import CountingTelemetry
 from tests.market_chain import MarketChain, furnish
 from tests.nodes import Anvil, running_anvil
+from tests.synthetix.deploy import Setup, deploy
+from tests.synthetix.scenario import ALICE, BOB, BTC, CAROL, DAVE, ETH, populated
+from tests.synthetix.world import World, usd
 from tests.venues.isolated import IsolatedMarket
 from tests.venues.recording import Recording, RecordingRpc
 
@@ -67,6 +69,22 @@ def isolated_market(node: Anvil) -> IsolatedMarket:
         market.set_position(number, size, 100 * WAD, cash * WAD)
     market.send("liquidate", 3)
     return market
+
+
+def synthetix_market(node: Anvil) -> tuple[dict[str, object], list[str]]:
+    """Return settings and accounts of a pull market: a whale flagged, a small one under."""
+    world = populated(World(deploy(node, Setup(oracle="pull"))))
+    assert world.system.pyth is not None
+    world.set_prices({ETH: usd(1_780)})
+    world.perps.send("liquidate", CAROL)
+    world.publish()
+    settings: dict[str, object] = {
+        "id": "synthetix",
+        "address": world.perps.address,
+        "feeds": {str(ETH): "ETH/USD", str(BTC): "BTC/USD"},
+        "pyth": world.system.pyth.address,
+    }
+    return settings, [str(number) for number in (ALICE, BOB, CAROL, DAVE)]
 
 
 async def record(
@@ -107,16 +125,20 @@ async def record(
 async def record_own() -> None:
     """Record the venues of this repository."""
 
-    async def own(kind: str, contract: Contract, settings: Mapping[str, object]) -> None:
-        url, blocks = contract.node.url, 10_000
-        await record(kind, url, OWN_CHAIN, settings, OWN_ACCOUNTS, blocks)
-
     with running_anvil("--timestamp", "1767225600") as node:
+
+        async def own(
+            kind: str, settings: Mapping[str, object], accounts: Sequence[str] = OWN_ACCOUNTS
+        ) -> None:
+            await record(kind, node.url, OWN_CHAIN, settings, accounts, blocks=10_000)
+
         market = demo_market(node)
-        await own("demo_market", market, {"id": "demo", "address": market.address})
+        await own("demo_market", {"id": "demo", "address": market.address})
         isolated = isolated_market(node)
         settings = {"id": "template", "address": isolated.address, "feed": "ETH/USD"}
-        await own("_template", isolated, settings)
+        await own("_template", settings)
+        synthetix, numbers = synthetix_market(node)
+        await own("synthetix_v3", synthetix, numbers)
 
 
 def setting(text: str) -> tuple[str, object]:

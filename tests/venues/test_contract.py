@@ -165,7 +165,7 @@ def test_recorded_logs_are_understood(venue: AnyVenue, recording: Recording) -> 
     assert seen, "record a liquidation"
     for liquidation in seen:
         assert liquidation.liquidator == liquidation.liquidator.lower()
-        assert len(liquidation.liquidator) == len(WALLET)
+        assert len(liquidation.liquidator) in {0, len(WALLET)}, "none where it is not logged"
         assert liquidation.reward_wad >= 0
     for one in touched:
         assert {liquidation.account for liquidation in one.liquidations} <= one.accounts
@@ -230,7 +230,7 @@ async def test_the_screen_nominates_what_the_rules_call_liquidatable(
     for account, one in found.items():
         if one.liquidatable:
             assert account in book.under
-        elif account in book and account not in book.unpriced:
+        elif account in book and account not in book.unpriced and account not in book.under:
             margin_usd = (one.equity_wad - one.requirement_wad) / 10**18
             assert book.excess(account) <= margin_usd + 1e-6 * max(1.0, abs(margin_usd))
     assert len(book.under) < len(found), "the screen lets nobody through"

@@ -1,0 +1,388 @@
+"""Synthetix V3 perps-market: cross margin over several markets, staged liquidation, USD rewards.
+
+Anyone may liquidate, unless the operator of a deployment closes the feature. An account under its
+margin is flagged and closed as far as its markets' *windows* have room, which all accounts share;
+the rest follows when they have room again, and only the first step pays much. Prices are read by an
+oracle manager: on chain already (push), or from Pyth (pull, with ``pyth`` set), which a liquidation
+asks to be younger than the views do; a newer one is taken along by a forwarder that the protocol
+trusts (ERC-2771), so that the wallet is paid. A liquidation of what is flagged needs fresh prices
+too, whatever they are. Accounts and markets go by their numbers; the factors of market 100 are
+``100`` (price) and ``F:100`` (funding), ``I`` is interest. The arithmetic is in
+``_synthetix_v3_math.py``, the reading in ``_synthetix_v3_reads.py``.
+
+Collateral other than USD is not valued: such an account is called under too early, by its USD
+alone, and the simulation decides. Who liquidated is not logged.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from keeper.errors import ProtocolError, RpcError
+from keeper.facts import (
+    AccountId,
+    AccountState,
+    Assessment,
+    Call,
+    Capabilities,
+    FeedId,
+    Head,
+    LiquidationSeen,
+    Log,
+    MarketState,
+    Price,
+    PriceKind,
+    PriceView,
+    Probe,
+    Refused,
+    RewardKind,
+    Simulated,
+    Touched,
+    VenueId,
+)
+from keeper.margin.rows import Row
+from keeper.ports import Rpc
+from keeper.units import WAD, wad_to_float
+from keeper.venues import _synthetix_v3_reads as reads
+from keeper.venues._abi import Contract, Function, refusal
+from keeper.venues._pyth import BUNDLE, UPDATE_FEE, Quote, bundled, read_update
+from keeper.venues._synthetix_v3_math import INTEREST, Holding, System
+from keeper.venues._synthetix_v3_reads import EVENTS, QUIET, PerpsReader, Source
+
+INCLUSION_S_MAX = 12  # a price that may be too old by then is sent along
+LATE_S = 2  # a price to rely on outlives the expected block by this: it may be the one after
+# A block may hold other liquidations of the same markets, each of which makes the next one dearer:
+# twice the gas of the simulation was needed. The keeper's own factor is 1.5; this is the rest.
+GAS_NUMERATOR, GAS_DENOMINATOR = 4, 3
+
+FEATURE = b"perpsSystem".ljust(32, b"\0")
+ADDRESS = r"^0x[0-9a-fA-F]{40}$"
+FORWARDER = "0xE2C5658cC5C448B48141168f3e475dF8f65A1e3e"  # TrustedMulticallForwarder
+NOBODY = "0x" + "00" * 20
+
+IS_ALLOWED = Function("isFeatureAllowed(bytes32,address)", "bool")
+LIQUIDATE = Function("liquidate(uint128)", "uint256")
+LIQUIDATE_FLAGGED = Function("liquidateFlaggedAccounts(uint128[])", "uint256")
+LIQUIDATE_MARGIN_ONLY = Function("liquidateMarginOnly(uint128)", "uint256")
+# the errors that a liquidation may be refused with → facts.Refused.reason
+REASONS = {
+    "NotEligibleForLiquidation(uint128)": "not_liquidatable",
+    "NotEligibleForMarginLiquidation(uint128)": "not_liquidatable",
+    "AccountHasOpenPositions(uint128)": "not_liquidatable",
+    "AccountNotFound(uint128)": "not_liquidatable",
+    "OracleDataRequired(address,bytes)": "oracle",
+    "Errors(bytes[])": "oracle",  # one or more of the oracle manager's
+    "StalenessToleranceExceeded(bytes32,int256,uint256)": "oracle",
+    "InvalidUpdateData()": "oracle",  # Pyth's, as the following
+    "InvalidWormholeVaa()": "oracle",
+    "InsufficientFee()": "oracle",
+    "PriceFeedNotFound()": "oracle",
+    "FeatureUnavailable(bytes32)": "unknown",
+    "ERC2771ForwarderMismatchedValue(uint256,uint256)": "unknown",
+}
+
+
+class Settings(BaseModel):
+    """The ``[[venues]]`` table with ``kind = "synthetix_v3"``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str = Field(description="Name of the venue in logs, metrics and topics")
+    address: str = Field(description="The perps-market proxy", pattern=ADDRESS)
+    feeds: dict[str, FeedId] = Field(
+        description="Market id → keeper feed; a market without one is acted on at its own price"
+    )
+    pyth: str | None = Field(
+        default=None,
+        description="Pyth contract that updates go to; none: prices are pushed",
+        pattern=ADDRESS,
+    )
+    forwarder: str = Field(
+        default=FORWARDER, description="ERC-2771 forwarder that the proxy trusts", pattern=ADDRESS
+    )
+
+
+@dataclass(frozen=True)
+class SynthetixMarkets(MarketState):
+    """Everything outside the accounts. ``feeds``, ``sources`` and ``quotes`` are by market."""
+
+    system: System
+    feeds: Mapping[int, FeedId]
+    sources: Mapping[int, Source]
+    quotes: Mapping[int, Quote]
+
+    @property
+    def epoch(self) -> str:
+        """Return a digest of the parameters that rows are compiled from."""
+        terms = [(key, market.terms) for key, market in self.system.markets.items()]
+        parts = terms, self.system.guards, self.system.costs.rounded_up()
+        return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+    def outlives(self, market: int, quote: Quote, until_s: int) -> bool:
+        """Tell whether a liquidation would take this price at a time."""
+        age_s_max = self.sources[market].age_s_max
+        return bool(quote.price) and (age_s_max is None or until_s <= quote.published_s + age_s_max)
+
+    def reliable(self, market: int, quote: Quote, at_s: int) -> bool:
+        """Tell whether it would take it even if the block is a little late."""
+        age_s_max = self.sources[market].age_s_max or 0
+        return self.outlives(market, quote, at_s + min(LATE_S, age_s_max // 2))
+
+
+@dataclass(frozen=True)
+class SynthetixAccount(AccountState):
+    """An account, and whether it waits for its liquidation to be finished."""
+
+    holding: Holding
+    flagged: bool
+
+
+class SynthetixV3:
+    """One perps-market. Implements ``ports.Venue``."""
+
+    def __init__(self, settings: Settings, rpc: Rpc) -> None:
+        """Remember where it is; nothing is read yet."""
+        self.id = VenueId(settings.id)
+        kind = PriceKind.PULL if settings.pyth else PriceKind.PUSH
+        self.capabilities = Capabilities(reward=RewardKind.CASH, price=kind)
+        self._feeds = settings.feeds
+        self._rpc = rpc
+        self._perps = Contract(rpc, settings.address)
+        self._pyth = Contract(rpc, settings.pyth) if settings.pyth else None
+        self._forwarder = settings.forwarder.lower()
+        self._reader = PerpsReader(rpc, self._perps.address, settings.pyth)
+
+    # --- reading ------------------------------------------------------------------------------
+
+    def addresses(self) -> Sequence[str]:
+        """Return the proxy."""
+        return (self._perps.address,)
+
+    def touched(self, log: Log) -> Touched:
+        """Say what a log changed; parameters and what is not known change everything."""
+        name, fields = EVENTS.read(log)
+        if name in QUIET:
+            return Touched()
+        if "accountId" not in fields:
+            return Touched(everything=True)
+        account = AccountId(str(fields["accountId"]))
+        seen: tuple[LiquidationSeen, ...] = ()
+        # one that closed and paid nothing is none; liquidateMarginOnly logs an attempt as well
+        if name == "AccountLiquidationAttempt" and (fields["reward"] or fields["fullLiquidation"]):
+            reward = fields["reward"]
+            seen = (LiquidationSeen(account, "", log.tx_hash, log.block_number, reward),)
+        return Touched(frozenset({account}), liquidations=seen)
+
+    async def read_market(self, head: Head) -> SynthetixMarkets:
+        """Read everything outside the accounts at the head's hash.
+
+        Raises RpcError; ProtocolError for another contract's answer.
+        """
+        found = await self._reader.snapshot(head)
+        feeds = {key: self._feeds.get(str(key), FeedId(str(key))) for key in found.sources}
+        return SynthetixMarkets(head, found.system, feeds, found.sources, found.quotes)
+
+    async def read_accounts(
+        self, accounts: Sequence[AccountId], head: Head
+    ) -> Sequence[SynthetixAccount]:
+        """Read these accounts at the head's hash, in order; raises as ``read_market``."""
+        if not accounts:
+            return []
+        holdings, flagged = await self._reader.accounts([int(one) for one in accounts], head)
+        return [
+            SynthetixAccount(account, head, holding, int(account) in flagged)
+            for account, holding in zip(accounts, holdings, strict=True)
+        ]
+
+    # --- rules --------------------------------------------------------------------------------
+
+    def price_factors(self, market: SynthetixMarkets) -> Mapping[str, FeedId]:
+        """Return market ids → keeper feeds."""
+        return {str(key): feed for key, feed in market.feeds.items()}
+
+    def index_factors(self, market: SynthetixMarkets) -> Sequence[str]:
+        """Return the funding of each market, and interest."""
+        return [*(f"F:{key}" for key in market.feeds), INTEREST]
+
+    def factors(self, market: SynthetixMarkets, at_s: int) -> Mapping[str, float]:
+        """Return prices on chain, fresh or not (none for a market that has none), and indices."""
+        prices = {key: quote.price for key, quote in market.quotes.items()}
+        values = {str(key): wad_to_float(price) for key, price in prices.items() if price}
+        for key, one in market.system.markets.items():
+            values[f"F:{key}"] = wad_to_float(one.funding_at(prices[key], at_s))
+        return values | {INTEREST: wad_to_float(market.system.interest.at(at_s))}
+
+    def indices(
+        self, market: SynthetixMarkets, at_s: int, prices: Mapping[str, float]
+    ) -> Mapping[str, float]:
+        """Return the funding at other prices: what is not recorded yet accrues at the present."""
+        found = {int(name): round(value * WAD) for name, value in prices.items()}
+        return {
+            f"F:{key}": wad_to_float(market.system.markets[key].funding_at(price, at_s))
+            for key, price in found.items()
+            if key in market.system.markets
+        }
+
+    def compile(
+        self, account: SynthetixAccount, market: SynthetixMarkets, values: Mapping[str, float]
+    ) -> Row | None:
+        """Compile an account to a row; one that is flagged is under whatever the prices."""
+        if account.flagged:
+            return Row(-1.0)
+        held = account.holding.positions
+        prices = {
+            key: round(values.get(str(key), 0.0) * WAD) or market.quotes[key].price for key in held
+        }
+        missing = [str(key) for key, price in prices.items() if not price]
+        if missing:  # the row waits for a price, and then expires and is compiled again
+            return Row(0.0, {}, dict.fromkeys(missing, (0.0, 0.0)))
+        return market.system.row(account.holding, prices, market.head.timestamp_s)
+
+    def assess(
+        self,
+        account: SynthetixAccount,
+        market: SynthetixMarkets,
+        prices: Mapping[FeedId, Price],
+        at_s: int,
+    ) -> Assessment:
+        """Judge at the prices on chain and at the newest signed ones, as the contract would.
+
+        Under at both: without updates if those on chain surely last until inclusion. Under at those
+        on chain only: without updates in any case, they would cure it.
+        """
+        signed, carried, expiring = dict(market.quotes), list[Price](), False
+        for key in account.holding.positions:
+            stored, price = market.quotes[key], prices.get(market.feeds[key])
+            last = market.outlives(key, stored, at_s + INCLUSION_S_MAX)
+            newest = _signed(market.sources[key], price)
+            if newest is None or price is None or newest.published_s <= stored.published_s:
+                continue
+            if market.reliable(key, newest, at_s):
+                signed[key] = newest
+                differs = newest.price != stored.price and not account.flagged
+                expiring = expiring or not last
+                carried += [] if last and not differs else [price]
+        by_chain = self._verdict(account, market, market.quotes, at_s)
+        by_signed = replace(self._verdict(account, market, signed, at_s), view=PriceView.SIGNED)
+        if not carried or (by_chain.liquidatable and not (expiring and by_signed.liquidatable)):
+            return by_chain
+        return replace(by_signed, updates=tuple(carried)) if by_signed.liquidatable else by_signed
+
+    def _verdict(
+        self,
+        account: SynthetixAccount,
+        market: SynthetixMarkets,
+        quotes: Mapping[int, Quote],
+        at_s: int,
+    ) -> Assessment:
+        """Judge at these prices as if they were on chain."""
+        held, system = sorted(account.holding.positions), market.system
+        found = system.margin(account.holding, {key: quotes[key].price for key in held}, at_s)
+        under = account.flagged or found.available < found.required
+        room = [key for key in held if system.markets[key].capacity(at_s) != 0]
+        waits = account.flagged and not room
+        fresh = all(market.reliable(key, quotes[key], at_s) for key in held)
+        reward = system.flagged_reward() if account.flagged else found.reward
+        reopens = [system.markets[key].reopens_s(at_s) for key in held] if waits else []
+        return Assessment(
+            account=account.account,
+            liquidatable=under and fresh and not waits,
+            view=PriceView.CHAIN,
+            equity_wad=found.available,
+            requirement_wad=found.required,
+            reward_wad=reward if under and not waits else 0,
+            bad_debt_wad=max(0, -found.available),
+            feeds=tuple(dict.fromkeys(market.feeds[key] for key in held)),
+            uses=tuple(str(key) for key in held),
+            alone=account.flagged,
+            until_s=min(reopens, default=None),
+        )
+
+    # --- acting -------------------------------------------------------------------------------
+
+    async def probe(self, wallet: str | None) -> Probe:
+        """Ask whether the feature is open to this wallet, and what is paid.
+
+        Raises TransientRpcError.
+        """
+        answers: list[Any] = [
+            await self._perps.probe(reads.GUARDS),
+            await self._perps.probe(IS_ALLOWED, FEATURE, wallet or NOBODY),
+            await self._perps.probe(reads.FLAGGED),
+            await self._perps.probe(reads.MARKETS),
+        ]
+        for answer in answers:
+            if isinstance(answer, Probe):
+                return answer
+        guards, allowed, flagged, markets = answers
+        minimum, profit, maximum, scaling = (number / WAD for number in guards)
+        facts = {
+            "reward": f"cost + {minimum:g} USD or cost + {profit:.0%} at least",
+            "reward cap": f"{maximum:g} USD, {scaling:.0%} of the collateral",
+            "flagged accounts": str(len(flagged)),
+            "markets": ", ".join(self._named(key) for key in markets) or "none",
+            "liquidators": "unknown: the protocol does not log who liquidated",
+        }
+        if self._pyth:
+            code = await self._rpc.call("eth_getCode", [self._forwarder, "latest"])
+            facts["forwarder"] = self._forwarder
+            if code in {None, "", "0x", "0x0"}:
+                return Probe(open=False, detail=f"no forwarder at {self._forwarder}", facts=facts)
+        payee = f"rewards go to {wallet}" if wallet else "no wallet: watching"
+        said = "liquidations are open" if allowed else "the feature perpsSystem is closed to us"
+        return Probe(open=bool(allowed), detail=f"{said}; {payee}", facts=facts)
+
+    def _named(self, market: int) -> str:
+        return f"{market} ({self._feeds.get(str(market), 'no feed')})"
+
+    async def simulate(
+        self, assessment: Assessment, wallet: str, head: Head
+    ) -> Simulated | Refused:
+        """Run the liquidation on top of the newest block, with the updates it must carry.
+
+        One that would do nothing is held for a block: by then the windows have been read again, and
+        the assessment knows when they open.
+        """
+        function, argument = _step(assessment)
+        call = Call(self._perps.address, function.data(argument))
+        updates = list(dict.fromkeys(one.payload for one in assessment.updates if one.payload))
+        fee_wei = 0
+        try:
+            if updates and self._pyth:
+                fee_wei = await self._pyth.read(UPDATE_FEE, updates)
+                call = bundled(self._forwarder, self._pyth.address, updates, fee_wei, call)
+            answer = BUNDLE if updates else function
+            done = await self._perps.run(answer, call, wallet, REASONS)
+            if isinstance(done, Refused):
+                return done
+            reward = function.decoded(done.returned[-1][1]) if updates else done.returned
+        except (RpcError, ProtocolError) as error:
+            return refusal(error, REASONS)
+        closed = any(EVENTS.read(log)[0] == "PositionLiquidated" for log in done.logs)
+        if reward == 0 and not closed:
+            return Refused("no_progress", "nothing would be closed and nothing paid")
+        gas = done.gas * GAS_NUMERATOR // GAS_DENOMINATOR
+        return Simulated(done.call, gas, reward, fee_wei, head)
+
+
+def _signed(source: Source, price: Price | None) -> Quote | None:
+    """Return what the tick's update would put on chain; its own price does not count."""
+    if price is None or not price.payload or not source.pyth_id:
+        return None
+    return read_update(price.payload).get(source.pyth_id)
+
+
+def _step(assessment: Assessment) -> tuple[Function, object]:
+    """Return the call that fits: flagged accounts are ``alone``, without positions use nothing."""
+    account = int(assessment.account)
+    if assessment.alone:
+        return LIQUIDATE_FLAGGED, [account]
+    return (LIQUIDATE if assessment.uses else LIQUIDATE_MARGIN_ONLY), account
+
+
+def build(settings: Settings, rpc: Rpc, chain_id: int) -> SynthetixV3:  # noqa: ARG001 - the loader's
+    """Make the venue; the loader calls this."""
+    return SynthetixV3(settings, rpc)

@@ -1,0 +1,389 @@
+"""Ways to look at what a key of config.toml does, through the composition root's own mapping."""
+
+import asyncio
+import contextlib
+import copy
+import json
+import tomllib
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+import aiohttp
+import pytest
+from eth_account.typed_transactions.typed_transaction import TypedTransaction
+from hexbytes import HexBytes
+
+from keeper.app import (
+    Parts,
+    _desk_rules,
+    _execution_rules,
+    _lane,
+    _loops,
+    build,
+    build_board,
+    build_rpc,
+    build_sources,
+)
+from keeper.chain.journal import Journal
+from keeper.chain.rpc import HttpRpc
+from keeper.chain.submit import Lane
+from keeper.clock import SystemClock
+from keeper.config import Settings
+from keeper.errors import RpcError, TransientError
+from keeper.facts import AccountId, Attempt, Fee, FeedId, Head, Receipt, Refused, Rejected, Tick
+from keeper.observe.metrics import Metrics
+from keeper.units import GWEI, WAD
+from tests.fakes import CountingTelemetry, ManualClock, ScriptedLane
+from tests.shell.market import set_account
+from tests.shell.rig import Rig, in_flight, scripted_rig
+
+ALICE, BOB, CAROL = (AccountId(name) for name in ("alice", "bob", "carol"))
+UNDER = set_account(ALICE, -19_500, eth=10)  # liquidating it pays 200 USD
+BASE = """
+[chain]
+id = 31337
+http = ["http://127.0.0.1:1"]
+native_feed = "ETH/USD"
+
+[[sources]]
+kind = "mqtt"
+name = "main"
+host = "127.0.0.1"
+
+[[sources]]
+kind = "mqtt"
+name = "spare"
+host = "127.0.0.1"
+
+[[feeds]]
+id = "ETH/USD"
+sources = ["main"]
+
+[[feeds]]
+id = "BTC/USD"
+sources = ["main"]
+
+[[venues]]
+kind = "demo_market"
+id = "perps"
+address = "0x00000000000000000000000000000000000000aa"
+"""
+
+Look = Callable[[Settings], Awaitable[object]]
+Keys = Mapping[str, object]
+
+
+def text_of(keys: Keys) -> str:
+    """Return BASE with these keys set."""
+    tables: dict[str, Any] = copy.deepcopy(tomllib.loads(BASE))
+    for path, value in keys.items():
+        name, key = path.split(".")
+        table = tables.setdefault(name, {})
+        (table[0] if isinstance(table, list) else table)[key] = value
+    lines = []
+    for name, table in tables.items():
+        for each in table if isinstance(table, list) else [table]:
+            lines.append(f"[[{name}]]" if isinstance(table, list) else f"[{name}]")
+            lines += [f"{key} = {literal(value)}" for key, value in each.items()]
+    return "\n".join(lines)
+
+
+def literal(value: object) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {literal(inner)}" for key, inner in value.items()) + "}"
+    return json.dumps(value)
+
+
+# --- what deciding does ---------------------------------------------------------------------------
+
+
+def rig_for(settings: Settings) -> tuple[Rig, ScriptedLane]:
+    return scripted_rig(
+        desk_rules=_desk_rules(settings, settings.venues[0]),
+        execution_rules=_execution_rules(settings),
+    )
+
+
+async def attempted(settings: Settings) -> tuple[Rig, ScriptedLane]:
+    rig, lane = rig_for(settings)
+    await rig.started(UNDER)
+    await rig.tried()
+    return rig, lane
+
+
+async def why(settings: Settings) -> object:
+    rig, _ = await attempted(settings)
+    return rig.why(ALICE)
+
+
+async def why_at_a_loss(settings: Settings) -> object:
+    """Gas costs 0.012 native tokens, the reward is 0.01."""
+    rig, lane = rig_for(settings)
+    lane.fee = Fee(65 * GWEI, 60 * GWEI)
+    await rig.started(set_account(ALICE, -1_950, eth=1))
+    await rig.tried()
+    return rig.why(ALICE)
+
+
+async def why_two_seconds_after_the_head(settings: Settings) -> object:
+    rig, _ = rig_for(settings)
+    await rig.started(UNDER)
+    rig.clock.advance(2)
+    await rig.tried()
+    return rig.why(ALICE)
+
+
+def planned(look: Callable[[Rig, ScriptedLane], object]) -> Look:
+    async def looked(settings: Settings) -> object:
+        return look(*await attempted(settings))
+
+    return looked
+
+
+def revert_gas(rig: Rig, lane: ScriptedLane) -> int:
+    assert lane.fee is not None
+    per_gas = lane.fee.paid_at(rig.chain.head.base_fee_wei)
+    return lane.plans[0].expected.revert_cost_wei // per_gas
+
+
+async def attempts_of_three(settings: Settings) -> object:
+    rig, lane = rig_for(settings)
+    await rig.started(*(set_account(name, -19_500, eth=10) for name in (ALICE, BOB, CAROL)))
+    await rig.tried()
+    return len(lane.plans)
+
+
+async def due_of_three(settings: Settings) -> object:
+    rig, _ = rig_for(settings)
+    await rig.started(*(set_account(name, -19_500, eth=10) for name in (ALICE, BOB, CAROL)))
+    rig.pipeline._learn()
+    return len(rig.desk.due(rig.clock.now_ms))
+
+
+async def held_ms(settings: Settings) -> object:
+    rig, _ = rig_for(settings)
+    rig.venue.refusal = Refused("unknown", "")
+    await rig.started(UNDER)
+    await rig.tried()
+    return (rig.desk.agenda.next_wake_ms() or 0) - rig.clock.now_ms
+
+
+def backed_off_ms(failures: int) -> Look:
+    async def looked(settings: Settings) -> object:
+        rig, _ = await attempted(settings)
+        for _ in range(failures):
+            rig.desk.settled(ALICE, failed=True, block=rig.chain.head.number)
+        until_ms = max(until for until, _, _ in rig.desk.agenda._by_time)
+        return until_ms - rig.clock.now_ms
+
+    return looked
+
+
+async def first_of_two(settings: Settings) -> object:
+    """Bob pays more, Alice is deeper under."""
+    rig, lane = rig_for(settings)
+    await rig.started(set_account(ALICE, -19_990, eth=10), set_account(BOB, -23_000, eth=12))
+    await rig.tried()
+    return lane.plans[0].account
+
+
+# --- what the lane does ---------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def lane_for(settings: Settings) -> AsyncIterator[Lane]:
+    async with (
+        Journal(settings.keeper.state_dir / "journal.sqlite", settings.chain.id) as journal,
+        aiohttp.ClientSession() as session,
+    ):
+        metrics = Metrics("1")
+        rpc = build_rpc(settings, session, metrics)
+        yield _lane(settings, rpc, journal, SystemClock(), metrics)
+
+
+def head(number: int = 10, base_fee_wei: int = 1) -> Head:
+    return Head(number, f"{number:#x}", f"{number - 1:#x}", 1_700_000_000, base_fee_wei, 0)
+
+
+def first_fee(base_fee_wei: int) -> Look:
+    async def looked(settings: Settings) -> object:
+        async with lane_for(settings) as lane:
+            fee = lane.first_fee(head(base_fee_wei=base_fee_wei))
+            return (fee.max_fee_wei, fee.priority_fee_wei) if fee else None
+
+    return looked
+
+
+async def flying(lane: Lane) -> Attempt:
+    """Return an attempt at 2 and 1 gwei, signed at block 100, that the lane has in flight."""
+    _, _, attempt = await in_flight()
+    attempt = replace(attempt, wallet=lane.wallet or "")
+    lane._open[attempt.plan.venue, attempt.plan.account] = attempt
+    return attempt
+
+
+async def replacement_fee(settings: Settings) -> object:
+    async with lane_for(settings) as lane:
+        fee = lane.replacement_fee(await flying(lane), head(), 300_000, 0)
+        return (fee.max_fee_wei, fee.priority_fee_wei) if fee else None
+
+
+async def blocks_until_overdue(settings: Settings) -> object:
+    async with lane_for(settings) as lane:
+        signed_at = (await flying(lane)).transactions[-1].block
+        return next(n for n in range(99) if lane.overdue(head(signed_at + n)))
+
+
+async def blocks_until_settled(settings: Settings) -> object:
+    async with lane_for(settings) as lane:
+        attempt = await flying(lane)
+        tx_hash = attempt.transactions[-1].hash
+        receipt = Receipt(tx_hash, 100, "0x64", True, 1, 1, ())  # noqa: FBT003 - its status
+        raw = (await signed_with(lane)).raw
+        signed = (replace(attempt.transactions[-1], raw=raw),)
+        attempt = replace(attempt, transactions=signed)
+        receipts = {tx_hash: receipt}
+        return next(n for n in range(99) if lane._mined(attempt, head(99 + n), {}, receipts))
+
+
+async def signed_with(lane: Lane) -> Any:  # noqa: ANN401 - a signed transaction
+    attempt = await flying(lane)
+    kind = attempt.transactions[-1].kind
+    return lane._sign(attempt, attempt.plan.call, 21_000, Fee(2, 1), head(), kind)
+
+
+async def chain_signed_for(settings: Settings) -> object:
+    async with lane_for(settings) as lane:
+        raw = (await signed_with(lane)).raw
+        return TypedTransaction.from_bytes(HexBytes(raw)).as_dict()["chainId"]
+
+
+async def wallet(settings: Settings) -> object:
+    async with lane_for(settings) as lane:
+        return lane.wallet
+
+
+# --- what the other parts do ----------------------------------------------------------------------
+
+
+def part(look: Callable[[Parts], object]) -> Look:
+    async def looked(settings: Settings) -> object:
+        async with build(settings) as parts:
+            return look(parts)
+
+    return looked
+
+
+def rpc_part(look: Callable[[HttpRpc], object]) -> Look:
+    async def looked(settings: Settings) -> object:
+        async with aiohttp.ClientSession() as session:
+            return look(build_rpc(settings, session, Metrics("1")))
+
+    return looked
+
+
+async def requests_of_a_call(settings: Settings) -> object:
+    telemetry = CountingTelemetry()
+    async with aiohttp.ClientSession() as session:
+        rpc = build_rpc(settings, session, telemetry)  # type: ignore[arg-type]
+        with pytest.raises(RpcError):
+            await rpc.call("eth_chainId")
+    return telemetry.counts.total()
+
+
+def websocket_silence_ms(parts: Parts) -> object:
+    (body,) = [loop for name, loop in _loops(parts).items() if name == "ws0"]
+    _, announce = body.args  # type: ignore[attr-defined]
+    return announce.args[2]
+
+
+def discovering(parts: Parts) -> tuple[Any, ...]:
+    """Return what finding accounts is given: journal, rpc, start blocks, log range."""
+    arguments: tuple[Any, ...] = parts.pipeline._discover.args  # type: ignore[attr-defined]
+    return arguments
+
+
+def blocks_remembered(parts: Parts) -> object:
+    (intake,) = parts.pipeline.intakes.values()
+    return intake._depth
+
+
+def folder_of_the_journal(parts: Parts) -> object:
+    return parts.status.journal._path.parent.name
+
+
+def addresses(parts: Parts) -> object:
+    (desk,) = parts.desks.values()
+    return list(desk.venue.addresses())
+
+
+def priced(*changes: Keys, later_ms: int = 0) -> Look:
+    """Say what the board makes of the last of these ticks, or whether it still stands later.
+
+    Before them comes a good one at 2,000 USD.
+    """
+
+    async def looked(settings: Settings) -> object:
+        clock = ManualClock()
+        board = build_board(settings, clock)  # type: ignore[arg-type]
+        said = ""
+        every: tuple[Keys, ...] = ({}, *changes)
+        for number, change in enumerate(every):
+            values: dict[str, Any] = {
+                "feed": FeedId("ETH/USD"),
+                "source": "main",
+                "price_wad": 2_000 * WAD,
+                "published_ms": clock.now_ms,
+                "received_ms": clock.now_ms,
+                "received_ns": clock.now_ns,
+                "sequence": number,
+            }
+            verdict = board.offer(Tick(**(values | dict(change))))
+            said = verdict.reason.value if isinstance(verdict, Rejected) else "taken"
+            clock.advance(0.001)
+        if not later_ms:
+            return said
+        clock.advance(later_ms / 1000)
+        return "fresh" if board.fresh(FeedId("ETH/USD"), clock.now_ms) else "too old"
+
+    return looked
+
+
+CONNACK_UNAVAILABLE = bytes([0x20, 2, 0, 3])
+AHEAD_MS = ManualClock().now_ms + 500
+
+
+def greeting(look: Callable[[bytes], object]) -> Look:
+    """Look at the variable part of the CONNECT packet with which the source greets its broker."""
+
+    async def looked(settings: Settings) -> object:
+        greeted: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            _, length = await reader.readexactly(2)
+            greeted.set_result(await reader.readexactly(length))
+            writer.write(CONNACK_UNAVAILABLE)
+            writer.close()
+
+        async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            first = settings.sources[0]
+            options = first.options.model_copy(update={"port": port})
+            sources = (first.model_copy(update={"options": options}),)
+            changed = settings.model_copy(update={"sources": sources})
+            source = build_sources(changed, SystemClock(), Metrics("1"))["main"]
+            with contextlib.suppress(TransientError):
+                await source.check()
+            return look(await greeted)
+
+    return looked
+
+
+def keepalive_s(greeted: bytes) -> int:
+    return int.from_bytes(greeted[8:10])
+
+
+def client_id(greeted: bytes) -> str:
+    return greeted[12 : 12 + int.from_bytes(greeted[10:12])].decode()

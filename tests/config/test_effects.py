@@ -1,0 +1,226 @@
+"""Every key of config.toml does something: with another value something else happens.
+
+A key is written as an operator writes it, mapped by the composition root, and looked at where it
+acts. What needs a broker, a chain or a process is shown by the tests that ``ELSEWHERE`` names.
+"""
+
+import ast
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from eth_account import Account
+from eth_typing import HexStr
+from structlog.testing import capture_logs
+
+from keeper.app import _loops
+from keeper.config import json_schema
+from keeper.units import GWEI, WAD
+from tests.config import looks
+from tests.config.looks import Keys, Look, part
+from tests.config.support import read
+from tests.config.test_example import ARRAYS, TABLES, resolved
+
+ROOT = Path(__file__).parents[2]
+KEY, OTHER_KEY = "0x" + "42" * 32, "0x" + "43" * 32
+OTHER_WALLET = str(Account.from_key(OTHER_KEY).address)
+PASSWORD = "opensesame"  # noqa: S105 - of a keystore made here
+SIGNING: Keys = {"wallet.key": {"file": "one.key"}}
+WS: Keys = {"chain.ws": ["ws://127.0.0.1:1"]}
+START = {"eth": 2_000 * WAD, "btc": 60_000 * WAD}  # of the fake market
+SOLVENCY: Keys = {"venues.objective": "solvency"}
+HIGH = {"price_wad": 2_100 * WAD}
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What is seen once ``key`` has this value, and is not seen without it.
+
+    ``also``: keys that are set either way. Keys are ``table.key``, of the first table of an array.
+    """
+
+    key: str
+    value: object
+    look: Look
+    seen: object
+    also: Keys = field(default_factory=dict)
+
+
+EFFECTS = [
+    Effect("gate.transaction_cost_wei_max", 1, looks.why, "cost_cap"),
+    Effect("gate.transaction_cost_wei_max", 1, looks.replacement_fee, None),
+    Effect("gate.profit_wei_min", WAD, looks.why, "unprofitable"),
+    Effect(
+        "gate.p_win_ppm",
+        500_000,
+        looks.planned(lambda _, lane: lane.plans[0].expected.p_win_ppm),
+        500_000,
+    ),
+    Effect("gate.p_win_ppm", 1_000, looks.why, "unprofitable"),
+    Effect("gate.revert_gas", 200_000, looks.planned(looks.revert_gas), 200_000),
+    Effect("gate.open_attempts_max", 2, looks.attempts_of_three, 2),
+    Effect("gate.candidates_per_step_max", 2, looks.due_of_three, 2),
+    Effect("gate.hold_ms", 3_000, looks.held_ms, 3_000),
+    Effect("gate.backoff_ms_min", 3_000, looks.backed_off_ms(1), 3_000),
+    Effect("gate.backoff_ms_max", 50_000, looks.backed_off_ms(9), 50_000),
+    Effect("gate.simulations_at_once_max", 3, part(lambda p: p.pipeline._slots._value), 3),
+    Effect("fees.priority_fee_wei", 7, looks.first_fee(100), (207, 7)),
+    Effect("fees.base_fee_headroom_ppm", 3 * 10**6, looks.first_fee(GWEI), (3_001 * 10**6, 10**6)),
+    Effect(
+        "fees.max_fee_per_gas_wei_max", GWEI + 10**6, looks.first_fee(GWEI), (GWEI + 10**6, 10**6)
+    ),
+    Effect("fees.max_fee_per_gas_wei_max", GWEI, looks.first_fee(GWEI), None),
+    Effect("fees.max_fee_per_gas_wei_max", 2 * GWEI, looks.replacement_fee, None),
+    Effect(
+        "fees.replacement_bump_ppm",
+        500_000,
+        looks.replacement_fee,
+        (3 * GWEI + 1, 3 * GWEI // 2 + 1),
+    ),
+    Effect("fees.replace_after_blocks", 5, looks.blocks_until_overdue, 5, SIGNING),
+    Effect(
+        "fees.gas_limit_factor_ppm",
+        2_000_000,
+        looks.planned(lambda _, lane: lane.plans[0].gas_limit),
+        400_000,
+    ),
+    Effect("chain.id", 10, looks.chain_signed_for, 10, SIGNING),
+    Effect(
+        "chain.http",
+        ["http://127.0.0.2:2", "http://127.0.0.1:1"],
+        looks.rpc_part(lambda rpc: [endpoint.url for endpoint in rpc.endpoints]),
+        ["http://127.0.0.2:2", "http://127.0.0.1:1"],
+    ),
+    Effect(
+        "chain.ws", ["ws://127.0.0.1:1"], part(lambda p: sorted(set(_loops(p)) & {"ws0"})), ["ws0"]
+    ),
+    Effect(
+        "chain.native_feed",
+        "BTC/USD",
+        looks.planned(lambda _, lane: lane.plans[0].expected.reward_wei),
+        200 * WAD * WAD // START["btc"],
+    ),
+    Effect("chain.poll_ms", 70, part(lambda p: p.follower._settings.poll_ms), 70),
+    Effect("chain.rpc_timeout_ms", 70, looks.rpc_part(lambda rpc: rpc._timeout.total), 0.07),
+    Effect("chain.rpc_attempts_max", 2, looks.requests_of_a_call, 2),
+    Effect("chain.confirmations", 4, looks.blocks_until_settled, 4, SIGNING),
+    Effect("chain.reorg_depth_max", 7, part(lambda p: p.follower._settings.reorg_depth_max), 7),
+    Effect("chain.reorg_depth_max", 7, part(looks.blocks_remembered), 7),
+    Effect("chain.log_range_max", 7, part(lambda p: p.follower._settings.log_range_max), 7),
+    Effect("chain.log_range_max", 7, part(lambda p: looks.discovering(p)[3]), 7),
+    Effect("chain.head_age_ms_max", 1_000, looks.why_two_seconds_after_the_head, "stale_head"),
+    Effect("chain.head_silence_ms_max", 700, part(looks.websocket_silence_ms), 700, WS),
+    Effect("keeper.state_dir", "elsewhere", part(looks.folder_of_the_journal), "elsewhere"),
+    Effect("wallet.key", {"file": "other.key"}, looks.wallet, OTHER_WALLET),
+    Effect(
+        "wallet.keystore",
+        "keystore.json",
+        looks.wallet,
+        OTHER_WALLET,
+        {"wallet.password": {"file": "password"}},
+    ),
+    Effect("feeds.sources", ["spare", "main"], looks.priced({"source": "spare"}), "taken"),
+    Effect("feeds.age_ms_max", 1_000, looks.priced(later_ms=2_000), "too old"),
+    Effect("feeds.future_ms_max", 400, looks.priced({"published_ms": looks.AHEAD_MS}), "future"),
+    Effect("feeds.conf_ppm_max", 1_000, looks.priced({"conf_wad": 10 * WAD}), "wide_confidence"),
+    Effect("feeds.change_ppm_max", 40_000, looks.priced(HIGH), "jump"),
+    Effect("venues.id", "acme", part(lambda p: list(p.desks)), ["acme"]),
+    Effect("venues.objective", "solvency", looks.first_of_two, looks.ALICE),
+    Effect("venues.solvency_budget_wei", WAD, looks.why_at_a_loss, "in_flight", SOLVENCY),
+    Effect("venues.start_block", 7, part(lambda p: looks.discovering(p)[2]), {"perps": 7}),
+    Effect(
+        "venues.reward_feed",
+        "BTC/USD",
+        looks.planned(lambda _, lane: lane.plans[0].expected.reward_wei),
+        200 * START["btc"] * WAD // START["eth"],
+    ),
+    Effect("venues.address", "0x" + "b" * 40, part(looks.addresses), ["0x" + "b" * 40]),
+    Effect("sources.client_id", "keeper-7", looks.greeting(looks.client_id), "keeper-7"),
+    Effect("sources.keepalive_s", 7, looks.greeting(looks.keepalive_s), 7),
+]
+PROCESS = "tests/e2e/test_settings.py::test_where_it_listens_and_how_it_talks"
+CONNECTION = "tests/prices/test_mqtt_connection.py::test_"
+ELSEWHERE = {
+    "log.level": PROCESS,
+    "log.format": PROCESS,
+    "http.host": PROCESS,
+    "http.port": PROCESS,
+    "wallet.password": "tests/chain/test_signer.py::test_a_keystore_opens_with_its_password_only",
+    "sources.kind": "tests/config/test_config.py::test_unknown_kind_lists_the_kinds",
+    "sources.name": "tests/config/test_config.py::test_feeds_of_a_venue_must_exist",
+    "sources.host": CONNECTION + "tls_verifies_the_broker",
+    "sources.port": CONNECTION + "a_socket_that_stays_open_and_falls_silent_is_replaced",
+    "sources.prefix": "tests/e2e/test_outcome.py::test_an_outcome_is_told_everywhere_the_same",
+    "sources.user": CONNECTION + "a_password_lets_in_and_a_wrong_one_is_reported_and_tried_again",
+    "sources.password": CONNECTION
+    + "a_password_lets_in_and_a_wrong_one_is_reported_and_tried_again",
+    "sources.tls": CONNECTION + "plain_text_to_a_tls_port_and_tls_to_a_plain_one_fail",
+    "sources.tls_ca": CONNECTION + "tls_verifies_the_broker",
+    "sources.silence_ms_max": CONNECTION + "a_socket_that_stays_open_and_falls_silent_is_replaced",
+    "sources.reconnect_ms_min": CONNECTION + "delays_grow_with_jitter_up_to_the_maximum",
+    "sources.reconnect_ms_max": CONNECTION + "delays_grow_with_jitter_up_to_the_maximum",
+    "sources.payload_bytes_max": "tests/prices/test_mqtt.py::"
+    "test_unknown_feeds_and_large_messages_are_refused_unread",
+    "feeds.id": "tests/e2e/test_junk.py::test_junk_is_refused_and_counted",
+    "venues.kind": "tests/config/test_config.py::test_unknown_kind_lists_the_kinds",
+    "venues.feeds": "tests/venues/test_demo_market.py::test_factors_follow_the_mapping",
+}
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    with capture_logs():
+        yield
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """Return where the config goes, with keys beside it."""
+    keystore = Account.encrypt(HexStr(OTHER_KEY), PASSWORD, kdf="pbkdf2", iterations=1)
+    secrets: Mapping[str, str] = {
+        "one.key": KEY,
+        "other.key": OTHER_KEY,
+        "password": PASSWORD,
+        "keystore.json": json.dumps(keystore),
+    }
+    for name, text in secrets.items():
+        (tmp_path / name).touch(mode=0o600)
+        (tmp_path / name).write_text(text)
+    return tmp_path / "config.toml"
+
+
+@pytest.mark.parametrize("effect", EFFECTS, ids=lambda effect: effect.key)
+async def test_another_value_changes_what_happens(file: Path, effect: Effect) -> None:
+    if effect.key != "wallet.keystore":  # without it the password has nothing to open
+        before = await effect.look(read(file, looks.text_of(effect.also)))
+        shutil.rmtree(file.parent / "state", ignore_errors=True)
+        assert before != effect.seen, "seen without the key too"
+    after = await effect.look(read(file, looks.text_of({**effect.also, effect.key: effect.value})))
+    assert after == effect.seen
+
+
+def test_every_key_has_an_effect() -> None:
+    schema = json_schema()
+    keys: set[str] = set()
+    for name in (*TABLES, *ARRAYS):
+        node = resolved(schema, schema["properties"][name])
+        items = node.get("items", node)
+        wanted = {"sources": "mqtt", "venues": "demo_market"}.get(name)
+        for arm in (resolved(schema, each) for each in items.get("oneOf", [items])):
+            if arm["properties"].get("kind", {}).get("const") == wanted:
+                keys |= {f"{name}.{key}" for key in arm["properties"]}
+    assert {effect.key for effect in EFFECTS} | set(ELSEWHERE) == keys
+
+
+@pytest.mark.parametrize("place", sorted(set(ELSEWHERE.values())))
+def test_what_is_shown_elsewhere_is_there(place: str) -> None:
+    path, name = place.split("::")
+    tree = ast.parse((ROOT / path).read_text())
+    assert name in {
+        node.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }

@@ -1,0 +1,152 @@
+"""What a liquidation costs at most, is expected to bring, and how many are tried at once."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from keeper.app import build
+from keeper.chain.journal import Journal
+from keeper.config import load
+from keeper.facts import AccountId, NotSent, Outcome, Settled
+from keeper.units import WAD
+from tests.shell.market import UPDATE_FEE_WEI, set_account
+from tests.shell.rig import EXECUTION_RULES, Rig, in_flight, scripted_rig
+from tests.shell.test_status import CONFIG
+from tests.shell.venue import VENUE
+
+ALICE = AccountId("alice")
+NEARLY = set_account(ALICE, -17_500, eth=10)  # under at 1,800 USD
+MANY = 12  # more than the rig simulates at once
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    with capture_logs():
+        yield
+
+
+async def tried(cap_wei: int) -> tuple[Rig, list[int]]:
+    """Liquidate with a price carried along under this cap; return the worst costs planned."""
+    rules = replace(
+        EXECUTION_RULES, transaction_cost_wei_max=cap_wei, p_win_ppm=900_000, revert_gas=30_000
+    )
+    rig, lane = scripted_rig(pull=True, execution_rules=rules)
+    await rig.started(NEARLY)
+    rig.clock.advance(1)
+    await rig.tick("eth", 1_800 * WAD)
+    await rig.tried()
+    return rig, [plan.cost_wei_max for plan in lane.plans]
+
+
+async def test_the_cap_is_on_gas_at_the_fee_cap_and_the_oracle_fee_together() -> None:
+    _, (worst,) = await tried(10**16)
+    rig, planned = await tried(worst)
+    assert planned == [worst]
+    rig, planned = await tried(worst - 1)
+    assert (rig.why(ALICE), planned) == ("cost_cap", [])
+
+
+async def test_every_term_of_the_expected_value_is_the_chains_or_the_configs() -> None:
+    rules = replace(EXECUTION_RULES, p_win_ppm=900_000, revert_gas=30_000)
+    rig, lane = scripted_rig(pull=True, execution_rules=rules)
+    await rig.started(NEARLY)
+    rig.clock.advance(1)
+    await rig.tick("eth", 1_800 * WAD)
+    await rig.tried()
+    (plan,) = lane.plans
+    assert lane.fee is not None
+    per_gas = lane.fee.paid_at(rig.chain.head.base_fee_wei)
+    expected = plan.expected
+    assert expected.oracle_fee_wei == plan.call.value_wei == UPDATE_FEE_WEI
+    assert expected.gas_cost_wei == 200_000 * per_gas
+    assert expected.revert_cost_wei == 30_000 * per_gas
+    assert expected.reward_wei == 180 * WAD * WAD // (1_800 * WAD)
+    assert plan.cost_wei_max == plan.gas_limit * lane.fee.max_fee_wei + UPDATE_FEE_WEI
+    assert expected.expected_wei == (
+        expected.reward_wei * 9 // 10 - 200_000 * per_gas - UPDATE_FEE_WEI - 3_000 * per_gas
+    )
+
+
+async def test_profit_goes_on_where_the_journal_left_it(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text(CONFIG)
+    settings = load(tmp_path / "config.toml")
+    _, _, attempt = await in_flight()
+    path = settings.keeper.state_dir / "journal.sqlite"
+    async with Journal(path, settings.chain.id) as journal:
+        await journal.intend(attempt, attempt.transactions[0])
+        await journal.settle(Settled(attempt, Outcome.WON, "", None, 9, 10**20, 3), 1)
+    async with build(settings) as parts:
+        assert parts.settlement.profit_wei == {VENUE: 10**20 - 3}
+
+
+async def test_what_no_endpoint_takes_is_an_attempt_that_ended() -> None:
+    rig, lane = scripted_rig()
+    await rig.started(set_account(ALICE, -19_500, eth=10))
+    lane.refuse = NotSent.DROPPED
+    with capture_logs() as logs:
+        await rig.tried()
+    assert rig.counted("keeper_attempts_total", "dropped") == 1
+    (line,) = [line for line in logs if line["event"] == "attempt"]
+    assert (line["outcome"], line["account"], line["cost_wei"]) == ("dropped", ALICE, 0)
+    assert rig.why(ALICE) == "send_failed"
+
+
+class Slow:
+    """Keeps every simulation waiting and counts them."""
+
+    def __init__(self, rig: Rig) -> None:
+        self.now = self.most = 0
+        self.go_on = asyncio.Event()
+        self._simulate = rig.venue.simulate
+        rig.venue.simulate = self.simulate  # type: ignore[method-assign, assignment]
+
+    async def simulate(self, *arguments: object) -> object:
+        self.now += 1
+        self.most = max(self.most, self.now)
+        await self.go_on.wait()
+        self.now -= 1
+        return await self._simulate(*arguments)  # type: ignore[arg-type]
+
+
+async def true(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():  # noqa: ASYNC110 - nothing announces it
+            await asyncio.sleep(0)
+
+
+async def test_no_more_simulations_at_once_than_allowed() -> None:
+    rig, lane = scripted_rig(execution_rules=replace(EXECUTION_RULES, open_attempts_max=MANY))
+    names = [f"account{number}" for number in range(MANY)]
+    await rig.started(*(set_account(name, -19_500, eth=10) for name in names))
+    await rig.decide()
+    slow = Slow(rig)
+    async with asyncio.TaskGroup() as group:
+        loop = group.create_task(rig.pipeline.attempt(), name="attempt")
+        await true(lambda: slow.now == 8)
+        for _ in range(100):  # turns of the loop in which a ninth could begin
+            await asyncio.sleep(0)
+        slow.go_on.set()
+        await true(lambda: len(lane.plans) == MANY)
+        loop.cancel()
+    assert slow.most == 8
+
+
+async def test_an_account_that_is_being_simulated_is_not_simulated_beside_it() -> None:
+    rig, lane = scripted_rig()
+    await rig.started(set_account(ALICE, -19_500, eth=10))
+    await rig.decide()
+    (nominated,) = rig.pipeline._candidates.take().values()
+    slow = Slow(rig)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(rig.execution.attempt(rig.desk, nominated), name="first")
+        await true(lambda: slow.now == 1)
+        second = group.create_task(rig.execution.attempt(rig.desk, nominated), name="second")
+        await true(lambda: second.done() or slow.now == 2)
+        assert slow.now == 1
+        assert rig.counted("keeper_held_total", "attempt_open") == 1
+        slow.go_on.set()
+    assert len(lane.plans) == 1
