@@ -1,5 +1,6 @@
 """The venues' toolbox against eth_abi, and against answers that are no answers."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -9,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keeper.errors import ProtocolError, RpcError, RpcFault, TransientRpcError
-from keeper.facts import Log
-from keeper.venues._abi import Event, Events, Function, refusal
+from keeper.facts import Call, Execution, Head, Log
+from keeper.venues._abi import Event, Events, Function, Reads, refusal
 
 WORDS: dict[str, st.SearchStrategy[Any]] = {
     "uint256": st.integers(0, 2**256 - 1),
@@ -125,3 +126,78 @@ def test_refusals_tell_what_failed() -> None:
     assert [answer.reason for answer in answers] == expected
     assert answers[1].detail == "healthy"
     assert all(answer.detail for answer in answers)
+
+
+def test_refusals_by_the_signature_of_an_error() -> None:
+    reasons = {"Healthy(uint256)": "not_liquidatable", "closed": "unknown"}
+    data = keccak(text="Healthy(uint256)")[:4] + encode(["uint256"], [7])
+    answer = refusal(RpcError(RpcFault.REVERTED, "reverted", data), reasons)
+    assert (answer.reason, answer.detail) == ("not_liquidatable", "Healthy(uint256)")
+    other = refusal(RpcError(RpcFault.REVERTED, "custom error", b"\x01\x02\x03\x04"), reasons)
+    assert (other.reason, other.detail) == ("unknown", "reverted: custom error")
+
+
+# --- many readings of one block -------------------------------------------------------------------
+
+HEAD = Head(7, "0x" + "07" * 32, "0x" + "06" * 32, 1_767_225_600, 1, 0)
+COUNT = Function("count(uint256)", "uint256")
+
+
+class EchoingRpc:
+    """Answers a call with its argument and a word of storage with its slot."""
+
+    def __init__(self, faults: Mapping[int, object]) -> None:
+        self.faults = faults
+        self.sizes: list[int] = []
+
+    async def call(self, method: str, params: Sequence[object] = ()) -> Any:  # noqa: ANN401 - JSON
+        return (await self.batch([(method, params)]))[0]
+
+    async def batch(self, requests: Sequence[tuple[str, Sequence[Any]]]) -> list[Any]:
+        self.sizes.append(len(requests))
+        assert all(params[-1] == {"blockHash": HEAD.hash} for _, params in requests)
+        asked = [
+            int(params[1], 16) if method == "eth_getStorageAt" else int(params[0]["data"][10:], 16)
+            for method, params in requests
+        ]
+        return [self.faults.get(number, "0x" + f"{number:064x}") for number in asked]
+
+    async def simulate(self, call: Call, sender: str) -> Execution:
+        raise AssertionError((call, sender))
+
+
+async def test_readings_come_back_under_their_names_however_many() -> None:
+    rpc = EchoingRpc({})
+    reads = Reads(rpc, HEAD)
+    for number in range(130):
+        reads.call(("call", number), "0xaa", COUNT, number)
+        reads.word(("word", number), "0xaa", number)
+    found = await reads.answers()
+    assert len(found) == 260
+    assert all(number == value for (_, number), value in found.items())
+    assert rpc.sizes == [100, 100, 60]
+    assert await Reads(rpc, HEAD).answers() == {}
+
+
+async def test_a_reading_that_may_revert_is_none_and_any_other_failure_fails_all() -> None:
+    reverted = RpcError(RpcFault.REVERTED, "reverted")
+    reads = Reads(EchoingRpc({3: reverted}), HEAD)
+    reads.call("other", "0xaa", COUNT, 2)
+    reads.call("may", "0xaa", COUNT, 3, may_revert=True)
+    assert await reads.answers() == {"other": 2, "may": None}
+    reads.call("must", "0xaa", COUNT, 3)
+    with pytest.raises(RpcError) as failed:
+        await reads.answers()
+    assert failed.value is reverted
+    gone = Reads(EchoingRpc({3: TransientRpcError(RpcFault.RATE_LIMITED, "later")}), HEAD)
+    gone.call("may", "0xaa", COUNT, 3, may_revert=True)
+    with pytest.raises(TransientRpcError):
+        await gone.answers()
+
+
+@pytest.mark.parametrize("garbage", [None, 7, "0xzz", {"a": 1}])
+async def test_a_word_that_is_none_is_no_answer(garbage: Any) -> None:  # noqa: ANN401 - JSON
+    reads = Reads(EchoingRpc({5: garbage}), HEAD)
+    reads.word("slot", "0xaa", 5)
+    with pytest.raises(ProtocolError):
+        await reads.answers()
