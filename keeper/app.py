@@ -36,6 +36,7 @@ from keeper.supervise import Backoff, Heartbeats, Supervisor, run
 logger = structlog.get_logger(__name__)
 
 CONNECTIONS_MAX = 32  # to all endpoints together
+PRICES_LIMIT_S = 45.0  # dialling a host that does not answer takes a source tens of seconds
 # a chain that comes and goes must be followed again at once, or liquidations are late
 RETRYING = Backoff(first_s=0.25, ceiling_s=4.0, healthy_s=15.0)
 BEAT_LIMIT_S = 15.0  # a loop beats every second; a slow cycle is tolerated, a stuck one is not
@@ -317,7 +318,9 @@ def _loops(parts: Parts) -> dict[str, Callable[[], Awaitable[None]]]:
         body = partial(pipeline.accounts, venue)
         loops[name] = partial(supervisor.run_venue_loop, name, venue, body)
     for source in parts.sources.values():
-        loops[f"prices/{source.name}"] = partial(pipeline.prices, source)
+        name = f"prices/{source.name}"
+        parts.heartbeats.register(name, PRICES_LIMIT_S)
+        loops[name] = partial(pipeline.prices, source)
     for number, endpoint in enumerate(chain.ws):
         name = f"ws{number}"
         parts.heartbeats.register(name, BEAT_LIMIT_S + chain.head_silence_ms_max / 1000)
@@ -325,6 +328,7 @@ def _loops(parts: Parts) -> dict[str, Callable[[], Awaitable[None]]]:
         body = partial(
             announce_heads,
             url,
+            chain.id,
             parts.follower,
             chain.head_silence_ms_max,
             partial(parts.heartbeats.beat, name),

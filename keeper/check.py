@@ -97,7 +97,9 @@ async def _websockets(
         try:
             async with asyncio.TaskGroup() as group:
                 url = endpoint.read().get_secret_value()
-                listening = announce_heads(url, follower, chain.head_silence_ms_max, announced.set)
+                listening = announce_heads(
+                    url, chain.id, follower, chain.head_silence_ms_max, announced.set
+                )
                 task = group.create_task(listening, name=f"ws{number}")
                 await announced.wait()
                 task.cancel()
@@ -195,6 +197,8 @@ async def _feeds(
 
     async def listen(source: PriceSource, done: asyncio.Event) -> None:
         async for tick in source.ticks():
+            if tick is None:
+                continue
             result = tick if isinstance(tick, Rejected) else board.offer(tick)
             if isinstance(result, Rejected):
                 refused[result.feed] = f"{result.reason}: {result.detail}"

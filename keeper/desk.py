@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 
+import structlog
+
 from keeper.decide.agenda import Agenda, Hold, HoldReason
 from keeper.decide.rank import Objective, priority
 from keeper.facts import AccountId, AccountState, Assessment, FeedId, Head, MarketState, Price
@@ -15,6 +17,8 @@ from keeper.margin.book import MarginBook, Moved
 from keeper.ports import AnyVenue, Board, Clock, Telemetry
 from keeper.quarantine import Guard, Quarantine
 from keeper.units import wad_to_float
+
+logger = structlog.get_logger(__name__)
 
 RENEW_NS = 100_000_000  # a candidate that waited longer is assessed again: its price has aged
 ROWS_PER_STEP_MAX = 64  # compiled again after a change of parameters: a few milliseconds
@@ -307,9 +311,32 @@ class Desk:
         return {feed: price for feed, price in found.items() if price is not None}
 
     def hold(self, account: AccountId, hold: Hold) -> None:
-        """Hold an account and count why."""
-        self._telemetry.count("keeper_held_total", venue=self.venue.id, reason=hold.reason.value)
+        """Hold an account; count and log why."""
+        self._note_held(account, hold.reason, hold.until_ms, hold.until_block)
         self.agenda.hold(account, hold)
+
+    def send_failed(self, account: AccountId) -> None:
+        """Back an account off whose transaction no endpoint took."""
+        self._note_held(account, HoldReason.SEND_FAILED)
+        self.agenda.back_off(account, HoldReason.SEND_FAILED, self._clock.wall_ms())
+
+    def _note_held(
+        self,
+        account: AccountId,
+        reason: HoldReason,
+        until_ms: int | None = None,
+        until_block: int | None = None,
+    ) -> None:
+        venue = self.venue.id
+        self._telemetry.count("keeper_held_total", venue=venue, reason=reason.value)
+        logger.debug(
+            "held",
+            venue=venue,
+            account=account,
+            reason=reason.value,
+            until_ms=until_ms,
+            until_block=until_block,
+        )
 
     def guard(self, account: AccountId) -> Guard:
         """Handle one account inside: a bug sets it aside and goes no further."""
@@ -351,6 +378,7 @@ class Desk:
             self.rules.objective,
             reward_wad=assessment.reward_wad,
             shortfall_wad=assessment.requirement_wad - assessment.equity_wad,
+            bad_debt_wad=assessment.bad_debt_wad,
         )
 
     def renewed(self, nominated: Nominated) -> Nominated:

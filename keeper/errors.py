@@ -61,6 +61,9 @@ TRANSIENT_FAULTS = frozenset(
 )
 
 
+DEFINITE_FAULTS = frozenset({RpcFault.INSUFFICIENT_FUNDS, RpcFault.OTHER, RpcFault.UNSUPPORTED})
+
+
 class RpcError(KeeperError):
     """A JSON-RPC call failed. ``fault`` says how; ``data`` is the revert data, if any."""
 
@@ -69,6 +72,12 @@ class RpcError(KeeperError):
         super().__init__(f"{fault}: {message}")
         self.fault = fault
         self.data = data
+        self.tries = 1  # that it took to get this answer; an earlier one may have arrived
+
+    @property
+    def is_definite(self) -> bool:
+        """Say whether surely no endpoint holds what was sent."""
+        return self.fault in DEFINITE_FAULTS and self.tries == 1
 
 
 class TransientRpcError(RpcError, TransientError):

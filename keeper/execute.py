@@ -37,7 +37,6 @@ REFUSALS: Mapping[str, HoldReason] = {
 NOT_SENT: Mapping[NotSent, HoldReason] = {
     NotSent.NO_WALLET: HoldReason.DRY_RUN,
     NotSent.LANE_PARKED: HoldReason.LANE_PARKED,
-    NotSent.DROPPED: HoldReason.SEND_FAILED,
 }
 
 
@@ -142,6 +141,9 @@ class Execution:
         overtaken = self._overtaken(desk, nominated.assessment, head)
         if overtaken is not None:
             return overtaken
+        return await self._send(desk, plan, fee, head)
+
+    async def _send(self, desk: Desk, plan: Plan, fee: Fee, head: Head) -> Hold | None:
         if self._submitter.wallet is None:
             self._would_send(plan)
         result = await self._submitter.submit(plan, fee, head)
@@ -152,6 +154,8 @@ class Execution:
             return None
         if result is NotSent.DROPPED:
             self._dropped(plan)
+            desk.send_failed(plan.account)
+            return None
         return self._wait(NOT_SENT[result], head)
 
     async def simulate(self, desk: Desk, assessment: Assessment, head: Head) -> Simulated | Refused:

@@ -100,7 +100,9 @@ class Pipeline:
         """Put what a source sees through the gates and into the inbox."""
         async with contextlib.aclosing(source.ticks()) as ticks:
             async for tick in ticks:
-                self._take_tick(tick)
+                self._heartbeats.beat(f"prices/{source.name}")
+                if tick is not None:
+                    self._take_tick(tick)
 
     def _take_tick(self, tick: Tick | Rejected) -> None:
         if isinstance(tick, Rejected):

@@ -38,8 +38,11 @@ class PriceSource(Protocol):
 
     name: str
 
-    def ticks(self) -> AsyncGenerator[Tick | Rejected]:
-        """Yield what arrives; a slow consumer gets the newest of each feed."""
+    def ticks(self) -> AsyncGenerator[Tick | Rejected | None]:
+        """Yield what arrives, None now and then when nothing does: a sign of life.
+
+        A slow consumer gets the newest of each feed.
+        """
         ...
 
     async def check(self) -> str:

@@ -233,6 +233,7 @@ class Settlement:
             gas_used=receipt.gas_used if receipt else None,
             transactions=len(attempt.transactions),
             expected_wei=attempt.plan.expected.expected_wei,
+            reward_wad=settled.reward_wad,
             reward_wei=settled.reward_wei,
             cost_wei=settled.cost_wei,
             detail=settled.detail,

@@ -192,11 +192,16 @@ class ChainFollower:
 
 
 async def announce_heads(
-    url: str, follower: ChainFollower, silence_ms_max: int, beat: Callable[[], None]
+    url: str,
+    chain_id: int,
+    follower: ChainFollower,
+    silence_ms_max: int,
+    beat: Callable[[], None],
 ) -> None:
     """Wake the follower on every head a websocket announces; ends with TransientError.
 
-    A socket that is silent for ``silence_ms_max`` counts as lost even when it looks alive.
+    A socket of another chain is not listened to; one that is silent for ``silence_ms_max`` counts
+    as lost even when it looks alive.
     """
     # imported here: web3 costs 0.4 s to import, and chains that are polled do not need it
     from web3 import AsyncWeb3, WebSocketProvider  # noqa: PLC0415
@@ -207,6 +212,10 @@ async def announce_heads(
         async with asyncio.timeout(silence_ms_max / 1000) as watchdog:
             provider: Any = WebSocketProvider(url)
             async with AsyncWeb3(provider) as w3:
+                found = await w3.eth.chain_id
+                if found != chain_id:
+                    msg = f"websocket serves chain {found}, config says chain.id = {chain_id}"
+                    raise TransientError(msg)
                 await w3.eth.subscribe("newHeads")
                 async for _ in w3.socket.process_subscriptions():
                     follower.wake()

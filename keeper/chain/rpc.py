@@ -186,7 +186,11 @@ class HttpRpc:
             reraise=True,
         ):
             with attempt:
-                return await self._try_next(requests)
+                answers = await self._try_next(requests)
+                for answer in answers:
+                    if isinstance(answer, RpcError):
+                        answer.tries = attempt.retry_state.attempt_number
+                return answers
         raise AssertionError  # pragma: no cover - AsyncRetrying returns or raises
 
     async def _try_next(self, requests: Sequence[tuple[str, Sequence[object]]]) -> list[Any]:

@@ -43,8 +43,6 @@ logger = structlog.get_logger(__name__)
 HASHES_MAX = 10_000  # of our own transactions, remembered to know them in the logs
 LATENCIES_MAX = 1000  # kept for the status page
 TRANSFER_GAS = 21_000
-# refusals after which no endpoint holds the transaction: its nonce may be used again
-DEFINITE = frozenset({RpcFault.INSUFFICIENT_FUNDS, RpcFault.OTHER, RpcFault.UNSUPPORTED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,12 +193,12 @@ class Lane:
         self._open[key] = attempt
         attempt = await self._journaled(attempt, transaction)
         refused = await self._broadcast(attempt, transaction)
-        if refused in DEFINITE and self._give_back(attempt.nonce):
+        if refused is not None and refused.is_definite and self._give_back(attempt.nonce):
             del self._open[key]
-            if refused is RpcFault.INSUFFICIENT_FUNDS:
+            if refused.fault is RpcFault.INSUFFICIENT_FUNDS:
                 # what we thought the wallet holds was wrong: wait for the next look at it
                 self.balance_wei, self._parked_below_wei = 0, plan.cost_wei_max
-            settled = Settled(attempt, Outcome.DROPPED, str(refused), None, 0, 0, 0)
+            settled = Settled(attempt, Outcome.DROPPED, refused.fault.value, None, 0, 0, 0)
             await self._journal.settle(settled, self._clock.wall_ms())
             return NotSent.DROPPED
         return self._open.get(key, attempt)  # it may be settled already
@@ -354,7 +352,7 @@ class Lane:
             self._stage(plan, "decided_to_signed", plan.decided_ns)
         return attempt
 
-    async def _broadcast(self, attempt: Attempt, transaction: SignedTx) -> RpcFault | None:
+    async def _broadcast(self, attempt: Attempt, transaction: SignedTx) -> RpcError | None:
         """Send the raw bytes; None when an endpoint has them, else why not."""
         signed_ns = self._clock.monotonic_ns()
         try:
@@ -362,7 +360,7 @@ class Lane:
         except RpcError as error:
             if error.fault is not RpcFault.ALREADY_KNOWN:
                 logger.warning("not accepted", attempt=attempt.id, reason=str(error))
-                return error.fault
+                return error
         if attempt.sent_ms is None:
             await self._note_sent(attempt, signed_ns)
         return None

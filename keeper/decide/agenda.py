@@ -38,6 +38,9 @@ class HoldReason(StrEnum):
     QUARANTINED = "quarantined"
 
 
+BACKOFFS = frozenset({HoldReason.BACKOFF, HoldReason.SEND_FAILED})  # no new fact ends these
+
+
 @dataclass(frozen=True, slots=True)
 class Hold:
     """A reason and what ends it: a wall-clock time (ms) and/or a block number."""
@@ -109,7 +112,7 @@ class Agenda(Generic[AccountT]):
         entry = self._entries.get(account)
         if entry is None or entry.busy:
             return
-        if entry.hold is not None and entry.hold.reason is HoldReason.BACKOFF:
+        if entry.hold is not None and entry.hold.reason in BACKOFFS:
             return
         entry.hold = None
         self._due[account] = None
@@ -145,6 +148,14 @@ class Agenda(Generic[AccountT]):
             entry.busy, entry.hold = True, None
             self._due.pop(account, None)
 
+    def back_off(self, account: AccountT, reason: HoldReason, now_ms: int) -> None:
+        """Hold an account after a failure for a time that doubles with each in a row, and ends."""
+        before = self._backoffs.get(account)
+        failures = before.failures + 1 if before else 1
+        span = min(self._backoff_ms_max, self._backoff_ms_min << min(failures - 1, 30))
+        self._backoffs[account] = BackOff(failures, now_ms + span)
+        self.hold(account, Hold(reason, until_ms=now_ms + span))
+
     def finish(self, account: AccountT, *, failed: bool, now_ms: int, block: int) -> None:
         """End the work on an account. A failure backs it off; else its state is waited for.
 
@@ -152,11 +163,7 @@ class Agenda(Generic[AccountT]):
         (``refresh``), at the latest two blocks on.
         """
         if failed:
-            before = self._backoffs.get(account)
-            failures = before.failures + 1 if before else 1
-            span = min(self._backoff_ms_max, self._backoff_ms_min << min(failures - 1, 30))
-            self._backoffs[account] = BackOff(failures, now_ms + span)
-            self.hold(account, Hold(HoldReason.BACKOFF, until_ms=now_ms + span))
+            self.back_off(account, HoldReason.BACKOFF, now_ms)
             return
         self._backoffs.pop(account, None)
         self.hold(account, Hold(HoldReason.STATE_BEHIND, until_block=block + 2))

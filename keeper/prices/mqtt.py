@@ -29,6 +29,7 @@ from keeper.ports import Clock, Telemetry
 from keeper.prices._mqtt_session import Connection, Inbox, Outbox
 from keeper.units import wad_from_decimal
 
+IDLE_S = 1.0  # after which a quiet connection shows that it is being looked after
 RETAINED_S_MAX = 1.0  # how long ``check`` waits for retained prices; brokers send them at once
 FEED_CHARS_MAX = 80
 DETAIL_CHARS_MAX = 200
@@ -170,7 +171,7 @@ class MqttSource:
         self._outbox = Outbox(lambda: telemetry.count("keeper_outcomes_shed_total", stream=name))
         self._log = log.bind(source=name, broker=self._broker)
 
-    async def ticks(self) -> AsyncGenerator[Tick | Rejected, None]:
+    async def ticks(self) -> AsyncGenerator[Tick | Rejected | None, None]:
         """Yield the newest tick of each feed, and what was refused; reconnect without end.
 
         A slow consumer misses superseded ticks, never the newest. One consumer at a time.
@@ -195,6 +196,7 @@ class MqttSource:
                 delay_s = self._delay_s(error, failures)
                 self._report(error, delay_s)
             failures += 1
+            yield None
             await asyncio.sleep(delay_s)
 
     async def check(self) -> str:
@@ -255,20 +257,22 @@ class MqttSource:
             tls_context=self._tls,
         )
 
-    async def _next(self, connection: Connection, inbox: Inbox) -> Tick | Rejected:
-        silence_ms_max = self._settings.silence_ms_max
-        while True:
-            self._outbox.flush()
-            item = inbox.take()
-            if item is not None:
-                return item
-            connection.raise_if_lost()
-            try:
-                async with asyncio.timeout_at(connection.heard_s + silence_ms_max / 1000):
-                    await inbox.wait()
-            except TimeoutError:
-                msg = f"no message on any feed for {silence_ms_max} ms"
-                raise aiomqtt.MqttError(msg) from None
+    async def _next(self, connection: Connection, inbox: Inbox) -> Tick | Rejected | None:
+        """Return what came in, or None after ``IDLE_S`` without anything."""
+        self._outbox.flush()
+        item = inbox.take()
+        if item is not None:
+            return item
+        connection.raise_if_lost()
+        silence_s_max = self._settings.silence_ms_max / 1000
+        now_s = asyncio.get_running_loop().time()
+        if now_s >= connection.heard_s + silence_s_max:
+            msg = f"no message on any feed for {self._settings.silence_ms_max} ms"
+            raise aiomqtt.MqttError(msg)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(min(now_s + IDLE_S, connection.heard_s + silence_s_max)):
+                await inbox.wait()
+        return inbox.take()
 
     def _decode(self, topic: str, payload: bytes) -> Tick | Rejected:
         received_ns = self._clock.monotonic_ns()

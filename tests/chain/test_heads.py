@@ -10,7 +10,7 @@ from keeper.chain.rpc import HttpRpc
 from keeper.clock import SystemClock
 from keeper.errors import TransientError
 from keeper.facts import ChainUpdate
-from tests.chain.conftest import DEV_ADDRESS
+from tests.chain.conftest import CHAIN_ID, DEV_ADDRESS
 from tests.nodes import Anvil
 
 # init code of a contract that logs one word, the caller's data, under topic 0x…01
@@ -185,13 +185,14 @@ async def test_a_websocket_wakes_the_follower_and_silence_ends_it(
 
     async with asyncio.timeout(10), asyncio.TaskGroup() as group:
         listening = group.create_task(
-            announce_heads(node.ws_url, follower, 5000, lambda: beats.append(1)), name="ws"
+            announce_heads(node.ws_url, CHAIN_ID, follower, 5000, lambda: beats.append(1)),
+            name="ws",
         )
         group.create_task(mine(), name="mine")
         assert (await next_update(follower)).head.number >= 1, "long before the next poll"
         listening.cancel()
     with pytest.raises(TransientError, match="silent for 300 ms"):
-        await announce_heads(node.ws_url, follower, 300, lambda: None)
+        await announce_heads(node.ws_url, CHAIN_ID, follower, 300, lambda: None)
 
 
 async def test_a_websocket_that_announces_heads_is_left_alone(rpc: HttpRpc, node: Anvil) -> None:
@@ -200,7 +201,7 @@ async def test_a_websocket_that_announces_heads_is_left_alone(rpc: HttpRpc, node
     loop = asyncio.get_running_loop()
     async with asyncio.timeout(10), asyncio.TaskGroup() as group:
         listening = group.create_task(
-            announce_heads(node.ws_url, follower, 600, lambda: beats.append(loop.time())),
+            announce_heads(node.ws_url, CHAIN_ID, follower, 600, lambda: beats.append(loop.time())),
             name="ws",
         )
         while not beats or beats[-1] - beats[0] < 0.8:  # longer than a silence may be
@@ -213,7 +214,7 @@ async def test_a_websocket_that_announces_heads_is_left_alone(rpc: HttpRpc, node
 async def test_a_websocket_that_is_not_there_is_a_transient_error(rpc: HttpRpc) -> None:
     follower = ChainFollower(rpc, [], SETTINGS, SystemClock())
     with pytest.raises(TransientError):
-        await announce_heads("ws://127.0.0.1:9", follower, 3000, lambda: None)
+        await announce_heads("ws://127.0.0.1:9", CHAIN_ID, follower, 3000, lambda: None)
 
 
 SUBSCRIBED = '{"jsonrpc":"2.0","id":0,"result":"0x1"}'
@@ -245,6 +246,12 @@ async def test_garbage_and_a_torn_connection_are_transient_errors(
     follower = ChainFollower(rpc, [], SETTINGS, SystemClock())
     try:
         with pytest.raises(TransientError):
-            await announce_heads(url, follower, 500, lambda: None)
+            await announce_heads(url, CHAIN_ID, follower, 500, lambda: None)
     finally:
         await runner.cleanup()
+
+
+async def test_a_websocket_of_another_chain_is_not_listened_to(rpc: HttpRpc, node: Anvil) -> None:
+    follower = ChainFollower(rpc, [], SETTINGS, SystemClock())
+    with pytest.raises(TransientError, match=r"serves chain 31337, config says chain\.id = 10"):
+        await announce_heads(node.ws_url, 10, follower, 3000, lambda: None)

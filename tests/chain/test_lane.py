@@ -410,3 +410,26 @@ def test_a_key_never_shows() -> None:
         with pytest.raises(ValueError, match="not a private key") as raised:
             Signer(wrong)
         assert wrong not in str(raised.value)
+
+
+async def test_a_refusal_after_a_try_without_an_answer_keeps_the_nonce(
+    rpc: HttpRpc, node: Anvil, journal: Journal, lane_of: MakeLane, telemetry: CountingTelemetry
+) -> None:
+    """The first endpoint may have taken it before it went away; the second one refuses it."""
+    other = HttpRpc(
+        rpc._session,
+        ["http://127.0.0.1:9", node.url],
+        chain_id=CHAIN_ID,
+        timeout_ms=2000,
+        attempts_max=2,
+        telemetry=telemetry,
+    )
+    lane = lane_of(journal, via=rpc)
+    await lane.recover()
+    lane._rpc = other
+    node.rpc("anvil_setBalance", WALLET, hex(1000))
+    head = await newest(rpc)
+    attempt = await lane.submit(plan(), Fee(2 * GWEI, GWEI), head)
+    assert isinstance(attempt, Attempt)
+    assert attempt.sent_ms is None
+    assert len(await journal.open_attempts()) == 1

@@ -296,7 +296,7 @@ async def requests_of_a_call(settings: Settings) -> object:
 def websocket_silence_ms(parts: Parts) -> object:
     (body,) = [loop for name, loop in _loops(parts).items() if name == "ws0"]
     _, announce = body.args  # type: ignore[attr-defined]
-    return announce.args[2]
+    return announce.args[3]
 
 
 def discovering(parts: Parts) -> tuple[Any, ...]:

@@ -100,8 +100,10 @@ def test_gate_after_simulation(
     assert after_simulation(weighed, worst, limits) is reason
 
 
-def test_profit_ranks_by_reward_and_solvency_by_shortfall() -> None:
-    rich = {"reward_wad": 10 * WAD, "shortfall_wad": 1 * WAD}
-    deep = {"reward_wad": 1 * WAD, "shortfall_wad": 10 * WAD}
+def test_profit_ranks_by_reward_and_solvency_by_bad_debt_then_shortfall() -> None:
+    rich = {"reward_wad": 10 * WAD, "shortfall_wad": 1 * WAD, "bad_debt_wad": 0}
+    deep = {"reward_wad": 1 * WAD, "shortfall_wad": 10 * WAD, "bad_debt_wad": 0}
+    lost = {"reward_wad": 1 * WAD, "shortfall_wad": 9 * WAD, "bad_debt_wad": 1}
     assert priority(Objective.PROFIT, **rich) < priority(Objective.PROFIT, **deep)
     assert priority(Objective.SOLVENCY, **deep) < priority(Objective.SOLVENCY, **rich)
+    assert priority(Objective.SOLVENCY, **lost) < priority(Objective.SOLVENCY, **deep)

@@ -7,7 +7,7 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from pathlib import Path
 
 import aiomqtt
@@ -109,8 +109,17 @@ def payload_of(**fields: object) -> bytes:
 
 @contextlib.asynccontextmanager
 async def reading(source: MqttSource) -> AsyncIterator[AsyncIterator[Tick | Rejected]]:
-    async with contextlib.aclosing(source.ticks()) as ticks, asyncio.timeout(S_MAX):
-        yield ticks
+    async def said() -> AsyncGenerator[Tick | Rejected, None]:
+        async for item in ticks:
+            if item is not None:  # a sign of life
+                yield item
+
+    async with (
+        contextlib.aclosing(source.ticks()) as ticks,
+        contextlib.aclosing(said()) as items,
+        asyncio.timeout(S_MAX),
+    ):
+        yield items
 
 
 async def until(true: Callable[[], bool]) -> None:

@@ -369,3 +369,9 @@ def test_an_unusable_authority_or_secret_is_a_mistake_of_the_config(tmp_path: Pa
     settings = Settings(host="h", user="u", password=missing)
     with pytest.raises(ConfigError, match="none"):
         build(settings, "m", FEEDS, CountingClock(), CountingTelemetry())
+
+
+async def test_a_quiet_source_shows_that_it_is_alive(broker: Broker) -> None:
+    source = Rig(broker).source
+    async with asyncio.timeout(S_MAX), contextlib.aclosing(source.ticks()) as ticks:
+        assert await anext(ticks) is None

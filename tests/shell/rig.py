@@ -50,7 +50,7 @@ EXECUTION_RULES = ExecutionRules(
     native_feed=FEEDS["eth"],
     watcher="0x" + "99" * 20,
 )
-LOOPS = ("chain", "decide", "attempt", "settle", f"accounts/{VENUE}")
+LOOPS = ("chain", "decide", "attempt", "settle", f"accounts/{VENUE}", "prices/main")
 
 
 class FakeFollower:
