@@ -104,6 +104,7 @@ class Evidence:
     findings: Findings
     journal: Sequence[AttemptRow]  # of the stopped keeper
     keeper_exit: int | None
+    spent_wei: int  # by the wallet, as its balance shows
 
 
 def make_report(evidence: Evidence) -> Report:
@@ -172,6 +173,9 @@ def _disagreements(evidence: Evidence) -> list[str]:
         if extra := more - less:
             some = ", ".join(f"account {account} in {tx}" for tx, account, _ in list(extra)[:3])
             problems.append(f"{extra.total()} liquidations {title}: {some}")
+    cost_wei = sum(row.cost_wei for row in evidence.journal)
+    if cost_wei != evidence.spent_wei:
+        problems.append(f"the journal says {cost_wei} wei spent, the wallet {evidence.spent_wei}")
     if still_open := sum(row.outcome is None for row in evidence.journal):
         problems.append(f"{still_open} attempts are open in the journal of the stopped keeper")
     return problems

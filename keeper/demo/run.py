@@ -77,7 +77,7 @@ async def _run(options: DemoOptions, console: Console) -> Report:
                 picture.cancel()
         say("stopping the keeper")
         await world.stop_keeper()
-        report = world.report()
+        report = await world.report()
         if not report.holds:
             console.print("The end of the keeper's log:", style="bold")
             console.print(world.parts.keeper.tail(), markup=False, soft_wrap=True)

@@ -160,9 +160,10 @@ class World:
     async def _head(self) -> int:
         return int(await self.parts.rpc.call("eth_blockNumber"), 16)
 
-    def report(self) -> Report:
+    async def report(self) -> Report:
         """Judge the run; the keeper must have been stopped, for its journal is read."""
         parts = self.parts
+        left_wei = int(await parts.rpc.call("eth_getBalance", parts.wallet, "latest"), 16)
         evidence = Evidence(
             seed=parts.options.seed,
             accounts=parts.options.accounts,
@@ -172,6 +173,7 @@ class World:
             findings=parts.judge.findings,
             journal=read_attempts(self.journal) if self.journal.exists() else [],
             keeper_exit=parts.keeper.returncode,
+            spent_wei=WALLET_WEI - left_wei,
         )
         return make_report(evidence)
 

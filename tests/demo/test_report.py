@@ -46,12 +46,19 @@ def reported(
     *,
     wrong: list[Liquidation] | None = None,
     keeper_exit: int | None = 0,
+    spent_wei: int | None = None,
 ) -> Report:
     verdicts, findings = Verdicts(), Findings(wrong=wrong or [])
     for number, (liquidatable, events) in enumerate(history):
         verdicts.block(number, liquidatable, [one.account for one in events])
         findings.liquidations += events
-    return make_report(Evidence(7, 10, 99, US, verdicts, findings, journal, keeper_exit))
+    spent = sum(row.cost_wei for row in journal) if spent_wei is None else spent_wei
+    return make_report(Evidence(7, 10, 99, US, verdicts, findings, journal, keeper_exit, spent))
+
+
+def test_a_wallet_that_spent_something_else_than_the_journal_says_is_told() -> None:
+    report = reported([({1}, []), (set(), [event(1, 1)])], [row(1, 1)], spent_wei=1_001)
+    assert report.problems == ("the journal says 1000 wei spent, the wallet 1001",)
 
 
 def test_a_run_in_which_all_agrees_holds() -> None:

@@ -124,7 +124,7 @@ async def test_the_config_is_valid_and_its_key_is_ours_alone(world: World) -> No
 async def test_without_a_keeper_the_judge_finds_who_was_missed(world: World) -> None:
     await world.play()
     await world.settle()
-    report = world.report()
+    report = await world.report()
     assert not report.holds
     assert report.missed == report.liquidatable > OPTIONS.accounts // 10
     assert report.standing > 0

@@ -128,7 +128,7 @@ async def crash(world: World, fault: Fault) -> tuple[Report, int]:
     started = time.monotonic()
     assert await world.stop_keeper() == 0, world.parts.keeper.tail()
     assert time.monotonic() - started < STOP_S_MAX
-    return world.report(), before
+    return await world.report(), before
 
 
 @pytest.mark.parametrize("fault", [kill_broker, kill_node, kill_keeper])

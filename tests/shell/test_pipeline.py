@@ -359,4 +359,7 @@ async def test_a_beat_of_every_loop(loops: Running) -> None:
         await rig.tick("eth", 2_000 * WAD)
         rig.mine()
         await loops.news()
-        assert {name for name, age in rig.heartbeats.ages().items() if age > 0} <= {"attempt", "prices/main"}
+        assert {name for name, age in rig.heartbeats.ages().items() if age > 0} <= {
+            "attempt",
+            "prices/main",
+        }
