@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+from keeper.config import load
+
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
 
@@ -25,3 +27,10 @@ def test_every_command_is_there() -> None:
         for parameter in command.params:
             if name in {"run", "check", "demo"}:
                 assert parameter.opts[0] in README, f"keeper {name} {parameter.opts[0]}"
+
+
+def test_the_venue_example_is_accepted(tmp_path: Path) -> None:
+    (example,) = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
+    shipped = (Path(__file__).parent.parent / "config.toml").read_text()
+    (tmp_path / "config.toml").write_text(shipped + "\n" + example)
+    assert [venue.kind for venue in load(tmp_path / "config.toml").venues][-1] == "synthetix_v3"
