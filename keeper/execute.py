@@ -1,5 +1,6 @@
 """From a nomination to an open attempt: assess once more, gate, simulate, gate, submit."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -109,17 +110,26 @@ class Execution:
         return self._wait(reason, head) if reason else None
 
     def _behind(self, desk: Desk, assessment: Assessment, head: Head) -> Hold | None:
-        """Hold what would get nothing behind an attempt in flight.
+        """Hold what would get nothing behind the attempts in flight.
 
-        Simulated on top of the newest block, it does not see what that one takes.
+        Simulated on top of the newest block, it does not see what those take. A market without
+        numbers has room for one at a time.
         """
-        uses = set(assessment.uses)
-        if not assessment.alone or not uses:
+        if not assessment.alone or not assessment.uses:
             return None
+        taken: Counter[str] = Counter()
+        busy: set[str] = set()
         for attempt in self._submitter.open_attempts:
-            if attempt.plan.venue == desk.venue.id and uses & set(attempt.plan.uses):
-                return self._wait(HoldReason.CAPACITY_IN_USE, head)
-        return None
+            plan = attempt.plan
+            if plan.venue == desk.venue.id:
+                busy.update(plan.uses)
+                taken.update(dict(zip(plan.uses, plan.takes, strict=False)))
+        room = dict(zip(assessment.uses, assessment.room, strict=False))
+        for market in assessment.uses:
+            left = room.get(market, 0)
+            if market not in busy or left is None or left > taken[market]:
+                return None
+        return self._wait(HoldReason.CAPACITY_IN_USE, head)
 
     def _overtaken(self, desk: Desk, assessment: Assessment, head: Head) -> Hold | None:
         """Hold what others have left no room for: they were simulated and sent meanwhile."""
@@ -189,6 +199,7 @@ class Execution:
             decided_ns=nominated.decided_ns,
             simulated_at=simulation.head.number,
             uses=nominated.assessment.uses,
+            takes=nominated.assessment.takes,
         )
 
     def _economics(self, desk: Desk, simulation: Simulated, fee: Fee) -> Economics | None:

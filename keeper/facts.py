@@ -237,7 +237,9 @@ class Assessment:
     feeds: tuple[FeedId, ...]  # that the verdict stands on
     updates: tuple[Price, ...] = ()  # signed prices the transaction must carry
     uses: tuple[str, ...] = ()  # markets whose liquidation capacity the step draws on
-    alone: bool = False  # it would get nothing behind another attempt that uses the same
+    takes: tuple[int, ...] = ()  # of each of these, at most; in the venue's own unit
+    room: tuple[int | None, ...] = ()  # that each of these has now; None: no limit
+    alone: bool = False  # it would get nothing behind attempts that take all the room
     until_s: int | None = None  # chain time at which a "not now" may turn by itself
 
 
@@ -275,6 +277,7 @@ class Plan:
     decided_ns: int
     simulated_at: int  # block number
     uses: tuple[str, ...] = ()  # as in the assessment
+    takes: tuple[int, ...] = ()  # likewise
 
 
 class Outcome(StrEnum):

@@ -394,5 +394,6 @@ def _plan_from_json(text: str) -> Plan:
     raw = json.loads(text)
     call = Call(raw["call"]["to"], bytes.fromhex(raw["call"]["data"]), raw["call"]["value_wei"])
     raw |= {"call": call, "expected": Economics(**raw["expected"]), "uses": tuple(raw["uses"])}
+    raw["takes"] = tuple(raw.get("takes", ()))
     plan = Plan(**raw)
     return replace(plan, tick_ns=0, decided_ns=0)

@@ -297,6 +297,9 @@ class SynthetixV3:
             bad_debt_wad=max(0, -found.available),
             feeds=tuple(dict.fromkeys(market.feeds[key] for key in held)),
             uses=tuple(str(key) for key in held),
+            takes=tuple(abs(account.holding.positions[key].size) for key in held),
+            # as of the head: a window may open a second later than we reckon, never earlier
+            room=tuple(system.markets[key].capacity(market.head.timestamp_s) for key in held),
             alone=account.flagged,
             until_s=min(reopens, default=None),
         )
