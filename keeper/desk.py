@@ -216,13 +216,17 @@ class Desk:
         self._nominate(account, tick_ns=0)
 
     def _nominate(self, account: AccountId, tick_ns: int) -> None:
-        if self.lead.is_under(account) or self.chain.is_under(account):
+        if self.lead.is_under(account) or self.chain.is_under(account) or self._is_due(account):
             if self.agenda.nominate(account, self._clock.wall_ms()):
                 self._telemetry.count("keeper_nominated_total", venue=self.venue.id)
                 self._nominated_by[account] = tick_ns
         else:
             self.agenda.cure(account)
             self._nominated_by.pop(account, None)
+
+    def _is_due(self, account: AccountId) -> bool:
+        until_s = self.states[account].due_until_s
+        return until_s is not None and self.inclusion_s(self._clock.wall_ms()) <= until_s
 
     def _follow(self, moved: Moved[AccountId], other: MarginBook[AccountId], tick_ns: int) -> None:
         self._expired.update(moved.expired)

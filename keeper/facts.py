@@ -5,7 +5,7 @@ or an asset amount with 18 decimals, ``_wei`` the chain's native token, ``_ms`` 
 milliseconds since the epoch, ``_ns`` the monotonic clock, ``_s`` chain time in seconds.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NewType
@@ -179,15 +179,23 @@ class Probe:
     facts: Mapping[str, str] = field(default_factory=dict)
 
 
+class Job(StrEnum):
+    """What a venue pays for. A closed set: a metric label."""
+
+    LIQUIDATION = "liquidation"
+    SETTLEMENT = "settlement"  # of an order that waits for somebody to execute it
+
+
 @dataclass(frozen=True, slots=True)
 class LiquidationSeen:
-    """A liquidation found in the logs, ours or not."""
+    """A liquidation, or another job that was paid for, found in the logs, ours or not."""
 
     account: AccountId
     liquidator: str  # "" when the venue does not log it
     tx_hash: str
     block_number: int
     reward_wad: int
+    job: Job = Job.LIQUIDATION
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +222,15 @@ class MarketState:
         """
         return ""
 
+    @property
+    def listed(self) -> Sequence[AccountId]:
+        """Return accounts that the contract itself lists; those not known yet are read.
+
+        For a venue that publishes its distressed accounts, or keeps a queue of them: they may be
+        older than the logs that were read.
+        """
+        return ()
+
 
 @dataclass(frozen=True)
 class AccountState:
@@ -221,6 +238,14 @@ class AccountState:
 
     account: AccountId
     head: Head
+
+    @property
+    def due_until_s(self) -> int | None:
+        """Return the chain time until which it is to be acted on whatever the prices are.
+
+        For jobs that no margin decides, as settling an order; None: its row in the book decides.
+        """
+        return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from keeper.facts import (
     AccountId,
     AccountState,
     Head,
+    Job,
     LiquidationSeen,
     MarketState,
     Price,
@@ -159,6 +160,8 @@ class Pipeline:
 
     def _seen(self, desk: Desk, seen: LiquidationSeen) -> None:
         """Count a liquidation on chain; for one that is not ours, say why we did not have it."""
+        if seen.job is not Job.LIQUIDATION:
+            return  # anybody's; the capture rate is of liquidations
         wallet = (self._submitter.wallet or "").lower()
         ours = self._submitter.is_ours(seen.tx_hash) or (
             bool(wallet) and seen.liquidator.lower() == wallet
@@ -237,6 +240,8 @@ class Pipeline:
                 desk.open = (await desk.venue.probe(self._submitter.wallet)).open
             market = await desk.venue.read_market(head)
             self._inbox.put(("market", venue), market)
+            known = {*desk.states, *dirty}
+            dirty += [account for account in market.listed if account not in known]
             for start in range(0, len(dirty), READ_MAX):
                 await self._read_some(desk, dirty[start : start + READ_MAX], head)
                 self._heartbeats.beat(f"accounts/{venue}")

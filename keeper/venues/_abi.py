@@ -52,7 +52,7 @@ class Function:
         """Decode what a call answered, 0x-hex or bytes; raises ProtocolError for what it is not."""
         try:
             data = answer if isinstance(answer, bytes) else bytes.fromhex(_hex(answer))
-            if not data:
+            if not data and self._returns:
                 msg = f"{self.signature}: empty answer; no contract at the address, or another one"
                 raise ProtocolError(msg)
             values = decode(self._returns, data)

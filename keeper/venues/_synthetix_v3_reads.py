@@ -123,6 +123,7 @@ class Snapshot(NamedTuple):
     system: System
     sources: Mapping[int, Source]
     quotes: Mapping[int, Quote]
+    flagged: Sequence[int]
 
 
 class PerpsReader:
@@ -158,6 +159,7 @@ class PerpsReader:
             ),
             layout.sources,
             {key: _quote(found["price", key]) for key in layout.sources},
+            found["flagged"],
         )
 
     async def accounts(
@@ -232,6 +234,7 @@ class PerpsReader:
     async def _ask(self, layout: Layout, head: Head) -> dict[Any, Any]:
         reads, perps = Reads(self._rpc, head), self._perps
         self._ask_marks(reads)
+        reads.call("flagged", perps, FLAGGED)
         reads.call("guards", perps, GUARDS)
         reads.call("collateral", perps, COLLATERAL_RATIO)
         for n in range(3):

@@ -10,11 +10,13 @@ too, whatever they are. Accounts and markets go by their numbers; the factors of
 ``100`` (price) and ``F:100`` (funding), ``I`` is interest. The arithmetic is in
 ``_synthetix_v3_math.py``, the reading in ``_synthetix_v3_reads.py``.
 
+``liquidateFlagged`` is not called: it takes whoever stands first in the queue, with or without room
+in its markets; naming the accounts takes those that there is room for.
+
 Collateral other than USD is not valued: such an account is called under too early, by its USD
 alone, and the simulation decides. Who liquidated is not logged.
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -32,7 +34,6 @@ from keeper.facts import (
     Head,
     LiquidationSeen,
     Log,
-    MarketState,
     Price,
     PriceKind,
     PriceView,
@@ -48,22 +49,23 @@ from keeper.ports import Rpc
 from keeper.units import WAD, wad_to_float
 from keeper.venues import _synthetix_v3_reads as reads
 from keeper.venues._abi import Contract, Function, refusal
-from keeper.venues._pyth import BUNDLE, UPDATE_FEE, Quote, bundled, read_update
-from keeper.venues._synthetix_v3_math import INTEREST, Holding, System
-from keeper.venues._synthetix_v3_reads import EVENTS, QUIET, PerpsReader, Source
+from keeper.venues._pyth import BUNDLE, UPDATE_FEE, Quote, bundled
+from keeper.venues._synthetix_v3_markets import (
+    ADDRESS,
+    FEATURE,
+    FORWARDER,
+    IS_ALLOWED,
+    NOBODY,
+    SynthetixMarkets,
+    read_markets,
+)
+from keeper.venues._synthetix_v3_math import INTEREST, Holding
+from keeper.venues._synthetix_v3_reads import EVENTS, QUIET, PerpsReader
 
-INCLUSION_S_MAX = 12  # a price that may be too old by then is sent along
-LATE_S = 2  # a price to rely on outlives the expected block by this: it may be the one after
 # A block may hold other liquidations of the same markets, each of which makes the next one dearer:
 # twice the gas of the simulation was needed. The keeper's own factor is 1.5; this is the rest.
 GAS_NUMERATOR, GAS_DENOMINATOR = 4, 3
 
-FEATURE = b"perpsSystem".ljust(32, b"\0")
-ADDRESS = r"^0x[0-9a-fA-F]{40}$"
-FORWARDER = "0xE2C5658cC5C448B48141168f3e475dF8f65A1e3e"  # TrustedMulticallForwarder
-NOBODY = "0x" + "00" * 20
-
-IS_ALLOWED = Function("isFeatureAllowed(bytes32,address)", "bool")
 LIQUIDATE = Function("liquidate(uint128)", "uint256")
 LIQUIDATE_FLAGGED = Function("liquidateFlaggedAccounts(uint128[])", "uint256")
 LIQUIDATE_MARGIN_ONLY = Function("liquidateMarginOnly(uint128)", "uint256")
@@ -103,33 +105,6 @@ class Settings(BaseModel):
     forwarder: str = Field(
         default=FORWARDER, description="ERC-2771 forwarder that the proxy trusts", pattern=ADDRESS
     )
-
-
-@dataclass(frozen=True)
-class SynthetixMarkets(MarketState):
-    """Everything outside the accounts. ``feeds``, ``sources`` and ``quotes`` are by market."""
-
-    system: System
-    feeds: Mapping[int, FeedId]
-    sources: Mapping[int, Source]
-    quotes: Mapping[int, Quote]
-
-    @property
-    def epoch(self) -> str:
-        """Return a digest of the parameters that rows are compiled from."""
-        terms = [(key, market.terms) for key, market in self.system.markets.items()]
-        parts = terms, self.system.guards, self.system.costs.rounded_up()
-        return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
-
-    def outlives(self, market: int, quote: Quote, until_s: int) -> bool:
-        """Tell whether a liquidation would take this price at a time."""
-        age_s_max = self.sources[market].age_s_max
-        return bool(quote.price) and (age_s_max is None or until_s <= quote.published_s + age_s_max)
-
-    def reliable(self, market: int, quote: Quote, at_s: int) -> bool:
-        """Tell whether it would take it even if the block is a little late."""
-        age_s_max = self.sources[market].age_s_max or 0
-        return self.outlives(market, quote, at_s + min(LATE_S, age_s_max // 2))
 
 
 @dataclass(frozen=True)
@@ -181,9 +156,7 @@ class SynthetixV3:
 
         Raises RpcError; ProtocolError for another contract's answer.
         """
-        found = await self._reader.snapshot(head)
-        feeds = {key: self._feeds.get(str(key), FeedId(str(key))) for key in found.sources}
-        return SynthetixMarkets(head, found.system, feeds, found.sources, found.quotes)
+        return await read_markets(self._reader, self._feeds, head)
 
     async def read_accounts(
         self, accounts: Sequence[AccountId], head: Head
@@ -254,17 +227,12 @@ class SynthetixV3:
         on chain only: without updates in any case, they would cure it.
         """
         signed, carried, expiring = dict(market.quotes), list[Price](), False
-        for key in account.holding.positions:
-            stored, price = market.quotes[key], prices.get(market.feeds[key])
-            last = market.outlives(key, stored, at_s + INCLUSION_S_MAX)
-            newest = _signed(market.sources[key], price)
-            if newest is None or price is None or newest.published_s <= stored.published_s:
-                continue
-            if market.reliable(key, newest, at_s):
-                signed[key] = newest
-                differs = newest.price != stored.price and not account.flagged
-                expiring = expiring or not last
-                carried += [] if last and not differs else [price]
+        held = account.holding.positions
+        for key, newest, price, lasts in market.newer(held, prices, at_s):
+            signed[key] = newest
+            differs = newest.price != market.quotes[key].price and not account.flagged
+            expiring = expiring or not lasts
+            carried += [] if lasts and not differs else [price]
         by_chain = self._verdict(account, market, market.quotes, at_s)
         by_signed = replace(self._verdict(account, market, signed, at_s), view=PriceView.SIGNED)
         if not carried or (by_chain.liquidatable and not (expiring and by_signed.liquidatable)):
@@ -369,13 +337,6 @@ class SynthetixV3:
             return Refused("no_progress", "nothing would be closed and nothing paid")
         gas = done.gas * GAS_NUMERATOR // GAS_DENOMINATOR
         return Simulated(done.call, gas, reward, fee_wei, head)
-
-
-def _signed(source: Source, price: Price | None) -> Quote | None:
-    """Return what the tick's update would put on chain; its own price does not count."""
-    if price is None or not price.payload or not source.pyth_id:
-        return None
-    return read_update(price.payload).get(source.pyth_id)
 
 
 def _step(assessment: Assessment) -> tuple[Function, object]:

@@ -180,6 +180,21 @@ async def test_an_account_without_positions_leaves_the_books() -> None:
     assert ALICE in rig.desk.states
 
 
+async def test_what_is_due_at_any_price_is_on_the_agenda_until_its_time_is_over() -> None:
+    rig, _ = scripted_rig()
+    now_s = rig.chain.head.timestamp_s
+    rig.venue.errands[ALICE] = now_s + 30
+    await rig.started(set_account(ALICE, 100))
+    assert await rig.decide() == [], "its margin is no reason to liquidate it"
+    assert ALICE in rig.desk.agenda
+    assert ALICE not in rig.desk.lead
+    while rig.chain.head.timestamp_s <= now_s + 30:
+        assert ALICE in rig.desk.agenda
+        await rig.block()
+    await rig.decide()
+    assert ALICE not in rig.desk.agenda
+
+
 async def test_a_nomination_is_counted_once() -> None:
     rig, _ = scripted_rig()
     await rig.started(UNDER)

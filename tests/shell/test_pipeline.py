@@ -11,7 +11,7 @@ from structlog.typing import EventDict
 from keeper import intake as intake_module
 from keeper.desk import Desk
 from keeper.errors import TransientError
-from keeper.facts import AccountId, ChainUpdate, Head, Rejected, Rejection
+from keeper.facts import AccountId, ChainUpdate, Head, Job, LiquidationSeen, Rejected, Rejection
 from keeper.units import WAD
 from tests.fakes import ListedSource
 from tests.shell.market import rival_liquidates, set_account, set_open, set_price
@@ -143,6 +143,31 @@ async def test_accounts_opened_in_logs_that_were_lost_are_found(
         assert {ALICE, BOB} <= set(rig.venue.reads[-1]), "and everything was read again"
 
 
+async def test_an_account_that_the_contract_lists_is_read_although_no_log_names_it(
+    loops: Running,
+) -> None:
+    rig = loops.rig
+    rig.start(UNDER)
+    rig.intake.take()
+
+    async def nobody(_desk: Desk, head: Head) -> AsyncIterator[tuple[int, list[AccountId]]]:
+        yield head.number, []
+
+    rig.pipeline._discover = nobody
+    async with loops:
+        await rig.publish()
+        await loops.idle()
+        assert ALICE not in rig.desk.states
+        rig.venue.queue = (ALICE,)
+        rig.mine()
+        await loops.news()
+        assert rig.why(ALICE) == "in_flight"
+        read = rig.venue.reads.count((ALICE,))
+        rig.mine()
+        await loops.news()
+        assert rig.venue.reads.count((ALICE,)) == read == 1, "known by now"
+
+
 async def test_an_account_touched_while_it_is_read_is_read_again(loops: Running) -> None:
     rig = loops.rig
     rig.start(SAFE)
@@ -268,6 +293,15 @@ async def test_a_liquidation_by_somebody_else_is_counted_and_explained(
     assert line["why_not_us"] == "simulation_failed"
     assert (line["account"], line["reward_wad"]) == (ALICE, 200 * WAD)
     assert line["log_level"] == "warning"
+
+
+async def test_another_job_that_was_paid_for_is_no_liquidation_seen(logs: list[EventDict]) -> None:
+    rig, _ = scripted_rig()
+    await rig.started(UNDER)
+    seen = LiquidationSeen(ALICE, "0x" + "0b" * 20, "0x" + "cc" * 32, 1, WAD, Job.SETTLEMENT)
+    rig.pipeline._seen(rig.desk, seen)
+    assert rig.counted("keeper_liquidations_seen_total", "other") == 0
+    assert [line for line in logs if line["event"] == "liquidated by somebody else"] == []
 
 
 async def test_the_accounts_loop_tells_of_liquidations(loops: Running) -> None:

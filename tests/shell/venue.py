@@ -40,6 +40,11 @@ class FakeMarketState(MarketState):
     stored: Mapping[str, Stored]
     index: Mapping[str, int]
     mark: str = ""
+    queue: tuple[AccountId, ...] = ()
+
+    @property
+    def listed(self) -> Sequence[AccountId]:
+        return self.queue
 
     @property
     def epoch(self) -> str:
@@ -49,6 +54,11 @@ class FakeMarketState(MarketState):
 @dataclass(frozen=True)
 class FakeAccountState(AccountState):
     holding: Holding
+    until_s: int | None = None
+
+    @property
+    def due_until_s(self) -> int | None:
+        return self.until_s
 
 
 def poison() -> None:
@@ -73,6 +83,8 @@ class FakeVenue:
         self.while_reading: Callable[[], None] = lambda: None
         self.mark = ""  # of parameters that no event tells of
         self.reserve = 0.0  # such a one: USD that rows ask for beside the margin
+        self.queue: tuple[AccountId, ...] = ()  # accounts that the contract lists by itself
+        self.errands: dict[AccountId, int] = {}  # what is due whatever the prices are, until when
         self.compiled: list[AccountId] = []
         self.reads: list[tuple[str, ...]] = []
         self.probes = 0
@@ -112,7 +124,7 @@ class FakeVenue:
 
     async def read_market(self, head: Head) -> FakeMarketState:
         state = self._state(head)
-        return FakeMarketState(head, dict(state.stored), dict(state.index), self.mark)
+        return FakeMarketState(head, dict(state.stored), dict(state.index), self.mark, self.queue)
 
     async def read_accounts(
         self, accounts: Sequence[AccountId], head: Head
@@ -124,7 +136,12 @@ class FakeVenue:
                 raise ProtocolError(account)
         state = self._state(head)
         return [
-            FakeAccountState(account, head, state.holdings.get(account, Holding(0, {})))
+            FakeAccountState(
+                account,
+                head,
+                state.holdings.get(account, Holding(0, {})),
+                self.errands.get(account),
+            )
             for account in accounts
         ]
 

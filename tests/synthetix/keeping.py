@@ -8,10 +8,10 @@ from keeper.chain.rpc import log_from_json
 from keeper.facts import AccountId, Assessment, FeedId, Head, Log, Price, Refused, Simulated
 from keeper.ports import Rpc
 from keeper.units import WAD
+from keeper.venues._synthetix_v3_markets import SynthetixMarkets
 from keeper.venues.synthetix_v3 import (
     Settings,
     SynthetixAccount,
-    SynthetixMarkets,
     SynthetixV3,
     build,
 )

@@ -141,6 +141,7 @@ async def test_accounts_flagged_by_others_are_found_and_named_alone(
     venue = venue_of(push, rpc)
     found = await read(venue, push, [CAROL, DAVE, BOB])
     assert [found.accounts[it].flagged for it in (CAROL, DAVE, BOB)] == [True, True, False]
+    assert set(found.market.listed) == {str(CAROL), str(DAVE)}
     push.chain.pass_time(WINDOW_S + 1)
     found = await read(venue, push, [CAROL, DAVE, BOB])
     verdict = assess(venue, found, DAVE, later_s=0)

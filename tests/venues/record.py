@@ -33,7 +33,7 @@ from tests.market_chain import MarketChain, furnish
 from tests.nodes import Anvil, running_anvil
 from tests.synthetix.deploy import Setup, deploy
 from tests.synthetix.scenario import ALICE, BOB, BTC, CAROL, DAVE, ETH, populated
-from tests.synthetix.world import World, usd
+from tests.synthetix.world import Order, World, usd
 from tests.venues.isolated import IsolatedMarket
 from tests.venues.recording import Recording, RecordingRpc
 
@@ -85,6 +85,20 @@ def synthetix_market(node: Anvil) -> tuple[dict[str, object], list[str]]:
         "pyth": world.system.pyth.address,
     }
     return settings, [str(number) for number in (ALICE, BOB, CAROL, DAVE)]
+
+
+def synthetix_orders(node: Anvil) -> tuple[dict[str, object], list[str]]:
+    """Return settings and accounts of a push market: one order waits to be settled."""
+    world = populated(World(deploy(node, Setup(oracle="push", settlement_reward=usd(1)))))
+    world.commit([Order(BOB, ETH, usd(1))])
+    world.chain.pass_time(world.system.setup.settlement_delay_s)
+    world.publish()
+    settings: dict[str, object] = {
+        "id": "orders",
+        "address": world.perps.address,
+        "feeds": {str(ETH): "ETH/USD", str(BTC): "BTC/USD"},
+    }
+    return settings, [str(number) for number in (ALICE, BOB)]
 
 
 async def record(
@@ -139,6 +153,8 @@ async def record_own() -> None:
         await own("_template", settings)
         synthetix, numbers = synthetix_market(node)
         await own("synthetix_v3", synthetix, numbers)
+        orders, numbers = synthetix_orders(node)
+        await own("synthetix_v3_orders", orders, numbers)
 
 
 def setting(text: str) -> tuple[str, object]:

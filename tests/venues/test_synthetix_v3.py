@@ -15,6 +15,7 @@ from keeper.facts import AccountId, Head, Log
 from keeper.margin import MarginBook
 from keeper.units import WAD, wad_to_float
 from keeper.venues._pyth import Quote, read_update
+from keeper.venues._synthetix_v3_markets import SynthetixMarkets
 from keeper.venues._synthetix_v3_math import (
     INTEREST,
     Costs,
@@ -27,7 +28,7 @@ from keeper.venues._synthetix_v3_math import (
     Terms,
 )
 from keeper.venues._synthetix_v3_reads import EVENTS
-from keeper.venues.synthetix_v3 import Settings, SynthetixMarkets, build
+from keeper.venues.synthetix_v3 import Settings, build
 from tests.market_chain import seeded
 from tests.venues.recording import UnreachableRpc
 
