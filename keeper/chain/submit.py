@@ -340,6 +340,7 @@ class Lane:
             priority_fee_wei=fee.priority_fee_wei,
             signed_ms=self._clock.wall_ms(),
             block=head.number,
+            job=attempt.plan.job,
         )
 
     async def _journaled(self, attempt: Attempt, transaction: SignedTx) -> Attempt:

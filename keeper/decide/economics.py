@@ -1,6 +1,8 @@
 """Expected value of one liquidation, in wei of the chain's native token.
 
-    expected = p(win) × reward − gas × fee − oracle fee − (1 − p(win)) × cost of a revert
+    expected = p(win) × (reward − exit cost) − gas × fee − oracle fee − (1 − p(win)) × revert cost
+
+The exit cost is that of closing a position which the liquidation leaves with us; 0 for cash.
 
 A reward in USD is converted by ``reward_usd / native_usd``; both prices are wads. Nothing here is
 estimated: what is unknown must be held by the caller, never passed as zero.
@@ -20,11 +22,12 @@ class Economics:
     oracle_fee_wei: int
     revert_cost_wei: int
     p_win_ppm: int
+    exit_cost_wei: int = 0
 
     @property
     def expected_wei(self) -> int:
         """Return the expected value, rounded down (never in our favour)."""
-        win = self.reward_wei * self.p_win_ppm // PPM
+        win = (self.reward_wei - self.exit_cost_wei) * self.p_win_ppm // PPM
         lose = -(-self.revert_cost_wei * (PPM - self.p_win_ppm) // PPM)
         return win - self.gas_cost_wei - self.oracle_fee_wei - lose
 
