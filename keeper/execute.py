@@ -7,14 +7,13 @@ from dataclasses import dataclass
 import structlog
 
 from keeper.decide.agenda import Hold, HoldReason
-from keeper.decide.economics import Economics, reward_in_wei
+from keeper.decide.economics import Economics, Fee, reward_in_wei
 from keeper.decide.gate import Facts, Limits, after_simulation, before_simulation
 from keeper.desk import Desk, Nominated
 from keeper.facts import (
     AccountId,
     Assessment,
     Attempt,
-    Fee,
     FeedId,
     Head,
     NotSent,
@@ -184,8 +183,11 @@ class Execution:
         if economics is None:
             return HoldReason.NO_NATIVE_PRICE
         gas_limit = simulation.gas * self.rules.gas_limit_factor_ppm // PPM
-        worst = gas_limit * fee.max_fee_wei + simulation.call.value_wei
-        reason = after_simulation(economics, worst, self._limits(desk))
+        worst = [gas_limit * fee.max_fee_wei + simulation.call.value_wei]
+        for step in simulation.then:
+            step_limit = step.gas * self.rules.gas_limit_factor_ppm // PPM
+            worst.append(step_limit * fee.max_fee_wei + step.call.value_wei)
+        reason = after_simulation(economics, max(worst), self._limits(desk))
         if reason is not None:
             return reason
         return Plan(
@@ -193,26 +195,33 @@ class Execution:
             account=nominated.assessment.account,
             call=simulation.call,
             gas_limit=gas_limit,
-            cost_wei_max=worst,
+            cost_wei_max=sum(worst),
             expected=economics,
             tick_ns=nominated.tick_ns,
             decided_ns=nominated.decided_ns,
             simulated_at=simulation.head.number,
             uses=nominated.assessment.uses,
             takes=nominated.assessment.takes,
+            job=simulation.job,
+            then=simulation.then,
+            takes_over=simulation.takes_over,
         )
 
     def _economics(self, desk: Desk, simulation: Simulated, fee: Fee) -> Economics | None:
         reward_wei = self.reward_wei(desk, simulation.reward_wad)
-        if reward_wei is None:
+        taken = simulation.takes_over
+        exit_cost_wei = self.reward_wei(desk, taken.exit_cost_wad) if taken else 0
+        if reward_wei is None or exit_cost_wei is None:
             return None
+        gas = simulation.gas + sum(step.gas for step in simulation.then)
         fee_per_gas = fee.paid_at(simulation.head.base_fee_wei)
         return Economics(
             reward_wei=reward_wei,
-            gas_cost_wei=simulation.gas * fee_per_gas,
+            gas_cost_wei=gas * fee_per_gas,
             oracle_fee_wei=simulation.oracle_fee_wei,
             revert_cost_wei=self.rules.revert_gas * fee_per_gas,
             p_win_ppm=self.rules.p_win_ppm,
+            exit_cost_wei=exit_cost_wei,
         )
 
     def reward_wei(self, desk: Desk, reward_wad: int) -> int | None:

@@ -145,31 +145,6 @@ class PriceView(StrEnum):
     SIGNED = "signed"  # the newest signed one, carried along
 
 
-class RewardKind(StrEnum):
-    """What a liquidator is paid in."""
-
-    CASH = "cash"
-    INVENTORY = "inventory"
-    CLAIM = "claim"
-
-
-class PriceKind(StrEnum):
-    """How prices reach the contract."""
-
-    PUSH = "push"
-    PULL = "pull"
-
-
-@dataclass(frozen=True, slots=True)
-class Capabilities:
-    """What a venue declares itself to be; nothing is guessed."""
-
-    reward: RewardKind
-    price: PriceKind
-    discovery: str = "events"  # or "published": the venue lists its distressed accounts
-    action: str = "transaction"  # or "order": signed for the venue's own API
-
-
 @dataclass(frozen=True, slots=True)
 class Probe:
     """May this wallet liquidate here, and what is paid now."""
@@ -180,10 +155,18 @@ class Probe:
 
 
 class Job(StrEnum):
-    """What a venue pays for. A closed set: a metric label."""
+    """What a transaction is for. A closed set: a metric label."""
 
-    LIQUIDATION = "liquidation"
-    SETTLEMENT = "settlement"  # of an order that waits for somebody to execute it
+    LIQUIDATE = "liquidate"
+    PREPARE = "prepare"  # what has to be done before a liquidation, as cancelling orders
+    COLLATERAL = "collateral"  # buys an account's collateral at a discount against its debt
+    FLATTEN = "flatten"  # closes what a liquidation has left with us
+    FUND = "fund"  # moves our own margin to or from the venue
+    SETTLE = "settle"  # executes an order that waits for somebody to do it
+
+
+LIQUIDATIONS = frozenset({Job.LIQUIDATE, Job.COLLATERAL})
+PAID = LIQUIDATIONS | {Job.SETTLE}  # the venue's log shows that it was done; the rest just succeeds
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +178,7 @@ class LiquidationSeen:
     tx_hash: str
     block_number: int
     reward_wad: int
-    job: Job = Job.LIQUIDATION
+    job: Job = Job.LIQUIDATE
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,11 +207,7 @@ class MarketState:
 
     @property
     def listed(self) -> Sequence[AccountId]:
-        """Return accounts that the contract itself lists; those not known yet are read.
-
-        For a venue that publishes its distressed accounts, or keeps a queue of them: they may be
-        older than the logs that were read.
-        """
+        """Return accounts that the contract itself lists (distressed): the unknown are read."""
         return ()
 
 
@@ -241,10 +220,7 @@ class AccountState:
 
     @property
     def due_until_s(self) -> int | None:
-        """Return the chain time until which it is to be acted on whatever the prices are.
-
-        For jobs that no margin decides, as settling an order; None: its row in the book decides.
-        """
+        """Return the chain time until which it is due at any price; None: its row decides."""
         return None
 
 
@@ -266,17 +242,44 @@ class Assessment:
     room: tuple[int | None, ...] = ()  # that each of these has now; None: no limit
     alone: bool = False  # it would get nothing behind attempts that take all the room
     until_s: int | None = None  # chain time at which a "not now" may turn by itself
+    notional_wad_max: int | None = None  # set by the gate: how much may be taken over; None: any
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A transaction of a plan that is to follow the present one."""
+
+    job: Job
+    call: Call
+    gas: int  # used in the simulation, not a limit
+
+
+@dataclass(frozen=True, slots=True)
+class TakenOver:
+    """The position a liquidation would leave with us. USD wads."""
+
+    market: str
+    notional_wad: int  # of its size, whatever the side
+    margin_wad: int  # of our free margin it ties up
+    exit_cost_wad: int  # of getting out again, quoted at the head
 
 
 @dataclass(frozen=True, slots=True)
 class Simulated:
-    """The chain would accept it: the call to send, what it uses and pays."""
+    """The chain would accept it: the call to send, what it uses and pays.
+
+    ``then``: what has to follow before anything is paid. Each step is simulated after the ones
+    before it, sent when the former is settled, and decided anew by then.
+    """
 
     call: Call
     gas: int  # used in the simulation, not a limit
-    reward_wad: int
+    reward_wad: int  # of the whole plan
     oracle_fee_wei: int
     head: Head
+    job: Job = Job.LIQUIDATE
+    then: tuple[Step, ...] = ()
+    takes_over: TakenOver | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,7 +293,11 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What the gate let through: one call, its limits, why it is worth it, and since when."""
+    """What the gate let through: a call, its limits, why it is worth it, and since when.
+
+    A plan of several steps is an attempt for each: ``call`` is the present one's, ``then`` what is
+    to follow. ``cost_wei_max`` and ``expected`` are of all of them.
+    """
 
     venue: VenueId
     account: AccountId
@@ -303,12 +310,16 @@ class Plan:
     simulated_at: int  # block number
     uses: tuple[str, ...] = ()  # as in the assessment
     takes: tuple[int, ...] = ()  # likewise
+    job: Job = Job.LIQUIDATE
+    then: tuple[Step, ...] = ()
+    takes_over: TakenOver | None = None
 
 
 class Outcome(StrEnum):
     """How an attempt ended. A closed set: a metric label."""
 
     WON = "won"  # included, and the account was liquidated by us
+    DONE = "done"  # included, and no liquidation: a step before one, or our own position
     LOST = "lost"  # reverted or idle because somebody was faster, or the account was cured
     REVERTED = "reverted"  # included and failed for another reason
     CANCELLED = "cancelled"  # our self-transfer took the nonce
@@ -335,6 +346,7 @@ class SignedTx:
     priority_fee_wei: int
     signed_ms: int
     block: int  # head when it was signed
+    job: Job = Job.LIQUIDATE  # a replacement may be for another step than the first try
 
 
 @dataclass(frozen=True, slots=True)
@@ -358,9 +370,10 @@ class Settled:
     outcome: Outcome
     detail: str
     receipt: Receipt | None
-    reward_wad: int
+    reward_wad: int  # negative: a loss, as the price of getting out of a position
     reward_wei: int
     cost_wei: int
+    gains: Mapping[str, int] = field(default_factory=dict)  # what ``reward_wad`` is made of
 
 
 class NotSent(StrEnum):
@@ -369,18 +382,6 @@ class NotSent(StrEnum):
     NO_WALLET = "no_wallet"  # a dry run
     LANE_PARKED = "lane_parked"  # the wallet cannot pay for it beside what is in flight
     DROPPED = "dropped"  # no endpoint took it, and its nonce is free again
-
-
-@dataclass(frozen=True, slots=True)
-class Fee:
-    """Both EIP-1559 fields, wei per gas."""
-
-    max_fee_wei: int
-    priority_fee_wei: int
-
-    def paid_at(self, base_fee_wei: int) -> int:
-        """Return what a unit of gas costs in a block with this base fee."""
-        return min(self.max_fee_wei, base_fee_wei + self.priority_fee_wei)
 
 
 @dataclass(frozen=True, slots=True)

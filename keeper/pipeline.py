@@ -18,10 +18,10 @@ from keeper.desk import QUARANTINE_MS, Desk, Nominated
 from keeper.errors import RpcError, TransientError
 from keeper.execute import Execution
 from keeper.facts import (
+    LIQUIDATIONS,
     AccountId,
     AccountState,
     Head,
-    Job,
     LiquidationSeen,
     MarketState,
     Price,
@@ -160,7 +160,7 @@ class Pipeline:
 
     def _seen(self, desk: Desk, seen: LiquidationSeen) -> None:
         """Count a liquidation on chain; for one that is not ours, say why we did not have it."""
-        if seen.job is not Job.LIQUIDATION:
+        if seen.job not in LIQUIDATIONS:
             return  # anybody's; the capture rate is of liquidations
         wallet = (self._submitter.wallet or "").lower()
         ours = self._submitter.is_ours(seen.tx_hash) or (

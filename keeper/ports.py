@@ -3,16 +3,16 @@
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
+from keeper.capabilities import Capabilities
+from keeper.decide.economics import Fee
 from keeper.facts import (
     AccountId,
     AccountState,
     Assessment,
     Attempt,
     Call,
-    Capabilities,
     ChainUpdate,
     Execution,
-    Fee,
     FeedId,
     Head,
     Log,
@@ -82,6 +82,13 @@ class Rpc(Protocol):
 
     async def simulate(self, call: Call, sender: str) -> Execution:
         """Run a call on the newest block: eth_simulateV1, else eth_call + eth_estimateGas."""
+        ...
+
+    async def simulate_each(self, calls: Sequence[Call], sender: str) -> Sequence[Execution]:
+        """Run calls one after the other on the newest block, each on what the former left.
+
+        Only eth_simulateV1 can: raises an RpcError with fault UNSUPPORTED where there is none.
+        """
         ...
 
 

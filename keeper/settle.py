@@ -7,13 +7,15 @@ from dataclasses import dataclass
 
 import structlog
 
+from keeper.decide.economics import Fee
 from keeper.desk import Desk, Nominated
 from keeper.errors import RpcError
 from keeper.execute import Execution
 from keeper.facts import (
+    PAID,
     Attempt,
-    Fee,
     Head,
+    Job,
     LiquidationSeen,
     Mined,
     Outcome,
@@ -131,11 +133,16 @@ class Settlement:
         if desk is None:
             return Outcome.EXPIRED, "its venue is no longer configured", None
         if receipt.success:
-            seen = self._liquidation(desk, mined.attempt, receipt)
-            if seen is not None:
-                return Outcome.WON, "", seen
-            return Outcome.LOST, "included, but nothing was liquidated", None
+            return self._included(desk, mined.attempt, receipt, mined.transaction.job)
         return await self._reverted(desk, mined.attempt, head)
+
+    def _included(self, desk: Desk, attempt: Attempt, receipt: Receipt, job: Job) -> Judged:
+        if job not in PAID:
+            return Outcome.DONE, "", None
+        seen = self._liquidation(desk, attempt, receipt)
+        if seen is None:
+            return Outcome.LOST, "included, but nothing was liquidated", None
+        return Outcome.WON, "", seen
 
     async def _reverted(self, desk: Desk, attempt: Attempt, head: Head) -> Judged:
         """Tell a lost race, or a cure in the block of inclusion, from a wrong transaction."""
@@ -232,6 +239,8 @@ class Settlement:
             block=receipt.block_number if receipt else None,
             gas_used=receipt.gas_used if receipt else None,
             transactions=len(attempt.transactions),
+            job=mined.transaction.job.value if mined.transaction else attempt.plan.job.value,
+            steps_left=len(attempt.plan.then),
             expected_wei=attempt.plan.expected.expected_wei,
             reward_wad=settled.reward_wad,
             reward_wei=settled.reward_wei,

@@ -4,10 +4,10 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from dataclasses import replace
 
+from keeper.decide.economics import Fee
 from keeper.facts import (
     AccountId,
     Attempt,
-    Fee,
     Head,
     Mined,
     NotSent,
@@ -141,7 +141,14 @@ class ScriptedLane:
         nonce = len(self.plans)
         tx_hash = f"0x{nonce:064x}"
         signed = SignedTx(
-            tx_hash, b"", TxKind.FIRST, fee.max_fee_wei, fee.priority_fee_wei, 0, head.number
+            tx_hash,
+            b"",
+            TxKind.FIRST,
+            fee.max_fee_wei,
+            fee.priority_fee_wei,
+            0,
+            head.number,
+            plan.job,
         )
         attempt = Attempt(f"attempt{nonce}", plan, self.wallet, nonce, (signed,), 1, 2)
         self._open[plan.venue, plan.account] = attempt

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from keeper.facts import Fee, Head
+from keeper.decide.economics import Fee
+from keeper.facts import Head
 from keeper.units import PPM
 
 

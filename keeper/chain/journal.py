@@ -14,15 +14,15 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
-from keeper.decide.economics import Economics
+from keeper.chain.journal_rows import plan_from_json, plan_to_json, transactions_of
 from keeper.errors import FatalError
-from keeper.facts import AccountId, Attempt, Call, Plan, Settled, SignedTx, TxKind
+from keeper.facts import AccountId, Attempt, Settled, SignedTx
 
-VERSION = 1
+VERSION = 2
 SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE attempts (
@@ -30,14 +30,14 @@ CREATE TABLE attempts (
     wallet TEXT NOT NULL, nonce INTEGER NOT NULL, plan TEXT NOT NULL, opened_ms INTEGER NOT NULL,
     sent_ms INTEGER, tick_to_sent_ms REAL,
     outcome TEXT, detail TEXT, settled_ms INTEGER, tx_hash TEXT, included_block INTEGER,
-    reward_wad TEXT, reward_wei TEXT, cost_wei TEXT
+    reward_wad TEXT, reward_wei TEXT, cost_wei TEXT, job TEXT, gains TEXT
 );
 CREATE INDEX attempts_open ON attempts (opened_ms) WHERE outcome IS NULL;
 CREATE INDEX attempts_account ON attempts (venue, account);
 CREATE TABLE transactions (
     hash TEXT PRIMARY KEY, attempt TEXT NOT NULL REFERENCES attempts (id), raw BLOB NOT NULL,
     kind TEXT NOT NULL, max_fee_wei TEXT NOT NULL, priority_fee_wei TEXT NOT NULL,
-    signed_ms INTEGER NOT NULL, block INTEGER NOT NULL
+    signed_ms INTEGER NOT NULL, block INTEGER NOT NULL, job TEXT
 );
 CREATE INDEX transactions_attempt ON transactions (attempt);
 CREATE TABLE checkpoints (
@@ -46,6 +46,15 @@ CREATE TABLE checkpoints (
 CREATE TABLE accounts (
     scope TEXT NOT NULL, account TEXT NOT NULL, PRIMARY KEY (scope, account)
 ) WITHOUT ROWID;
+"""
+# from version 1: it knew one job
+UPGRADE = """
+ALTER TABLE attempts ADD COLUMN job TEXT;
+ALTER TABLE attempts ADD COLUMN gains TEXT;
+ALTER TABLE transactions ADD COLUMN job TEXT;
+UPDATE attempts SET job = 'liquidate';
+UPDATE transactions SET job = 'liquidate';
+UPDATE meta SET value = '2' WHERE key = 'version'
 """
 
 T = TypeVar("T")
@@ -77,6 +86,8 @@ class AttemptRow:
     reward_wei: int
     cost_wei: int
     replacements: int
+    job: str
+    gains: dict[str, int]  # wads; what the reward is made of
 
 
 class Journal:
@@ -133,8 +144,12 @@ class Journal:
                     "INSERT INTO meta VALUES (?, ?)",
                     [("version", str(VERSION)), ("chain_id", str(self._chain_id))],
                 )
-            db.execute("COMMIT")
             meta = dict(db.execute("SELECT key, value FROM meta").fetchall())
+            if meta == {"version": "1", "chain_id": str(self._chain_id)}:
+                for statement in UPGRADE.split(";"):
+                    db.execute(statement)
+                meta["version"] = str(VERSION)
+            db.execute("COMMIT")
         except sqlite3.OperationalError:  # a full disk, say: the file itself is in order
             self._close()
             raise
@@ -182,19 +197,20 @@ class Journal:
                 db.execute("BEGIN IMMEDIATE")
                 db.execute(
                     "INSERT OR IGNORE INTO attempts (id, venue, account, wallet, nonce, plan,"
-                    " opened_ms) VALUES (?, ?, ?, ?, ?, ?, ?)",
+                    " opened_ms, job) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                     (
                         attempt.id,
                         attempt.plan.venue,
                         attempt.plan.account,
                         attempt.wallet,
                         attempt.nonce,
-                        _plan_to_json(attempt.plan),
+                        plan_to_json(attempt.plan),
                         attempt.opened_ms,
+                        attempt.plan.job.value,
                     ),
                 )
                 db.execute(
-                    "INSERT INTO transactions VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                    "INSERT INTO transactions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                     (
                         transaction.hash,
                         attempt.id,
@@ -204,6 +220,7 @@ class Journal:
                         str(transaction.priority_fee_wei),
                         transaction.signed_ms,
                         transaction.block,
+                        transaction.job.value,
                     ),
                 )
             # what follows can be found out again from the chain, and an fsync costs a millisecond
@@ -229,7 +246,8 @@ class Journal:
         def work() -> None:
             self._open_db.execute(
                 "UPDATE attempts SET outcome = ?, detail = ?, settled_ms = ?, tx_hash = ?,"
-                " included_block = ?, reward_wad = ?, reward_wei = ?, cost_wei = ? WHERE id = ?",
+                " included_block = ?, reward_wad = ?, reward_wei = ?, cost_wei = ?, gains = ?"
+                " WHERE id = ?",
                 (
                     settled.outcome.value,
                     settled.detail,
@@ -239,6 +257,7 @@ class Journal:
                     str(settled.reward_wad),
                     str(settled.reward_wei),
                     str(settled.cost_wei),
+                    json.dumps({name: str(wad) for name, wad in settled.gains.items()}),
                     settled.attempt.id,
                 ),
             )
@@ -257,10 +276,10 @@ class Journal:
             return [
                 Attempt(
                     id=row[0],
-                    plan=_plan_from_json(row[3]),
+                    plan=plan_from_json(row[3]),
                     wallet=row[1],
                     nonce=row[2],
-                    transactions=_transactions(db, row[0]),
+                    transactions=transactions_of(db, row[0]),
                     opened_ms=row[4],
                     sent_ms=row[5],
                 )
@@ -338,7 +357,8 @@ def read_attempts(path: Path) -> list[AttemptRow]:
         rows = db.execute(
             "SELECT id, venue, account, nonce, opened_ms, outcome, detail, tick_to_sent_ms,"
             " included_block, tx_hash, reward_wad, reward_wei, cost_wei, (SELECT count(*) - 1 FROM"
-            " transactions WHERE attempt = attempts.id) FROM attempts ORDER BY opened_ms, nonce"
+            " transactions WHERE attempt = attempts.id), job, gains FROM attempts"
+            " ORDER BY opened_ms, nonce"
         ).fetchall()
     finally:
         db.close()
@@ -358,42 +378,8 @@ def read_attempts(path: Path) -> list[AttemptRow]:
             reward_wei=int(row[11] or 0),
             cost_wei=int(row[12] or 0),
             replacements=row[13],
+            job=row[14],
+            gains={name: int(wad) for name, wad in json.loads(row[15] or "{}").items()},
         )
         for row in rows
     ]
-
-
-def _transactions(db: sqlite3.Connection, attempt_id: str) -> tuple[SignedTx, ...]:
-    rows = db.execute(
-        "SELECT hash, raw, kind, max_fee_wei, priority_fee_wei, signed_ms, block FROM transactions"
-        " WHERE attempt = ? ORDER BY rowid",
-        (attempt_id,),
-    ).fetchall()
-    return tuple(
-        SignedTx(
-            hash=row[0],
-            raw=row[1],
-            kind=TxKind(row[2]),
-            max_fee_wei=int(row[3]),
-            priority_fee_wei=int(row[4]),
-            signed_ms=row[5],
-            block=row[6],
-        )
-        for row in rows
-    )
-
-
-def _plan_to_json(plan: Plan) -> str:
-    raw: dict[str, Any] = asdict(plan)
-    raw["call"]["data"] = plan.call.data.hex()
-    return json.dumps(raw)  # the standard library's: wei outgrow 64 bits
-
-
-def _plan_from_json(text: str) -> Plan:
-    """Rebuild a plan; its monotonic times belong to another process and are cleared."""
-    raw = json.loads(text)
-    call = Call(raw["call"]["to"], bytes.fromhex(raw["call"]["data"]), raw["call"]["value_wei"])
-    raw |= {"call": call, "expected": Economics(**raw["expected"]), "uses": tuple(raw["uses"])}
-    raw["takes"] = tuple(raw.get("takes", ()))
-    plan = Plan(**raw)
-    return replace(plan, tick_ns=0, decided_ns=0)

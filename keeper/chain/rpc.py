@@ -279,43 +279,31 @@ class HttpRpc:
 
     async def simulate(self, call: Call, sender: str) -> Execution:
         """Run a call on the newest block: eth_simulateV1, else eth_call + eth_estimateGas."""
-        message = {"from": sender, "to": call.to, "input": "0x" + call.data.hex()}
-        if call.value_wei:
-            message["value"] = hex(call.value_wei)
-        overrides = {sender: {"balance": WATCHER_BALANCE}} if sender == WATCHER else {}
         if self._can_simulate:
             try:
-                return await self._simulate_v1(message, overrides)
+                return (await self.simulate_each([call], sender))[0]
             except RpcError as error:
                 if error.fault is not RpcFault.UNSUPPORTED:
                     raise
                 self._can_simulate = False  # for good: endpoints are expected to be alike
-        return await self._simulate_by_call(message, overrides)
+        return await self._simulate_by_call(call, sender)
 
-    async def _simulate_v1(
-        self, message: dict[str, str], overrides: dict[str, dict[str, str]]
-    ) -> Execution:
-        block: dict[str, object] = {"calls": [message]}
-        if overrides:
+    async def simulate_each(self, calls: Sequence[Call], sender: str) -> Sequence[Execution]:
+        """Run calls one after the other on the newest block, each on what the former left."""
+        block: dict[str, object] = {"calls": [_message(call, sender) for call in calls]}
+        if overrides := _overrides(sender):
             block["stateOverrides"] = overrides
         blocks = await self.call("eth_simulateV1", [{"blockStateCalls": [block]}, "latest"])
         try:
-            result = blocks[0]["calls"][0]
-            logs = tuple(log_from_json(raw) for raw in result.get("logs", ()))
-            error = result.get("error") or {}
-            output = unhex(error.get("data") or result.get("returnData") or "0x")
-            return Execution(
-                success=quantity(result["status"]) == 1,
-                gas_used=quantity(result["gasUsed"]),
-                output=output,
-                logs=logs,
-            )
+            done = [_execution(result) for result in blocks[0]["calls"]]
         except (KeyError, IndexError, TypeError, AttributeError) as error:
             raise rpc_error(RpcFault.GARBAGE, f"eth_simulateV1: {error!r}") from None
+        if len(done) != len(calls):
+            raise rpc_error(RpcFault.GARBAGE, "eth_simulateV1: not an answer for each call")
+        return done
 
-    async def _simulate_by_call(
-        self, message: dict[str, str], overrides: dict[str, dict[str, str]]
-    ) -> Execution:
+    async def _simulate_by_call(self, call: Call, sender: str) -> Execution:
+        message, overrides = _message(call, sender), _overrides(sender)
         tail: list[object] = ["latest", overrides] if overrides else ["latest"]
         output, gas = await self.batch(
             [("eth_call", [message, *tail]), ("eth_estimateGas", [message, *tail])]
@@ -326,6 +314,26 @@ class HttpRpc:
                     return Execution(success=False, gas_used=0, output=answer.data)
                 raise answer
         return Execution(success=True, gas_used=quantity(gas), output=unhex(output))
+
+
+def _message(call: Call, sender: str) -> dict[str, str]:
+    message = {"from": sender, "to": call.to, "input": "0x" + call.data.hex()}
+    return message | ({"value": hex(call.value_wei)} if call.value_wei else {})
+
+
+def _overrides(sender: str) -> dict[str, dict[str, str]]:
+    return {sender: {"balance": WATCHER_BALANCE}} if sender == WATCHER else {}
+
+
+def _execution(result: Mapping[str, Any]) -> Execution:
+    """Read one call's part of an answer of eth_simulateV1."""
+    error = result.get("error") or {}
+    return Execution(
+        success=quantity(result["status"]) == 1,
+        gas_used=quantity(result["gasUsed"]),
+        output=unhex(error.get("data") or result.get("returnData") or "0x"),
+        logs=tuple(log_from_json(raw) for raw in result.get("logs", ())),
+    )
 
 
 def _told(error: Exception) -> str:

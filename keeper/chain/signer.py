@@ -9,8 +9,9 @@ from eth_utils.crypto import keccak
 from eth_utils.exceptions import ValidationError
 
 from keeper.config import WalletSettings
+from keeper.decide.economics import Fee
 from keeper.errors import ConfigError
-from keeper.facts import Call, Fee
+from keeper.facts import Call
 
 TYPE_2 = b"\x02"  # EIP-2718 type of an EIP-1559 transaction
 

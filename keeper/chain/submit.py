@@ -19,12 +19,12 @@ from keeper.chain.fees import FeeRules, first_fee, replacement_fee
 from keeper.chain.journal import Journal
 from keeper.chain.rpc import quantity, receipt_from_json
 from keeper.chain.signer import Signer, sent_value_wei
+from keeper.decide.economics import Fee
 from keeper.errors import RpcError, RpcFault
 from keeper.facts import (
     AccountId,
     Attempt,
     Call,
-    Fee,
     Head,
     Mined,
     NotSent,
@@ -340,6 +340,7 @@ class Lane:
             priority_fee_wei=fee.priority_fee_wei,
             signed_ms=self._clock.wall_ms(),
             block=head.number,
+            job=attempt.plan.job,
         )
 
     async def _journaled(self, attempt: Attempt, transaction: SignedTx) -> Attempt:

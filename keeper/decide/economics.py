@@ -1,6 +1,8 @@
 """Expected value of one liquidation, in wei of the chain's native token.
 
-    expected = p(win) × reward − gas × fee − oracle fee − (1 − p(win)) × cost of a revert
+    expected = p(win) × (reward − exit cost) − gas × fee − oracle fee − (1 − p(win)) × revert cost
+
+The exit cost is that of closing a position which the liquidation leaves with us; 0 for cash.
 
 A reward in USD is converted by ``reward_usd / native_usd``; both prices are wads. Nothing here is
 estimated: what is unknown must be held by the caller, never passed as zero.
@@ -20,11 +22,12 @@ class Economics:
     oracle_fee_wei: int
     revert_cost_wei: int
     p_win_ppm: int
+    exit_cost_wei: int = 0
 
     @property
     def expected_wei(self) -> int:
         """Return the expected value, rounded down (never in our favour)."""
-        win = self.reward_wei * self.p_win_ppm // PPM
+        win = (self.reward_wei - self.exit_cost_wei) * self.p_win_ppm // PPM
         lose = -(-self.revert_cost_wei * (PPM - self.p_win_ppm) // PPM)
         return win - self.gas_cost_wei - self.oracle_fee_wei - lose
 
@@ -32,6 +35,18 @@ class Economics:
     def cost_wei(self) -> int:
         """Return what is surely spent when the transaction is included."""
         return self.gas_cost_wei + self.oracle_fee_wei
+
+
+@dataclass(frozen=True, slots=True)
+class Fee:
+    """Both EIP-1559 fields, wei per gas."""
+
+    max_fee_wei: int
+    priority_fee_wei: int
+
+    def paid_at(self, base_fee_wei: int) -> int:
+        """Return what a unit of gas costs in a block with this base fee."""
+        return min(self.max_fee_wei, base_fee_wei + self.priority_fee_wei)
 
 
 def reward_in_wei(reward_wad: int, reward_price_wad: int, native_price_wad: int) -> int:

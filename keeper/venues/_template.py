@@ -29,22 +29,20 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from keeper.capabilities import Capabilities, PriceKind, RewardKind
 from keeper.facts import (
     AccountId,
     AccountState,
     Assessment,
-    Capabilities,
     FeedId,
     Head,
     LiquidationSeen,
     Log,
     MarketState,
     Price,
-    PriceKind,
     PriceView,
     Probe,
     Refused,
-    RewardKind,
     Simulated,
     Touched,
     VenueId,

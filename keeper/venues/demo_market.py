@@ -12,23 +12,21 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from keeper.capabilities import Capabilities, PriceKind, RewardKind
 from keeper.errors import ProtocolError, RpcError
 from keeper.facts import (
     AccountId,
     AccountState,
     Assessment,
-    Capabilities,
     FeedId,
     Head,
     LiquidationSeen,
     Log,
     MarketState,
     Price,
-    PriceKind,
     PriceView,
     Probe,
     Refused,
-    RewardKind,
     Simulated,
     Touched,
     VenueId,

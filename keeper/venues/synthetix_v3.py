@@ -23,23 +23,21 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from keeper.capabilities import Capabilities, PriceKind, RewardKind
 from keeper.errors import ProtocolError, RpcError
 from keeper.facts import (
     AccountId,
     AccountState,
     Assessment,
     Call,
-    Capabilities,
     FeedId,
     Head,
     LiquidationSeen,
     Log,
     Price,
-    PriceKind,
     PriceView,
     Probe,
     Refused,
-    RewardKind,
     Simulated,
     Touched,
     VenueId,

@@ -15,24 +15,22 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from keeper.capabilities import Capabilities, PriceKind, RewardKind
 from keeper.errors import ProtocolError, RpcError
 from keeper.facts import (
     AccountId,
     AccountState,
     Assessment,
     Call,
-    Capabilities,
     FeedId,
     Head,
     Job,
     LiquidationSeen,
     Log,
     Price,
-    PriceKind,
     PriceView,
     Probe,
     Refused,
-    RewardKind,
     Simulated,
     Touched,
     VenueId,
@@ -142,7 +140,7 @@ class SynthetixV3Orders:
         if name == "OrderSettled":
             by, reward = fields["settler"], fields["settlementReward"]
             at = log.tx_hash, log.block_number
-            seen = (LiquidationSeen(account, by, *at, reward, Job.SETTLEMENT),)
+            seen = (LiquidationSeen(account, by, *at, reward, Job.SETTLE),)
         return Touched(frozenset({account}), liquidations=seen)
 
     async def read_market(self, head: Head) -> SynthetixMarkets:
@@ -257,7 +255,7 @@ class SynthetixV3Orders:
             return refusal(error, REASONS)
         if isinstance(done, Refused):
             return done
-        return Simulated(done.call, done.gas, assessment.reward_wad, fee_wei, head)
+        return Simulated(done.call, done.gas, assessment.reward_wad, fee_wei, head, Job.SETTLE)
 
 
 def _order(

@@ -1,9 +1,23 @@
+import json
+import sqlite3
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from keeper.chain.journal import Journal, JournalError, read_attempts
-from keeper.facts import AccountId, Attempt, Outcome, Settled, SignedTx, TxKind
+from keeper.facts import (
+    AccountId,
+    Attempt,
+    Call,
+    Job,
+    Outcome,
+    Settled,
+    SignedTx,
+    Step,
+    TakenOver,
+    TxKind,
+)
 from tests.chain.test_lane import plan
 
 
@@ -39,6 +53,51 @@ async def test_what_was_written_is_read_back(tmp_path: Path) -> None:
     assert path.stat().st_mode & 0o077 == 0 or path.parent.stat().st_mode & 0o077 == 0
 
 
+async def test_a_plan_of_several_steps_is_read_back_whole(tmp_path: Path) -> None:
+    last = Step(Job.LIQUIDATE, Call("0x" + "88" * 20, b"\x01\x02", 5), 300_000)
+    taken = TakenOver("ETH", 10**22, 10**21, 10**18)
+    whole = replace(plan("a"), job=Job.PREPARE, then=(last,), takes_over=taken)
+    async with Journal(tmp_path / "j", 1) as journal:
+        first = replace(attempt(1, "a"), plan=whole)
+        await journal.intend(first, replace(signed(1), job=Job.PREPARE))
+        await journal.intend(first, replace(signed(2), job=Job.LIQUIDATE))
+        (found,) = await journal.open_attempts()
+        assert found.plan == replace(whole, tick_ns=0, decided_ns=0)
+        assert [tx.job for tx in found.transactions] == [Job.PREPARE, Job.LIQUIDATE]
+        gains = {"discount": 7, "fee": -(10**20)}
+        await journal.settle(Settled(first, Outcome.DONE, "", None, -5, -4, 3, gains), 9)
+    (row,) = read_attempts(tmp_path / "j")
+    assert (row.job, row.gains, row.reward_wei) == ("prepare", gains, -4)
+
+
+async def test_a_journal_of_version_1_is_taken_over(tmp_path: Path) -> None:
+    """What was in flight under the old version is still found, and what was won still counts."""
+    path = tmp_path / "j"
+    async with Journal(path, 1) as journal:
+        await journal.intend(attempt(1, "a"), signed(1))
+        await journal.intend(attempt(2, "b"), signed(2))
+        won = Settled(attempt(1, "a"), Outcome.WON, "", None, 9, 10, 3)
+        await journal.settle(won, 9)
+    with sqlite3.connect(path) as db:
+        old = json.loads(db.execute("SELECT plan FROM attempts WHERE id = 'id2'").fetchone()[0])
+        for name in ("job", "then", "takes_over"):
+            del old[name]
+        del old["expected"]["exit_cost_wei"]
+        db.execute("UPDATE attempts SET plan = ?", (json.dumps(old),))
+        db.execute("UPDATE meta SET value = '1' WHERE key = 'version'")
+        db.execute("ALTER TABLE attempts DROP COLUMN job")
+        db.execute("ALTER TABLE attempts DROP COLUMN gains")
+        db.execute("ALTER TABLE transactions DROP COLUMN job")
+    db.close()
+    async with Journal(path, 1) as journal:
+        (found,) = await journal.open_attempts()
+        assert found.plan == replace(plan("b"), tick_ns=0, decided_ns=0)
+        assert found.transactions == (signed(2),)
+        assert await journal.profit_wei() == {"demo": 7}
+        await journal.intend(attempt(3, "c"), signed(3))
+    assert [(row.job, row.gains) for row in read_attempts(path)] == [("liquidate", {})] * 3
+
+
 async def test_checkpoints_belong_to_a_scope(tmp_path: Path) -> None:
     async with Journal(tmp_path / "j", 1) as journal:
         assert await journal.known("demo@0x1") == ([], None)
@@ -65,7 +124,7 @@ async def test_two_keepers_cannot_share_a_journal(tmp_path: Path) -> None:
 async def test_another_chains_journal_is_refused(tmp_path: Path) -> None:
     async with Journal(tmp_path / "j", 1):
         pass
-    with pytest.raises(JournalError, match="chain 1, wanted version 1 for chain 2"):
+    with pytest.raises(JournalError, match="chain 1, wanted version 2 for chain 2"):
         async with Journal(tmp_path / "j", 2):
             pass
 

@@ -13,13 +13,12 @@ from keeper.chain.journal import Journal
 from keeper.chain.rpc import HttpRpc
 from keeper.chain.signer import Signer
 from keeper.chain.submit import Lane, LaneRules
-from keeper.decide.economics import Economics
+from keeper.decide.economics import Economics, Fee
 from keeper.errors import RpcFault, TransientRpcError
 from keeper.facts import (
     AccountId,
     Attempt,
     Call,
-    Fee,
     Head,
     NotSent,
     Outcome,

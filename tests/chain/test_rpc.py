@@ -13,6 +13,7 @@ from tests.fakes import CountingTelemetry
 from tests.nodes import Anvil
 
 # init code of a contract whose every call reverts with the four bytes 0xdeadbeef
+COUNTER = "0x600e8060095f395ff35f54600101805f555f5260205ff3"  # answers how often it was called
 REVERTER = "0x6010600c60003960106000f3" + "63deadbeef60e01b60005260046000fd"
 
 
@@ -158,6 +159,16 @@ async def test_simulation_and_its_fallback_agree(
     paid = await rpc.simulate(Call("0x" + "11" * 20, b"", 5), WATCHER)
     assert paid.success, "a watcher needs no funds"
     assert paid.gas_used == 21_000
+
+
+async def test_calls_are_simulated_each_on_what_the_former_left(rpc: HttpRpc, node: Anvil) -> None:
+    sent = node.rpc("eth_sendTransaction", {"from": DEV_ADDRESS, "data": COUNTER})
+    node.rpc("evm_mine")
+    count = Call(node.rpc("eth_getTransactionReceipt", sent)["contractAddress"], b"")
+    first, second = await rpc.simulate_each([count, count], DEV_ADDRESS)
+    assert [int.from_bytes(done.output, "big") for done in (first, second)] == [1, 2]
+    again = await rpc.simulate(count, DEV_ADDRESS)
+    assert again.output == first.output, "nothing was left behind"
 
 
 def test_a_receipt_costs_its_gas_and_on_a_rollup_its_data_too() -> None:

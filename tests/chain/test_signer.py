@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from keeper.chain.signer import Signer, load_signer
 from keeper.config import SecretRef, WalletSettings
+from keeper.decide.economics import Fee
 from keeper.errors import ConfigError
-from keeper.facts import Call, Fee
+from keeper.facts import Call
 
 KEYS = st.integers(1, 2**255).map(lambda number: number.to_bytes(32, "big"))
 WEI = st.integers(0, 2**128)

@@ -31,8 +31,9 @@ from keeper.chain.rpc import HttpRpc
 from keeper.chain.submit import Lane
 from keeper.clock import SystemClock
 from keeper.config import Settings
+from keeper.decide.economics import Fee
 from keeper.errors import RpcError, TransientError
-from keeper.facts import AccountId, Attempt, Fee, FeedId, Head, Receipt, Refused, Rejected, Tick
+from keeper.facts import AccountId, Attempt, FeedId, Head, Receipt, Refused, Rejected, Tick
 from keeper.observe.metrics import Metrics
 from keeper.units import GWEI, WAD
 from tests.fakes import CountingTelemetry, ManualClock, ScriptedLane

@@ -37,6 +37,8 @@ def row(account: int, block: int, outcome: str | None = "won", reward: int = REW
         reward_wei=5_000,
         cost_wei=1_000,
         replacements=1,
+        job="liquidate",
+        gains={},
     )
 
 

@@ -49,6 +49,7 @@ class State:
     nonces: dict[str, int] = field(default_factory=dict)
     balances: dict[str, int] = field(default_factory=dict)
     open: bool = True
+    orders: frozenset[str] = frozenset()  # accounts whose orders have to be cancelled first
     idle: bool = False  # the window is used up: a liquidation succeeds and does nothing
 
     def copy(self) -> "State":
@@ -132,6 +133,12 @@ def step(holding: Holding, prices: Mapping[str, int]) -> tuple[dict[str, int], i
     }
     usd = sum(abs(size) * prices[name] for name, size in closed.items())
     return closed, usd * REWARD_PPM // PPM
+
+
+def cancel_call(account: str, updates: Mapping[str, tuple[int, int]]) -> Call:
+    """Return the first of two steps: an account with orders cannot be liquidated."""
+    data = json.dumps({"account": account, "updates": updates, "cancel": True}).encode()
+    return Call(ADDRESS, data, UPDATE_FEE_WEI * len(updates))
 
 
 def liquidation_call(
@@ -232,7 +239,7 @@ class FakeChain:
         reward, success, gas = 0, True, TRANSFER_GAS
         if tx.call.to.lower() == ADDRESS:
             try:
-                reward, gas = self.liquidate(block, tx.call, tx.sender, tx.hash), GAS
+                reward, gas = self.execute(block, tx.call, tx.sender, tx.hash), GAS
             except Revert:
                 success, gas = False, REVERT_GAS
         value = tx.call.value_wei if success and tx.call.to.lower() == ADDRESS else 0
@@ -250,21 +257,39 @@ class FakeChain:
 
     # --- the contract -----------------------------------------------------------------------------
 
-    def liquidate(self, block: Block, call: Call, caller: str, tx_hash: str) -> int:
-        """Liquidate a step; returns the reward, or raises Revert and has changed nothing."""
-        state, order = block.state, json.loads(call.data)
-        account, updates = order["account"], order["updates"]
-        _require(state.open, "closed")
-        stored = dict(state.stored)
+    def execute(self, block: Block, call: Call, caller: str, tx_hash: str) -> int:
+        """Do what a call asks for; returns the reward, or raises Revert and has changed nothing."""
+        order, state = json.loads(call.data), block.state
+        if not order.get("cancel"):
+            return self.liquidate(block, call, caller, tx_hash)
+        account, stored = order["account"], self.updated(block, order["updates"])
+        prices = {name: entry.price_wad for name, entry in stored.items()}
+        under = is_under(state.holdings[account], prices, state.index)
+        _require(under and account in state.orders, "not liquidatable")
+        state.stored, state.orders = stored, state.orders - {account}
+        self.emit(block, "touched", account)
+        return 0
+
+    def updated(self, block: Block, updates: Mapping[str, tuple[int, int]]) -> dict[str, Stored]:
+        """Return the stored prices with the newer ones among these."""
+        stored = dict(block.state.stored)
         for name, (price_wad, at_s) in updates.items():
             if at_s > stored[name].at_s:
                 stored[name] = Stored(price_wad, at_s)
+        return stored
+
+    def liquidate(self, block: Block, call: Call, caller: str, tx_hash: str) -> int:
+        """Liquidate a step; returns the reward, or raises Revert and has changed nothing."""
+        state, order = block.state, json.loads(call.data)
+        account, stored = order["account"], self.updated(block, order["updates"])
+        _require(state.open, "closed")
         holding = state.holdings.get(account, Holding(0, {}))
         now_s = block.head.timestamp_s
         dated = any(now_s - stored[n].at_s > AGE_S_MAX for n in holding.sizes)
         _require(not (self.pull and dated), "stale price")
         prices = {name: entry.price_wad for name, entry in stored.items()}
         _require(is_under(holding, prices, state.index), "not liquidatable")
+        _require(account not in state.orders, "orders")
         state.stored = stored
         if state.idle:
             return 0
@@ -275,10 +300,10 @@ class FakeChain:
         self.emit(block, "liquidated", account, by=caller, reward=str(reward), tx_hash=tx_hash)
         return reward
 
-    def simulate(self, call: Call, sender: str) -> int:
-        """Run a call on top of the head; returns the reward or raises Revert."""
+    def simulate(self, *calls: Call, sender: str) -> int:
+        """Run calls on top of the head; returns the last one's reward or raises Revert."""
         block = Block(self._head(self.head), self.state.copy())
-        return self.liquidate(block, call, sender, "0x")
+        return [self.execute(block, call, sender, "0x") for call in calls][-1]
 
 
 # --- what a block may hold ------------------------------------------------------------------------
@@ -290,6 +315,16 @@ def set_account(account: str, cash_usd: int, **sizes: int) -> Action:
     def act(chain: FakeChain, block: Block) -> None:
         held = {name: size for name, size in sizes.items() if size}
         block.state.holdings[account] = Holding(cash_usd * WAD, held)
+        chain.emit(block, "touched", account)
+
+    return act
+
+
+def place_order(account: str) -> Action:
+    """Have an account place an order, which has to be cancelled before it can be liquidated."""
+
+    def act(chain: FakeChain, block: Block) -> None:
+        block.state.orders |= {account}
         chain.emit(block, "touched", account)
 
     return act

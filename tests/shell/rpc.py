@@ -43,10 +43,13 @@ class FakeRpc:
 
     async def simulate(self, call: Call, sender: str) -> Execution:
         try:
-            reward_wad = self.chain.simulate(call, sender)
+            reward_wad = self.chain.simulate(call, sender=sender)
         except Revert as revert:
             return Execution(success=False, gas_used=REVERT_GAS, output=str(revert).encode())
         return Execution(success=True, gas_used=GAS, output=reward_wad.to_bytes(32, "big"))
+
+    async def simulate_each(self, calls: Sequence[Call], sender: str) -> Sequence[Execution]:
+        return [await self.simulate(call, sender) for call in calls]
 
     def _answer(self, method: str, *params: Any) -> Any:  # noqa: ANN401 - JSON
         chain, state = self.chain, self.chain.state

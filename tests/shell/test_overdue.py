@@ -8,8 +8,9 @@ import pytest
 from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
+from keeper.decide.economics import Fee
 from keeper.errors import RpcError, RpcFault
-from keeper.facts import AccountId, Attempt, Fee, Outcome, Refused, TxKind
+from keeper.facts import AccountId, Attempt, Outcome, Refused, TxKind
 from keeper.units import GWEI, WAD
 from tests.fakes import ScriptedLane
 from tests.shell.market import GAS, set_account, set_price

@@ -298,7 +298,7 @@ async def test_a_liquidation_by_somebody_else_is_counted_and_explained(
 async def test_another_job_that_was_paid_for_is_no_liquidation_seen(logs: list[EventDict]) -> None:
     rig, _ = scripted_rig()
     await rig.started(UNDER)
-    seen = LiquidationSeen(ALICE, "0x" + "0b" * 20, "0x" + "cc" * 32, 1, WAD, Job.SETTLEMENT)
+    seen = LiquidationSeen(ALICE, "0x" + "0b" * 20, "0x" + "cc" * 32, 1, WAD, Job.SETTLE)
     rig.pipeline._seen(rig.desk, seen)
     assert rig.counted("keeper_liquidations_seen_total", "other") == 0
     assert [line for line in logs if line["event"] == "liquidated by somebody else"] == []

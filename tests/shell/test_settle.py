@@ -10,6 +10,7 @@ from structlog.typing import EventDict
 from keeper.facts import (
     AccountId,
     Attempt,
+    Job,
     Log,
     Outcome,
     Receipt,
@@ -19,7 +20,7 @@ from keeper.facts import (
 )
 from keeper.units import GWEI, WAD
 from tests.fakes import ScriptedLane
-from tests.shell.market import GAS, REVERT_GAS, UPDATE_FEE_WEI, set_account
+from tests.shell.market import GAS, REVERT_GAS, UPDATE_FEE_WEI, place_order, set_account
 from tests.shell.rig import WALLET, Rig, in_flight, receipt_of, scripted_rig
 from tests.shell.venue import VENUE
 
@@ -89,6 +90,58 @@ async def test_won(logs: list[EventDict]) -> None:
     await rig.block()
     assert len(lines(logs)) == 1, "one line an attempt"
     assert rig.why(ALICE) == "not_under_margined"
+
+
+async def with_orders() -> tuple[Rig, ScriptedLane, Attempt]:
+    """An account that takes two steps, the first of them in flight."""
+    return await in_flight(UNDER, place_order(ALICE))
+
+
+async def test_a_plan_of_two_steps(logs: list[EventDict]) -> None:
+    rig, lane, first = await with_orders()
+    assert (first.plan.job, [step.job for step in first.plan.then]) == (
+        Job.PREPARE,
+        [Job.LIQUIDATE],
+    )
+    done = await settled(rig, lane, first, receipt_of(rig, first), TxKind.FIRST)
+    assert (done.outcome, done.reward_wei) == (Outcome.DONE, 0)
+    assert done.cost_wei == GAS * 2 * GWEI
+    await rig.tried()
+    (second,) = lane.open_attempts
+    assert (second.plan.job, second.plan.then) == (Job.LIQUIDATE, ())
+    lane.closed.clear()
+    done = await settled(rig, lane, second, receipt_of(rig, second), TxKind.FIRST)
+    assert (done.outcome, done.reward_wad) == (Outcome.WON, REWARD_WAD)
+    told = [(line["job"], line["steps_left"], line["outcome"]) for line in lines(logs)]
+    assert told == [("prepare", 1, "done"), ("liquidate", 0, "won")]
+
+
+async def test_a_plan_counts_the_cost_of_every_step() -> None:
+    rig, lane, attempt = await with_orders()
+    _, single, other = await in_flight(UNDER)
+    assert attempt.plan.expected.reward_wei == other.plan.expected.reward_wei
+    assert attempt.plan.expected.gas_cost_wei == 2 * other.plan.expected.gas_cost_wei
+    assert attempt.plan.cost_wei_max == 2 * other.plan.cost_wei_max
+    assert attempt.plan.gas_limit == other.plan.gas_limit
+    assert len(lane.plans) == len(single.plans) == 1
+    assert rig.counted("keeper_simulated_total", "ok") == 1
+
+
+async def test_another_cancelled_what_we_were_about_to() -> None:
+    """The overdue first step is replaced by the second, and whichever was mined is judged."""
+    rig, lane, attempt = await with_orders()
+    rig.mine(lambda _chain, block: setattr(block.state, "orders", frozenset()))
+    lane.late = [attempt]
+    await rig.publish()
+    rig.follow()
+    assert await rig.read()
+    await rig.settle()
+    ((_, plan, _),) = lane.replaced
+    assert (plan.job, plan.then) == (Job.LIQUIDATE, ())
+    newest = replace(attempt, plan=plan)  # but the first try gets in
+    lane.mine(newest, replace(receipt_of(rig, attempt, success=False), success=True), TxKind.FIRST)
+    await rig.settle()
+    assert lane.closed[-1].outcome is Outcome.DONE
 
 
 async def test_a_reward_is_valued_at_settlement_not_at_the_plan() -> None:

@@ -22,7 +22,8 @@ from keeper.chain.journal import AttemptRow, Journal, read_attempts
 from keeper.chain.signer import Signer
 from keeper.chain.submit import Lane, LaneRules
 from keeper.decide.agenda import HoldReason
-from keeper.facts import AccountId, Attempt, Fee, Head, NotSent, Plan
+from keeper.decide.economics import Fee
+from keeper.facts import AccountId, Attempt, Head, NotSent, Plan
 from keeper.units import GWEI, WAD
 from tests.fakes import CountingTelemetry, ManualClock
 from tests.shell import market
@@ -32,6 +33,7 @@ from tests.shell.market import (
     equity_wad,
     is_under,
     notional_wad,
+    place_order,
     requirement_wad,
     rival_liquidates,
     set_account,
@@ -71,7 +73,7 @@ class World:
     pull: bool
     path: Path
     faulty: bool = True
-    under_since: dict[str, tuple[int, market.Holding]] = field(default_factory=dict)
+    under_since: dict[str, tuple[int, object]] = field(default_factory=dict)
     longest: int = 0  # blocks that an account stayed liquidatable
     seen: Counter[str] = field(default_factory=Counter)
 
@@ -125,6 +127,8 @@ class World:
             holding = chain.state.holdings[name]
             if not holding.sizes and dice.random() < 0.5:
                 chosen.append(self.trade(name))
+                if dice.random() < 0.5:
+                    chosen.append(place_order(name))
             elif self.luck(0.03):
                 chosen.append(rival_liquidates(name))
         return chosen
@@ -155,13 +159,14 @@ class World:
         """Nobody waits long for a liquidation, or for the next step of one, but for an excuse."""
         number = self.chain.head.number
         limit = BLOCKS_MAX if self.faulty else CALM_BLOCKS_MAX
-        for name, holding in self.chain.state.holdings.items():
-            since, seen = self.under_since.get(name, (number, holding))
+        for name, held in self.chain.state.holdings.items():
+            found = held, name in self.chain.state.orders  # the first step of two is progress
+            since, seen = self.under_since.get(name, (number, found))
             if not self.liquidatable(name) or rig.why(name) in EXCUSES:
                 self.under_since.pop(name, None)
                 continue
-            since = since if seen == holding else number
-            self.under_since[name] = since, holding
+            since = since if seen == found else number
+            self.under_since[name] = since, found
             assert number - since <= limit, f"{name} under since {since}: {rig.why(name)}"
             self.longest = max(self.longest, number - since)
 
@@ -291,5 +296,6 @@ async def test_the_world(seed: int, pull: bool, tmp_path: Path) -> None:  # noqa
             world.judge_books(rig)
     world.judge_journal(read_attempts(world.path))
     assert world.seen["won"] > 10, world.seen
+    assert world.seen["done"], "no account with an order was liquidated in two steps"
     assert world.seen["reorg"] > 2
     assert world.seen["read"] > BLOCKS // 2

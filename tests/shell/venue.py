@@ -2,26 +2,26 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from keeper.capabilities import Capabilities, PriceKind, RewardKind
 from keeper.errors import ProtocolError, RpcFault, TransientRpcError
 from keeper.facts import (
     AccountId,
     AccountState,
     Assessment,
-    Capabilities,
     FeedId,
     Head,
+    Job,
     LiquidationSeen,
     Log,
     MarketState,
     Price,
-    PriceKind,
     PriceView,
     Probe,
     Refused,
-    RewardKind,
     Simulated,
+    Step,
     Touched,
     VenueId,
 )
@@ -245,13 +245,23 @@ class FakeVenue:
         names = {feed: name for name, feed in FEEDS.items()}
         updates = {names[p.feed]: (p.price_wad, p.published_ms // 1000) for p in assessment.updates}
         call = market.liquidation_call(account, updates)
+        calls = [call]
+        if account in self.chain.state.orders:
+            calls.insert(0, market.cancel_call(account, updates))
         try:
-            reward_wad = self.chain.simulate(call, wallet)
+            reward_wad = self.chain.simulate(*calls, sender=wallet)
         except Revert as revert:
             return Refused(REASONS.get(str(revert), "unknown"), str(revert))
         if reward_wad == 0:
             return Refused("no_progress", "the window is used up")
-        return Simulated(call, market.GAS, reward_wad, call.value_wei, head)
+        simulated = Simulated(call, market.GAS, reward_wad, call.value_wei, head)
+        if len(calls) == 1:
+            return simulated
+        then = (Step(Job.LIQUIDATE, call, market.GAS),)
+        fees_wei = 2 * call.value_wei
+        return replace(
+            simulated, call=calls[0], job=Job.PREPARE, then=then, oracle_fee_wei=fees_wei
+        )
 
 
 STEEP_ABOVE = wad_to_float(market.STEEP_ABOVE_WAD)

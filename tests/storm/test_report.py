@@ -34,6 +34,8 @@ def row(number: int, reward: int, outcome: str = "won") -> AttemptRow:
         reward_wei=reward * 10,
         cost_wei=1,
         replacements=0,
+        job="liquidate",
+        gains={},
     )
 
 

@@ -71,11 +71,12 @@ async def test_an_order_waits_for_its_time_is_settled_and_pays_the_wallet(
     assert (verdict.liquidatable, verdict.reward_wad) == (True, REWARD)
     answer = await simulated(venue, push, verdict)
     assert isinstance(answer, Simulated), answer
+    assert answer.job is Job.SETTLE
     received, receipt = send(push, answer)
     assert received == answer.reward_wad == REWARD
     seen = [one for log in logs_since(push, first) for one in venue.touched(log).liquidations]
     (settled,) = seen
-    assert (settled.account, settled.job) == (str(BOB), Job.SETTLEMENT)
+    assert (settled.account, settled.job) == (str(BOB), Job.SETTLE)
     assert settled.liquidator == keeper_of(push)
     assert (settled.reward_wad, settled.tx_hash) == (REWARD, receipt["transactionHash"])
     after, none = await assessed(venue, push, BOB)

@@ -86,6 +86,9 @@ class RecordingRpc:
     async def simulate(self, call: Call, sender: str) -> Execution:
         return await self._rpc.simulate(call, sender)
 
+    async def simulate_each(self, calls: Sequence[Call], sender: str) -> Sequence[Execution]:
+        return await self._rpc.simulate_each(calls, sender)
+
 
 class ReplayingRpc:
     """Answers what was recorded, and nothing else."""
@@ -102,7 +105,10 @@ class ReplayingRpc:
         return [await self.call(method, params) for method, params in requests]
 
     async def simulate(self, call: Call, sender: str) -> Execution:
-        msg = f"a recording cannot run {call} from {sender}"
+        return (await self.simulate_each([call], sender))[0]
+
+    async def simulate_each(self, calls: Sequence[Call], sender: str) -> Sequence[Execution]:
+        msg = f"a recording cannot run {calls} from {sender}"
         raise AssertionError(msg)
 
 
@@ -116,7 +122,10 @@ class UnreachableRpc:
         raise TransientRpcError(RpcFault.UNREACHABLE, str(requests))
 
     async def simulate(self, call: Call, sender: str) -> Execution:
-        raise TransientRpcError(RpcFault.UNREACHABLE, f"{call} from {sender}")
+        return (await self.simulate_each([call], sender))[0]
+
+    async def simulate_each(self, calls: Sequence[Call], sender: str) -> Sequence[Execution]:
+        raise TransientRpcError(RpcFault.UNREACHABLE, f"{calls} from {sender}")
 
 
 def _key(method: str, params: Sequence[object]) -> str:

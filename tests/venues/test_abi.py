@@ -165,6 +165,9 @@ class EchoingRpc:
     async def simulate(self, call: Call, sender: str) -> Execution:
         raise AssertionError((call, sender))
 
+    async def simulate_each(self, calls: Sequence[Call], sender: str) -> Sequence[Execution]:
+        raise AssertionError((calls, sender))
+
 
 async def test_readings_come_back_under_their_names_however_many() -> None:
     rpc = EchoingRpc({})

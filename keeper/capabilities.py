@@ -1,0 +1,51 @@
+"""What a venue declares itself to be; nothing is guessed."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class RewardKind(StrEnum):
+    """What a liquidator is paid in."""
+
+    CASH = "cash"
+    INVENTORY = "inventory"
+    CLAIM = "claim"
+
+
+class PriceKind(StrEnum):
+    """How prices reach the contract."""
+
+    PUSH = "push"
+    PULL = "pull"
+
+
+class DiscoveryKind(StrEnum):
+    """How accounts are found."""
+
+    EVENTS = "events"  # indexed from the contract's logs
+    PUBLISHED = "published"  # the venue lists its distressed accounts
+
+
+class ActionKind(StrEnum):
+    """How a liquidation is done."""
+
+    TRANSACTION = "transaction"  # from a wallet
+    ORDER = "order"  # signed for the venue's own API
+
+
+class CapitalKind(StrEnum):
+    """What a liquidator must bring beside gas."""
+
+    NONE = "none"
+    MARGIN = "margin"  # its own, deposited at the venue, for the positions it takes over
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """One venue's kinds."""
+
+    reward: RewardKind
+    price: PriceKind
+    discovery: DiscoveryKind = DiscoveryKind.EVENTS
+    action: ActionKind = ActionKind.TRANSACTION
+    capital: CapitalKind = CapitalKind.NONE
