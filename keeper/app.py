@@ -11,9 +11,11 @@ import aiohttp
 import structlog
 
 from keeper import __version__
+from keeper.chain.backfill import Finder, LogReader, ReadRules
 from keeper.chain.fees import FeeRules
-from keeper.chain.heads import ChainFollower, FollowSettings, announce_heads, backfill
+from keeper.chain.heads import ChainFollower, FollowSettings, announce_heads
 from keeper.chain.journal import Journal
+from keeper.chain.ledger import Ledger
 from keeper.chain.rpc import WATCHER, HttpRpc
 from keeper.chain.signer import Signer, load_signer
 from keeper.chain.submit import Lane, LaneRules
@@ -21,10 +23,11 @@ from keeper.clock import SystemClock
 from keeper.config import Settings, VenueSettings, find_module
 from keeper.desk import Desk, DeskRules
 from keeper.execute import Execution, ExecutionRules
-from keeper.facts import AccountId, Head, Settled, VenueId
+from keeper.facts import Settled, VenueId
 from keeper.intake import Intake
 from keeper.observe.http import Views, serve
 from keeper.observe.metrics import Metrics
+from keeper.observe.progress import LogProgress
 from keeper.pipeline import BEAT_S, Pipeline
 from keeper.ports import AnyVenue, PriceSource, Rpc
 from keeper.prices.board import FeedRules, PriceBoard
@@ -170,32 +173,6 @@ def _desk_rules(settings: Settings, venue: VenueSettings) -> DeskRules:
     )
 
 
-async def discover(
-    journal: Journal,
-    rpc: Rpc,
-    start_blocks: Mapping[VenueId, int],
-    log_range_max: int,
-    desk: Desk,
-    head: Head,
-) -> AsyncIterator[tuple[int, list[AccountId]]]:
-    """Yield the accounts of a venue: those the journal knows, then those in the logs since."""
-    first = start_blocks[desk.venue.id]
-    known, mark = await journal.known(desk.scope)
-    if mark is not None:
-        block, block_hash = mark
-        raw = await rpc.call("eth_getBlockByNumber", [hex(block), False])
-        if isinstance(raw, dict) and raw.get("hash") == block_hash:
-            yield block, known
-            first = block + 1
-        else:
-            logger.warning("chain history changed: reading all logs again", venue=desk.venue.id)
-            await journal.forget(desk.scope)
-    addresses = desk.venue.addresses()
-    async for block, logs in backfill(rpc, addresses, first, head.number, log_range_max):
-        found = {account for log in logs for account in desk.venue.touched(log).accounts}
-        yield block, sorted(found)
-
-
 @asynccontextmanager
 async def build(settings: Settings) -> AsyncIterator[Parts]:
     """Put the parts together; raises ConfigError, or JournalError when it is in use."""
@@ -206,12 +183,34 @@ async def build(settings: Settings) -> AsyncIterator[Parts]:
         session = await stack.enter_async_context(aiohttp.ClientSession(connector=connector))
         rpc = build_rpc(settings, session, metrics)
         journal = await stack.enter_async_context(Journal(path, settings.chain.id))
-        parts = _assemble(settings, metrics, rpc, journal)
+        ledger = await stack.enter_async_context(_ledger(settings))
+        parts = _assemble(settings, metrics, rpc, journal, ledger)
         parts.settlement.profit_wei.update(await journal.profit_wei())
         yield parts
 
 
-def _assemble(settings: Settings, metrics: Metrics, rpc: HttpRpc, journal: Journal) -> Parts:
+def _ledger(settings: Settings) -> Ledger:
+    path = settings.keeper.state_dir / f"ledger-{settings.chain.id}.sqlite"
+    return Ledger(path, settings.chain.reorg_depth_max)
+
+
+def _readers(
+    settings: Settings, rpc: Rpc, ledger: Ledger, metrics: Metrics
+) -> tuple[LogReader, Finder]:
+    chain = settings.chain
+    rules = ReadRules(
+        log_range_max=chain.log_range_max,
+        log_queries_at_once_max=chain.log_queries_at_once_max,
+        log_queries_per_s_max=chain.log_queries_per_s_max,
+    )
+    reader = LogReader(rpc, rules)
+    start_blocks = {venue.id: venue.start_block for venue in settings.venues}
+    return reader, Finder(rpc, reader, ledger, start_blocks, metrics, LogProgress())
+
+
+def _assemble(
+    settings: Settings, metrics: Metrics, rpc: HttpRpc, journal: Journal, ledger: Ledger
+) -> Parts:
     """Wire everything that needs no waiting."""
     _know_labels(settings, metrics, rpc)
     clock = SystemClock()
@@ -232,18 +231,18 @@ def _assemble(settings: Settings, metrics: Metrics, rpc: HttpRpc, journal: Journ
         for each in settings.venues
     }
     addresses = [address for desk in desks.values() for address in desk.venue.addresses()]
-    following = FollowSettings(chain.poll_ms, chain.reorg_depth_max, chain.log_range_max)
-    follower = ChainFollower(rpc, addresses, following, clock)
+    reader, finder = _readers(settings, rpc, ledger, metrics)
+    following = FollowSettings(chain.poll_ms, chain.reorg_depth_max)
+    follower = ChainFollower(rpc, reader, addresses, following, clock)
     execution = Execution(_execution_rules(settings), lane, board, metrics, clock)
     settlement = Settlement(desks, execution, lane, _publishers(sources), metrics)
-    start_blocks = {venue.id: venue.start_block for venue in settings.venues}
     pipeline = Pipeline(
         desks=desks,
         intakes={id_: Intake(desk.venue, chain.reorg_depth_max) for id_, desk in desks.items()},
         board=board,
         chain=follower,
-        discover=partial(discover, journal, rpc, start_blocks, chain.log_range_max),
-        memory=journal,
+        discover=finder.find,
+        memory=ledger,
         execution=execution,
         settlement=settlement,
         submitter=lane,
@@ -329,7 +328,7 @@ def _loops(parts: Parts) -> dict[str, Callable[[], Awaitable[None]]]:
             announce_heads,
             url,
             chain.id,
-            parts.follower,
+            parts.follower.wake,
             chain.head_silence_ms_max,
             partial(parts.heartbeats.beat, name),
         )

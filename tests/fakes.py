@@ -1,9 +1,10 @@
 """Hand-written fakes for what a test must be able to set: time, what was counted, what is sent."""
 
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
+from keeper.coverage import Covered
 from keeper.decide.economics import Fee
 from keeper.facts import (
     AccountId,
@@ -76,15 +77,23 @@ class ListedSource:
 
 
 class ListedMemory:
-    """Checkpoints in a list. Implements ``pipeline.Memory``."""
+    """What was noted, in a list. Implements ``ports.Memory``."""
 
     def __init__(self) -> None:
-        self.checkpoints: list[tuple[str, int, str, tuple[AccountId, ...]]] = []
+        self.noted: list[tuple[list[Covered], set[AccountId], int | None]] = []
 
-    async def checkpoint(
-        self, scope: str, block: int, block_hash: str, accounts: Sequence[AccountId]
+    async def cover(
+        self,
+        scope: str,
+        ranges: Sequence[Covered],
+        touched: Mapping[AccountId, int],
+        *,
+        everything: int | None = None,
+        cut_from: int | None = None,
     ) -> None:
-        self.checkpoints.append((scope, block, block_hash, tuple(accounts)))
+        assert scope
+        assert everything is None, "the finder's business"
+        self.noted.append((list(ranges), set(touched), cut_from))
 
 
 class ScriptedLane:

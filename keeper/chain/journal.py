@@ -3,8 +3,7 @@
 A transaction's raw bytes are on disk (WAL, ``synchronous=FULL``) before they are broadcast, so a
 keeper that dies in between finds them at the next start; outcomes are written without waiting for
 the disk, since the chain can be asked for them again. Amounts in wei are TEXT: they outgrow
-SQLite's 64-bit integers. Account names and block checkpoints lie beside the attempts, so that a
-restart backfills only what it missed.
+SQLite's 64-bit integers.
 """
 
 import asyncio
@@ -12,7 +11,7 @@ import fcntl
 import json
 import os
 import sqlite3
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import Self, TypeVar
 
 from keeper.chain.journal_rows import plan_from_json, plan_to_json, transactions_of
 from keeper.errors import FatalError
-from keeper.facts import AccountId, Attempt, Settled, SignedTx
+from keeper.facts import Attempt, Settled, SignedTx
 
 VERSION = 2
 SCHEMA = """
@@ -40,12 +39,6 @@ CREATE TABLE transactions (
     signed_ms INTEGER NOT NULL, block INTEGER NOT NULL, job TEXT
 );
 CREATE INDEX transactions_attempt ON transactions (attempt);
-CREATE TABLE checkpoints (
-    scope TEXT PRIMARY KEY, block INTEGER NOT NULL, hash TEXT NOT NULL
-) WITHOUT ROWID;
-CREATE TABLE accounts (
-    scope TEXT NOT NULL, account TEXT NOT NULL, PRIMARY KEY (scope, account)
-) WITHOUT ROWID;
 """
 # from version 1: it knew one job
 UPGRADE = """
@@ -300,49 +293,6 @@ class Journal:
             return totals
 
         return await self._run(work)
-
-    async def checkpoint(
-        self, scope: str, block: int, block_hash: str, accounts: Iterable[AccountId]
-    ) -> None:
-        """Note up to which block a venue's logs are read, and the accounts found in them."""
-        found = [(scope, account) for account in accounts]
-
-        def work() -> None:
-            db = self._open_db
-            with db:
-                db.execute("BEGIN IMMEDIATE")
-                db.executemany("INSERT OR IGNORE INTO accounts VALUES (?, ?)", found)
-                db.execute(
-                    "INSERT OR REPLACE INTO checkpoints VALUES (?, ?, ?)",
-                    (scope, block, block_hash),
-                )
-
-        await self._run(work)
-
-    async def known(self, scope: str) -> tuple[list[AccountId], tuple[int, str] | None]:
-        """Return the scope's accounts and the block (number, hash) they are complete up to."""
-
-        def work() -> tuple[list[AccountId], tuple[int, str] | None]:
-            db = self._open_db
-            rows = db.execute("SELECT account FROM accounts WHERE scope = ?", (scope,)).fetchall()
-            mark = db.execute(
-                "SELECT block, hash FROM checkpoints WHERE scope = ?", (scope,)
-            ).fetchone()
-            return [AccountId(row[0]) for row in rows], (mark[0], mark[1]) if mark else None
-
-        return await self._run(work)
-
-    async def forget(self, scope: str) -> None:
-        """Drop a scope's accounts and checkpoint (the chain has another history)."""
-
-        def work() -> None:
-            db = self._open_db
-            with db:
-                db.execute("BEGIN IMMEDIATE")
-                db.execute("DELETE FROM accounts WHERE scope = ?", (scope,))
-                db.execute("DELETE FROM checkpoints WHERE scope = ?", (scope,))
-
-        await self._run(work)
 
     def size_bytes(self) -> int:
         """Return the size of the file and its write-ahead log."""
