@@ -205,7 +205,8 @@ async def build(settings: Settings) -> AsyncIterator[Parts]:
         connector = aiohttp.TCPConnector(limit=CONNECTIONS_MAX)
         session = await stack.enter_async_context(aiohttp.ClientSession(connector=connector))
         rpc = build_rpc(settings, session, metrics)
-        journal = await stack.enter_async_context(Journal(path, settings.chain.id))
+        journal = Journal(path, settings.chain.id, settings.keeper.journal_days_max)
+        await stack.enter_async_context(journal)
         parts = _assemble(settings, metrics, rpc, journal)
         parts.settlement.profit_wei.update(await journal.profit_wei())
         yield parts
