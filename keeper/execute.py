@@ -37,6 +37,7 @@ REFUSALS: Mapping[str, HoldReason] = {
 NOT_SENT: Mapping[NotSent, HoldReason] = {
     NotSent.NO_WALLET: HoldReason.DRY_RUN,
     NotSent.LANE_PARKED: HoldReason.LANE_PARKED,
+    NotSent.NOT_WRITTEN: HoldReason.JOURNAL,
 }
 
 

@@ -20,7 +20,7 @@ from tenacity.wait import wait_random_exponential
 
 from keeper.errors import TRANSIENT_FAULTS, RpcError, RpcFault, TransientRpcError
 from keeper.facts import Call, Execution, Log, Receipt
-from keeper.ports import Telemetry
+from keeper.ports import Rpc, Telemetry
 
 BODY_BYTES_MAX = 64 * 1024 * 1024  # a getLogs answer of some 100,000 logs
 WATCHER = "0x00000000000000000000000000000000000decaf"  # dry runs simulate from here: nobody's key
@@ -131,6 +131,15 @@ def receipt_from_json(raw: Mapping[str, Any]) -> Receipt:
         )
     except (KeyError, TypeError) as error:
         raise rpc_error(RpcFault.GARBAGE, f"not a receipt: {error!r}") from None
+
+
+async def batch_whole(rpc: Rpc, requests: Sequence[tuple[str, Sequence[object]]]) -> list[Any]:
+    """Return the results in order; raises the RpcError of the first item that failed."""
+    answers = await rpc.batch(requests)
+    for answer in answers:
+        if isinstance(answer, RpcError):
+            raise answer
+    return answers
 
 
 @dataclass

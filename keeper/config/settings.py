@@ -50,6 +50,9 @@ class KeeperSettings(Table):
         description="Folder of the journal (journal.sqlite) and of what was read from the chain, "
         "relative to this file.",
     )
+    journal_days_max: int = _whole(
+        400, 2, 36_500, "Days the journal keeps a settled attempt; its money is summed up for good."
+    )
 
 
 class LogSettings(Table):

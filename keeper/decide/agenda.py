@@ -33,6 +33,7 @@ class HoldReason(StrEnum):
     STATE_BEHIND = "state_behind"  # our last transaction is newer than what we have read
     LANE_PARKED = "lane_parked"
     SEND_FAILED = "send_failed"
+    JOURNAL = "journal"  # it cannot be written, so nothing may be sent
     DRY_RUN = "dry_run"
     VENUE_CLOSED = "venue_closed"
     QUARANTINED = "quarantined"

@@ -122,6 +122,7 @@ EFFECTS = [
     Effect("chain.head_silence_ms_max", 700, part(looks.websocket_silence_ms), 700, WS),
     Effect("keeper.state_dir", "elsewhere", part(looks.folder_of_the_journal), "elsewhere"),
     Effect("keeper.state_dir", "elsewhere", part(looks.folder_of_the_ledger), "elsewhere"),
+    Effect("keeper.journal_days_max", 9, part(lambda p: p.status.journal._days_max), 9),
     Effect("wallet.key", {"file": "other.key"}, looks.wallet, OTHER_WALLET),
     Effect(
         "wallet.keystore",

@@ -265,6 +265,10 @@ async def lane_parked() -> Case:
     return await _not_sent(NotSent.LANE_PARKED)
 
 
+async def journal() -> Case:
+    return await _not_sent(NotSent.NOT_WRITTEN)
+
+
 async def send_failed() -> Case:
     return await _not_sent(NotSent.DROPPED)
 
@@ -330,6 +334,7 @@ CASES: dict[HoldReason, Callable[[], Awaitable[Case]]] = {
     HoldReason.STATE_BEHIND: state_behind,
     HoldReason.LANE_PARKED: lane_parked,
     HoldReason.SEND_FAILED: send_failed,
+    HoldReason.JOURNAL: journal,
     HoldReason.DRY_RUN: dry_run,
     HoldReason.VENUE_CLOSED: venue_closed,
     HoldReason.QUARANTINED: quarantined,

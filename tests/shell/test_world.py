@@ -17,7 +17,8 @@ from structlog.testing import capture_logs
 
 from keeper.chain.backfill import Finder, LogReader, ReadRules
 from keeper.chain.fees import FeeRules
-from keeper.chain.journal import AttemptRow, Journal, read_attempts
+from keeper.chain.journal import Journal
+from keeper.chain.journal_read import AttemptRow, read_attempts
 from keeper.chain.ledger import Ledger
 from keeper.chain.signer import Signer
 from keeper.chain.submit import Lane, LaneRules
