@@ -11,6 +11,7 @@ from keeper.ports import AnyVenue
 LOGS_MAX = (
     100_000  # posted and not folded: beyond it reading everything is cheaper than keeping them
 )
+COVERED_MAX = 10_000  # ranges kept for a ledger that cannot be written; older ones are read again
 
 
 class Intake:
@@ -35,6 +36,7 @@ class Intake:
         self.gap = False  # logs were lost: accounts opened in them have to be looked for
         self.head: Head | None = None
         self.covered: list[Covered] = []  # folded in and not yet noted in the ledger
+        self.touched: dict[AccountId, int] = {}  # likewise: read at this block
         self.cut_from: int | None = None  # first block replaced by a reorg since then
 
     def post(self, update: ChainUpdate) -> None:
@@ -61,6 +63,7 @@ class Intake:
             if update.covers_from is not None:
                 head = update.head
                 self.covered.append(Covered(update.covers_from, head.number, head.hash))
+                del self.covered[:-COVERED_MAX]
             oldest = update.head.number - self._depth
             while self._touched_at and next(iter(self._touched_at)) < oldest:
                 self._touched_at.popitem(last=False)
@@ -107,7 +110,7 @@ class Intake:
 
     def noted(self) -> None:
         """Forget what is in the ledger by now."""
-        self.covered, self.cut_from = [], None
+        self.covered, self.touched, self.cut_from = [], {}, None
 
     def retry(self) -> None:
         """Wake the reader again although no head came."""

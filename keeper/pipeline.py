@@ -242,15 +242,23 @@ class Pipeline:
             for start in range(0, len(dirty), READ_MAX):
                 await self._read_some(desk, dirty[start : start + READ_MAX], head)
                 self._heartbeats.beat(f"accounts/{venue}")
-            touched = dict.fromkeys(dirty, head.number)
-            cut_from = intake.cut_from
-            await self._memory.cover(desk.scope, intake.covered, touched, cut_from=cut_from)
-            intake.noted()
+            await self._note(desk, intake, head, dirty)
         except BaseException:
             intake.mark(dirty)
             intake.everything = intake.everything or everything
             raise
         desk.loaded = True
+
+    async def _note(
+        self, desk: Desk, intake: Intake, head: Head, accounts: Sequence[AccountId]
+    ) -> None:
+        """Put in the ledger what has been folded in and read; what cannot be is kept for later."""
+        intake.touched.update(dict.fromkeys(accounts, head.number))
+        noted = await self._memory.cover(
+            desk.scope, intake.covered, intake.touched, cut_from=intake.cut_from
+        )
+        if noted:
+            intake.noted()
 
     def _mark_set_aside(self, venue: VenueId, intake: Intake) -> None:
         """Read again by and by what a bug has set aside: perhaps nothing will touch it."""

@@ -215,11 +215,12 @@ class Memory(Protocol):
         *,
         everything: int | None = None,
         cut_from: int | None = None,
-    ) -> None:
+    ) -> bool:
         """Note ranges whose logs have been read and the newest block that touched each account.
 
         ``everything``: a block that touched all accounts. ``cut_from``: the first block that a
-        reorg replaced; what was read from there on is forgotten first.
+        reorg replaced; what was read from there on is forgotten first. Returns whether it could be
+        written.
         """
         ...
 

@@ -80,6 +80,7 @@ class ListedMemory:
     """What was noted, in a list. Implements ``ports.Memory``."""
 
     def __init__(self) -> None:
+        self.full = False
         self.noted: list[tuple[list[Covered], set[AccountId], int | None]] = []
 
     async def cover(
@@ -90,10 +91,13 @@ class ListedMemory:
         *,
         everything: int | None = None,
         cut_from: int | None = None,
-    ) -> None:
+    ) -> bool:
         assert scope
         assert everything is None, "the finder's business"
+        if self.full:
+            return False
         self.noted.append((list(ranges), set(touched), cut_from))
+        return True
 
 
 class ScriptedLane:

@@ -55,6 +55,7 @@ class Ledger:
         self._depth = depth
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ledger")
         self._db: sqlite3.Connection | None = None
+        self._trouble = False  # the last writing failed
 
     async def __aenter__(self) -> Self:
         """Open or create the file; one that is damaged or of another version is set aside."""
@@ -74,7 +75,7 @@ class Ledger:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, work)
         except (sqlite3.Error, OSError) as error:
-            msg = f"ledger {self._path}: {error}; make room, or move it away: it is read anew"
+            msg = f"ledger {self._path}: {error}; make room on its disk, or move it away: it is rebuilt"
             raise LedgerError(msg) from error
 
     def _open(self) -> None:
@@ -127,11 +128,12 @@ class Ledger:
         *,
         everything: int | None = None,
         cut_from: int | None = None,
-    ) -> None:
+    ) -> bool:
         """Note ranges whose logs have been read and the newest block that touched each account.
 
         ``everything``: a block that touched all accounts. ``cut_from``: the first block that a
-        reorg replaced; what was read from there on is forgotten first.
+        reorg replaced; what was read from there on is forgotten first. Returns whether it could be
+        written: what could not is a gap, until it is given again or read again.
         """
         # as if all were found in the lowest block: a cut may leave one too many, never one too few
         lowest = min((one.first for one in ranges), default=0)
@@ -162,7 +164,15 @@ class Ledger:
                     )
                 _merge(db, scope, self._depth)
 
-        await self._run(work)
+        try:
+            await self._run(work)
+        except LedgerError as error:
+            if not self._trouble:
+                logger.error("ledger not written: these logs would be read again", why=str(error))
+            self._trouble = True
+            return False
+        self._trouble = False
+        return True
 
     async def cut(self, scope: str, block: int) -> None:
         """Forget what was read from this block on."""

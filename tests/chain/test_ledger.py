@@ -130,3 +130,19 @@ async def test_a_ledger_that_cannot_be_written_says_where(tmp_path: Path) -> Non
     with pytest.raises(LedgerError, match=r"ledger\.sqlite"):
         async with Ledger(tmp_path / "ledger.sqlite", DEPTH):
             pass
+
+
+async def test_a_full_disk_leaves_a_gap_and_ends_nothing(ledger: Ledger) -> None:
+    def limit(pages: int) -> None:
+        ledger._open_db.execute(f"PRAGMA max_page_count = {pages}")
+
+    await ledger._run(lambda: limit(8))
+    many = {AccountId("x" * 900 + str(n)): 5 for n in range(100)}
+    with capture_logs() as lines:
+        for _ in range(2):
+            assert not await ledger.cover(SCOPE, [span(0, 5)], many)
+    assert [line["log_level"] for line in lines] == ["error"], "said once"
+    assert await ledger.gaps(SCOPE, 0, 5) == [range(6)], "nothing by halves"
+    await ledger._run(lambda: limit(10_000))
+    assert await ledger.cover(SCOPE, [span(0, 5)], many)
+    assert await ledger.gaps(SCOPE, 0, 5) == []

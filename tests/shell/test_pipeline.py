@@ -398,3 +398,22 @@ async def test_a_beat_of_every_loop(loops: Running) -> None:
             "attempt",
             "prices/main",
         }
+
+
+async def test_what_the_ledger_could_not_take_is_given_again(loops: Running) -> None:
+    rig = loops.rig
+    rig.start(SAFE)
+    async with loops:
+        await rig.publish()
+        await loops.idle()
+        rig.memory.full = True
+        first = rig.mine(set_account(BOB, 1))
+        await loops.news()
+        rig.mine()
+        await loops.news()
+        rig.memory.full = False
+        last = rig.mine()
+        await loops.news()
+    ranges, touched, _ = rig.memory.noted[-1]
+    assert [one.first for one in ranges] == [first.number, first.number + 1, last.number]
+    assert BOB in touched
