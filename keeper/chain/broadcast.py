@@ -3,8 +3,6 @@
 import asyncio
 from collections import OrderedDict
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
-from types import TracebackType
 from typing import Self
 
 import structlog
@@ -36,26 +34,21 @@ class Broadcast:
         self._endpoints = endpoints
         self._attempts_max = attempts_max
         self._telemetry = telemetry
-        self._stack = AsyncExitStack()
         self._accepted: OrderedDict[str, None] = OrderedDict()  # hashes, newest last
         self._on_their_way: set[asyncio.Task[None]] = set()
-        self._group: asyncio.TaskGroup | None = None
+        self._group = asyncio.TaskGroup()
 
     async def __aenter__(self) -> Self:
         """Be ready to send."""
-        self._group = await self._stack.enter_async_context(asyncio.TaskGroup())
+        await self._group.__aenter__()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """Give up what no endpoint has answered yet."""
         for task in self._on_their_way:
             task.cancel()
-        await self._stack.__aexit__(kind, error, trace)
+        # what ended the block is not the group's: it would wrap a mistake in the config
+        await self._group.__aexit__(None, None, None)
 
     @property
     def trouble(self) -> str:
@@ -101,9 +94,6 @@ class Broadcast:
         return self._endpoints.usable(Role.SEND) or right or every
 
     def _spawn(self, endpoint: Endpoint, transaction: SignedTx, answers: Answers) -> None:
-        if self._group is None:
-            msg = "enter the broadcast before sending"
-            raise RuntimeError(msg)
         name = f"send/{endpoint.label}"
         task = self._group.create_task(self._offer(endpoint, transaction, answers), name=name)
         self._on_their_way.add(task)

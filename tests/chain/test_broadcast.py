@@ -148,3 +148,11 @@ async def test_nothing_is_sent_to_another_chain_and_it_says_so(
             await broadcast._endpoints.probe_all()
             assert broadcast.trouble == ""
         assert pooled(other) == 0
+
+
+async def test_what_ends_the_block_passes_through_as_it_is(
+    session: aiohttp.ClientSession, telemetry: CountingTelemetry
+) -> None:
+    with pytest.raises(KeyError):
+        async with broadcast_to(session, telemetry, "http://127.0.0.1:9"):
+            raise KeyError
