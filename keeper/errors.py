@@ -29,6 +29,10 @@ class TransientError(KeeperError):
     """Something outside failed in a way that may pass: retry, then reconnect."""
 
 
+class JournalUnavailableError(TransientError):
+    """What has to be written down cannot be now (disk full, file locked): so it is not done."""
+
+
 class ProtocolError(KeeperError):
     """A peer answered something that its protocol does not allow (garbage, wrong type)."""
 

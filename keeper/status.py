@@ -76,6 +76,8 @@ class Status:
         for entry in self.quarantine.entries()[:NEAREST]:
             what = f"account {entry.account}" if entry.account else "its loop"
             reasons.append(f"venue {entry.venue}: {what} is in quarantine: {entry.error}")
+        if self.journal.trouble:
+            reasons.append(f"journal: cannot be written ({self.journal.trouble}); nothing is sent")
         return [*reasons, *self._sending_trouble(), *self._wallet_trouble()]
 
     def _sending_trouble(self) -> list[str]:
@@ -179,6 +181,7 @@ class Status:
         gauge("keeper_wallet_balance_wei", self.lane.balance_wei)
         gauge("keeper_open_attempts", len(self.lane.open_attempts))
         gauge("keeper_journal_bytes", self.journal.size_bytes())
+        gauge("keeper_journal_writable", 0 if self.journal.trouble else 1)
         gauge("keeper_ready", 0 if self.unready() else 1)
         gauge("keeper_dry_run", 1 if self.lane.wallet is None else 0)
         self.endpoints.set_gauges()

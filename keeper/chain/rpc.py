@@ -17,10 +17,12 @@ from keeper.chain.jsonrpc import Request
 from keeper.chain.wordings import rpc_error
 from keeper.errors import RpcError, RpcFault, TransientRpcError
 from keeper.facts import Call, Execution
+from keeper.ports import Rpc
 
 __all__ = [
     "WATCHER",
     "HttpRpc",
+    "batch_whole",
     "log_from_json",
     "quantity",
     "receipt_from_json",
@@ -30,6 +32,15 @@ __all__ = [
 
 WATCHER = "0x00000000000000000000000000000000000decaf"  # dry runs simulate from here: nobody's key
 WATCHER_BALANCE = hex(10**24)
+
+
+async def batch_whole(rpc: Rpc, requests: Sequence[Request]) -> list[Any]:
+    """Return the results in order; raises the RpcError of the first item that failed."""
+    answers = await rpc.batch(requests)
+    for answer in answers:
+        if isinstance(answer, RpcError):
+            raise answer
+    return answers
 
 
 class HttpRpc:

@@ -11,16 +11,15 @@ import uuid
 from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import structlog
 
 from keeper.chain.fees import FeeRules, first_fee, replacement_fee
 from keeper.chain.journal import Journal
-from keeper.chain.rpc import quantity, receipt_from_json
+from keeper.chain.rpc import batch_whole, quantity, receipt_from_json
 from keeper.chain.signer import Signer, sent_value_wei
 from keeper.decide.economics import Fee
-from keeper.errors import RpcError, RpcFault
+from keeper.errors import JournalUnavailableError, RpcError, RpcFault
 from keeper.facts import (
     AccountId,
     Attempt,
@@ -137,11 +136,12 @@ class Lane:
             self._recovered = True
             return attempts
         wallet = self._signer.address
-        answers = await self._batch(
+        answers = await batch_whole(
+            self._rpc,
             [
                 ("eth_getTransactionCount", [wallet, "pending"]),
                 ("eth_getBalance", [wallet, "latest"]),
-            ]
+            ],
         )
         pending, self.balance_wei = (quantity(answer) for answer in answers)
         ours = {attempt.nonce for attempt in attempts if attempt.wallet == wallet}
@@ -187,7 +187,7 @@ class Lane:
             id=uuid.uuid4().hex,
             plan=plan,
             wallet=self._signer.address,
-            nonce=self._free_nonce(),
+            nonce=self._gaps[0] if self._gaps else self._next_nonce,
             transactions=(),
             opened_ms=self._clock.wall_ms(),
         )
@@ -195,7 +195,11 @@ class Lane:
         # signed and before the first await: nobody else gets this nonce or this account
         self._take_nonce(attempt.nonce)
         self._open[key] = attempt
-        attempt = await self._journaled(attempt, transaction)
+        try:
+            attempt = await self._journaled(attempt, transaction)
+        except JournalUnavailableError:
+            self._unsend(attempt)
+            return NotSent.NOT_WRITTEN
         refused = await self._broadcast(attempt, head)
         if refused is not None and refused.is_definite and self._give_back(attempt.nonce):
             del self._open[key]
@@ -252,12 +256,13 @@ class Lane:
         wallets = sorted({attempt.wallet for attempt in attempts} - {self.wallet})
         if self.wallet is not None:
             wallets.insert(0, self.wallet)
-        answers = await self._batch(
+        answers = await batch_whole(
+            self._rpc,
             [
                 *(("eth_getTransactionReceipt", [tx_hash]) for tx_hash in hashes),
                 *(("eth_getTransactionCount", [wallet, "latest"]) for wallet in wallets),
                 *(("eth_getBalance", [wallet, "latest"]) for wallet in wallets[:1]),
-            ]
+            ],
         )
         receipts = {
             h: receipt_from_json(raw) for h, raw in zip(hashes, answers, strict=False) if raw
@@ -271,6 +276,7 @@ class Lane:
             unused = attempt.nonce >= counts[attempt.wallet]
             if waiting and unused and self._broadcaster.due(attempt, head):
                 await self._broadcast(attempt, head)
+        await self._journal.follow(attempts, receipts, self._clock.wall_ms())
         return [done for done in mined if done is not None]
 
     def _note_wallet(self, nonce: int, balance_wei: int) -> None:
@@ -312,9 +318,6 @@ class Lane:
         while len(self._signed) > HASHES_MAX:
             self._signed.popitem(last=False)
 
-    def _free_nonce(self) -> int:
-        return self._gaps[0] if self._gaps else self._next_nonce
-
     def _take_nonce(self, nonce: int) -> None:
         if self._gaps:
             self._gaps.remove(nonce)
@@ -327,6 +330,12 @@ class Lane:
             return False
         self._next_nonce = nonce
         return True
+
+    def _unsend(self, attempt: Attempt) -> None:
+        """Forget an attempt whose transaction nobody has seen; its nonce is free again."""
+        del self._open[attempt.plan.venue, attempt.plan.account]
+        if not self._give_back(attempt.nonce):
+            self._gaps = sorted([*self._gaps, attempt.nonce])
 
     def _sign(
         self, attempt: Attempt, call: Call, gas: int, fee: Fee, head: Head, kind: TxKind
@@ -376,8 +385,7 @@ class Lane:
         if plan.tick_ns:
             self._stage(plan, "signed_to_sent", signed_ns)
             self._stage(plan, "tick_to_sent", plan.tick_ns)
-        if tick_to_sent_ms is not None:
-            self.tick_to_sent_ms.append(tick_to_sent_ms)
+            self.tick_to_sent_ms.append((now_ns - plan.tick_ns) / 1e6)
         sent = replace(current, sent_ms=self._clock.wall_ms())
         self._open[plan.venue, plan.account] = sent
         await self._journal.sent(sent.id, sent.sent_ms or 0, tick_to_sent_ms)
@@ -387,13 +395,5 @@ class Lane:
         self._telemetry.observe("keeper_stage_seconds", seconds, venue=plan.venue, stage=stage)
 
     def _stage_included(self, venue: VenueId, sent_ms: int) -> None:
-        seconds = max(0, self._clock.wall_ms() - sent_ms) / 1000
-        stage = "sent_to_included"
+        seconds, stage = max(0, self._clock.wall_ms() - sent_ms) / 1000, "sent_to_included"
         self._telemetry.observe("keeper_stage_seconds", seconds, venue=venue, stage=stage)
-
-    async def _batch(self, requests: Sequence[tuple[str, Sequence[object]]]) -> list[Any]:
-        answers = await self._rpc.batch(requests)
-        for answer in answers:
-            if isinstance(answer, RpcError):
-                raise answer
-        return answers

@@ -49,6 +49,9 @@ class KeeperSettings(Table):
         default="state",  # type: ignore[assignment]  # validated like a written one
         description="Folder of the journal (journal.sqlite), relative to this file.",
     )
+    journal_days_max: int = _whole(
+        400, 2, 36_500, "Days the journal keeps a settled attempt; its money is summed up for good."
+    )
 
 
 class LogSettings(Table):

@@ -34,6 +34,7 @@ class HoldReason(StrEnum):
     NO_ENDPOINT = "no_endpoint"  # every endpoint to send through is in trouble
     LANE_PARKED = "lane_parked"
     SEND_FAILED = "send_failed"
+    JOURNAL = "journal"  # it cannot be written, so nothing may be sent
     DRY_RUN = "dry_run"
     VENUE_CLOSED = "venue_closed"
     QUARANTINED = "quarantined"

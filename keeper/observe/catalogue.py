@@ -249,6 +249,9 @@ _PROCESS = (
     _gauge("dry_run", "1 when nothing is sent, else 0."),
     _gauge("journal_bytes", "Size of the journal on disk.", unit="bytes"),
     _gauge(
+        "journal_writable", "0 while the journal cannot be written and nothing is sent, else 1."
+    ),
+    _gauge(
         "loop_heartbeat_age_seconds",
         "Seconds since the loop was last seen alive.",
         unit="seconds",

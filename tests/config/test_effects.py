@@ -129,6 +129,7 @@ EFFECTS = [
     Effect("chain.head_age_ms_max", 1_000, looks.why_two_seconds_after_the_head, "stale_head"),
     Effect("chain.head_silence_ms_max", 700, part(looks.websocket_silence_ms), 700, WS),
     Effect("keeper.state_dir", "elsewhere", part(looks.folder_of_the_journal), "elsewhere"),
+    Effect("keeper.journal_days_max", 9, part(lambda p: p.status.journal._days_max), 9),
     Effect("wallet.key", {"file": "other.key"}, looks.wallet, OTHER_WALLET),
     Effect(
         "wallet.keystore",

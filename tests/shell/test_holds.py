@@ -269,6 +269,10 @@ async def no_endpoint() -> Case:
     return await _not_sent(NotSent.NO_ENDPOINT)
 
 
+async def journal() -> Case:
+    return await _not_sent(NotSent.NOT_WRITTEN)
+
+
 async def send_failed() -> Case:
     return await _not_sent(NotSent.DROPPED)
 
@@ -335,6 +339,7 @@ CASES: dict[HoldReason, Callable[[], Awaitable[Case]]] = {
     HoldReason.LANE_PARKED: lane_parked,
     HoldReason.NO_ENDPOINT: no_endpoint,
     HoldReason.SEND_FAILED: send_failed,
+    HoldReason.JOURNAL: journal,
     HoldReason.DRY_RUN: dry_run,
     HoldReason.VENUE_CLOSED: venue_closed,
     HoldReason.QUARANTINED: quarantined,

@@ -235,3 +235,14 @@ async def test_accounts_without_a_price_are_counted(seen: Seen) -> None:
     await seen.rig.started(set_account(ALICE, 100, eth=1), set_account(BOB, 100, btc=1), prices=[])
     await seen.rig.tried()
     assert f'keeper_unpriced_accounts{{venue="{VENUE}"}} 2.0' in gauges(seen)
+
+
+async def test_a_journal_that_cannot_be_written_is_told_and_measured(seen: Seen) -> None:
+    await seen.ready()
+    assert "keeper_journal_writable 1.0" in gauges(seen)
+    seen.status.journal.trouble = "database or disk is full"
+    seen.metrics.refresh()
+    assert "keeper_journal_writable 0.0" in seen.metrics.render("")[0].decode()
+    assert seen.status.unready() == [
+        "journal: cannot be written (database or disk is full); nothing is sent"
+    ]

@@ -18,7 +18,8 @@ from structlog.testing import capture_logs
 
 from keeper.app import discover
 from keeper.chain.fees import FeeRules
-from keeper.chain.journal import AttemptRow, Journal, read_attempts
+from keeper.chain.journal import Journal
+from keeper.chain.journal_read import AttemptRow, read_attempts
 from keeper.chain.signer import Signer
 from keeper.chain.submit import Lane, LaneRules
 from keeper.decide.agenda import HoldReason
