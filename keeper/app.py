@@ -1,7 +1,6 @@
 """The composition root: settings → parts → loops. The only file that names concrete classes."""
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -12,9 +11,12 @@ import structlog
 
 from keeper import __version__
 from keeper.chain.backfill import Finder, LogReader, ReadRules
+from keeper.chain.broadcast import Broadcast
+from keeper.chain.endpoints import EndpointRules, Endpoints, Role
 from keeper.chain.fees import FeeRules
 from keeper.chain.heads import ChainFollower, FollowSettings, announce_heads
 from keeper.chain.journal import Journal
+from keeper.chain.jsonrpc import JsonRpcClient
 from keeper.chain.ledger import Ledger
 from keeper.chain.rpc import WATCHER, HttpRpc
 from keeper.chain.signer import Signer, load_signer
@@ -23,13 +25,14 @@ from keeper.clock import SystemClock
 from keeper.config import Settings, VenueSettings, find_module
 from keeper.desk import Desk, DeskRules
 from keeper.execute import Execution, ExecutionRules
-from keeper.facts import Settled, VenueId
+from keeper.facts import VenueId
 from keeper.intake import Intake
 from keeper.observe.http import Views, serve
 from keeper.observe.metrics import Metrics
+from keeper.observe.outcomes import publishers
 from keeper.observe.progress import LogProgress
 from keeper.pipeline import BEAT_S, Pipeline
-from keeper.ports import AnyVenue, PriceSource, Rpc
+from keeper.ports import AnyVenue, Broadcaster, PriceSource, Rpc
 from keeper.prices.board import FeedRules, PriceBoard
 from keeper.quarantine import Quarantine
 from keeper.settle import Settlement
@@ -77,14 +80,13 @@ class Parts:
 def build_rpc(settings: Settings, session: aiohttp.ClientSession, metrics: Metrics) -> HttpRpc:
     """Make the client of the chain's HTTP endpoints; reads the URLs that are secrets."""
     chain = settings.chain
-    return HttpRpc(
-        session,
-        [endpoint.read().get_secret_value() for endpoint in chain.http],
-        chain_id=chain.id,
-        timeout_ms=chain.rpc_timeout_ms,
-        attempts_max=chain.rpc_attempts_max,
-        telemetry=metrics,
-    )
+    rules = EndpointRules(chain.id, chain.probe_ms, chain.head_lag_blocks_max, chain.latency_ms_max)
+    client = JsonRpcClient(session, chain.rpc_timeout_ms)
+    endpoints = Endpoints(client, rules, SystemClock(), metrics)
+    endpoints.add([each.read().get_secret_value() for each in chain.http], Role.READ)
+    senders = chain.send or chain.http
+    endpoints.add([each.read().get_secret_value() for each in senders], Role.SEND)
+    return HttpRpc(endpoints, chain.rpc_attempts_max)
 
 
 def build_venue(settings: VenueSettings, rpc: Rpc, chain_id: int) -> AnyVenue:
@@ -109,7 +111,7 @@ def _know_labels(settings: Settings, metrics: Metrics, rpc: HttpRpc) -> None:
     metrics.know("feed", [feed.id for feed in settings.feeds])
     metrics.know("source", [source.name for source in settings.sources])
     metrics.know("venue", [venue.id for venue in settings.venues])
-    metrics.know("endpoint", [endpoint.label for endpoint in rpc.endpoints])
+    metrics.know("endpoint", [endpoint.label for endpoint in rpc.endpoints.all])
 
 
 def build_board(settings: Settings, clock: SystemClock) -> PriceBoard:
@@ -128,7 +130,12 @@ def build_board(settings: Settings, clock: SystemClock) -> PriceBoard:
 
 
 def _lane(
-    settings: Settings, rpc: Rpc, journal: Journal, clock: SystemClock, metrics: Metrics
+    settings: Settings,
+    rpc: Rpc,
+    broadcaster: Broadcaster,
+    journal: Journal,
+    clock: SystemClock,
+    metrics: Metrics,
 ) -> Lane:
     signer: Signer | None = load_signer(settings.wallet) if settings.wallet else None
     rules = LaneRules(
@@ -143,7 +150,12 @@ def _lane(
             replacement_bump_ppm=settings.fees.replacement_bump_ppm,
         ),
     )
-    return Lane(rpc, journal, signer, rules, clock, metrics)
+    return Lane(rpc, broadcaster, journal, signer, rules, clock, metrics)
+
+
+def _following(settings: Settings) -> FollowSettings:
+    chain = settings.chain
+    return FollowSettings(chain.poll_ms, chain.reorg_depth_max)
 
 
 def _execution_rules(settings: Settings) -> ExecutionRules:
@@ -185,7 +197,9 @@ async def build(settings: Settings) -> AsyncIterator[Parts]:
         journal = Journal(path, settings.chain.id, settings.keeper.journal_days_max)
         await stack.enter_async_context(journal)
         ledger = await stack.enter_async_context(_ledger(settings))
-        parts = _assemble(settings, metrics, rpc, journal, ledger)
+        broadcast = Broadcast(rpc.endpoints, settings.chain.rpc_attempts_max, metrics)
+        await stack.enter_async_context(broadcast)
+        parts = _assemble(settings, metrics, rpc, broadcast, journal, ledger)
         parts.settlement.profit_wei.update(await journal.profit_wei())
         yield parts
 
@@ -210,7 +224,12 @@ def _readers(
 
 
 def _assemble(
-    settings: Settings, metrics: Metrics, rpc: HttpRpc, journal: Journal, ledger: Ledger
+    settings: Settings,
+    metrics: Metrics,
+    rpc: HttpRpc,
+    broadcast: Broadcast,
+    journal: Journal,
+    ledger: Ledger,
 ) -> Parts:
     """Wire everything that needs no waiting."""
     _know_labels(settings, metrics, rpc)
@@ -218,25 +237,18 @@ def _assemble(
     heartbeats, quarantine = Heartbeats(clock), Quarantine(clock, metrics)
     board = build_board(settings, clock)
     sources = build_sources(settings, clock, metrics)
-    lane = _lane(settings, rpc, journal, clock, metrics)
+    lane = _lane(settings, rpc, broadcast, journal, clock, metrics)
     chain = settings.chain
+    parts = board, quarantine, metrics, clock
     desks = {
-        each.id: Desk(
-            build_venue(each, rpc, chain.id),
-            _desk_rules(settings, each),
-            board,
-            quarantine,
-            metrics,
-            clock,
-        )
+        each.id: Desk(build_venue(each, rpc, chain.id), _desk_rules(settings, each), *parts)
         for each in settings.venues
     }
     addresses = [address for desk in desks.values() for address in desk.venue.addresses()]
     reader, finder = _readers(settings, rpc, ledger, metrics)
-    following = FollowSettings(chain.poll_ms, chain.reorg_depth_max)
-    follower = ChainFollower(rpc, reader, addresses, following, clock)
+    follower = ChainFollower(rpc, reader, addresses, _following(settings), clock)
     execution = Execution(_execution_rules(settings), lane, board, metrics, clock)
-    settlement = Settlement(desks, execution, lane, _publishers(sources), metrics)
+    settlement = Settlement(desks, execution, lane, publishers(sources), metrics)
     pipeline = Pipeline(
         desks=desks,
         intakes={id_: Intake(desk.venue, chain.reorg_depth_max) for id_, desk in desks.items()},
@@ -259,6 +271,7 @@ def _assemble(
         pipeline=pipeline,
         board=board,
         lane=lane,
+        endpoints=rpc.endpoints,
         journal=journal,
         settlement=settlement,
         quarantine=quarantine,
@@ -269,33 +282,6 @@ def _assemble(
     metrics.before_render(status.set_gauges)
     supervisor = Supervisor(metrics, quarantine, heartbeats, RETRYING)
     return Parts(settings, metrics, supervisor, lane, sources, follower, pipeline, status)
-
-
-def _publishers(
-    sources: Mapping[str, PriceSource],
-) -> list[Callable[[Settled], None]]:
-    """Return what publishes outcomes: every source whose transport can also send."""
-    return [
-        partial(_publish_outcome, source.publish)
-        for source in sources.values()
-        if hasattr(source, "publish")
-    ]
-
-
-def _publish_outcome(publish: Callable[[str, bytes], None], settled: Settled) -> None:
-    attempt, receipt = settled.attempt, settled.receipt
-    message = {
-        "id": attempt.id,
-        "account": attempt.plan.account,
-        "outcome": settled.outcome.value,
-        "tx": receipt.tx_hash if receipt else None,
-        "block": receipt.block_number if receipt else None,
-        "reward_wei": str(settled.reward_wei),
-        "cost_wei": str(settled.cost_wei),
-        "ts": attempt.sent_ms or attempt.opened_ms,
-    }
-    topic = f"venues/{attempt.plan.venue}/liquidations"
-    publish(topic, json.dumps(message, separators=(",", ":")).encode())
 
 
 def _loops(parts: Parts) -> dict[str, Callable[[], Awaitable[None]]]:
@@ -321,6 +307,10 @@ def _loops(parts: Parts) -> dict[str, Callable[[], Awaitable[None]]]:
         name = f"prices/{source.name}"
         parts.heartbeats.register(name, PRICES_LIMIT_S)
         loops[name] = partial(pipeline.prices, source)
+    parts.heartbeats.register("endpoints", BEAT_LIMIT_S + slowest_s + chain.probe_ms / 1000)
+    loops["endpoints"] = partial(
+        parts.status.endpoints.watch, partial(parts.heartbeats.beat, "endpoints")
+    )
     for number, endpoint in enumerate(chain.ws):
         name = f"ws{number}"
         parts.heartbeats.register(name, BEAT_LIMIT_S + chain.head_silence_ms_max / 1000)

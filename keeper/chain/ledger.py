@@ -75,7 +75,7 @@ class Ledger:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, work)
         except (sqlite3.Error, OSError) as error:
-            msg = f"ledger {self._path}: {error}; make room on its disk, or move it away: it is rebuilt"
+            msg = f"ledger {self._path}: {error}; make room, or move it: it is rebuilt"
             raise LedgerError(msg) from error
 
     def _open(self) -> None:
@@ -168,7 +168,7 @@ class Ledger:
             await self._run(work)
         except LedgerError as error:
             if not self._trouble:
-                logger.error("ledger not written: these logs would be read again", why=str(error))
+                logger.warning("ledger not written: logs would be read again", why=str(error))
             self._trouble = True
             return False
         self._trouble = False

@@ -10,8 +10,11 @@ import pytest
 from structlog.testing import capture_logs
 
 from keeper.chain.backfill import LogReader, ReadRules
+from keeper.chain.endpoints import EndpointRules, Endpoints, Role
+from keeper.chain.jsonrpc import JsonRpcClient
 from keeper.chain.ledger import Ledger
 from keeper.chain.rpc import HttpRpc
+from keeper.clock import SystemClock
 from keeper.coverage import Covered
 from keeper.errors import RpcError
 from keeper.observe.progress import LogProgress
@@ -37,14 +40,11 @@ def reader_of(
     at_once_max: int = 3,
     per_s_max: int = 1_000,
 ) -> LogReader:
-    rpc = HttpRpc(
-        session,
-        [server.url],
-        chain_id=CHAIN_ID,
-        timeout_ms=300,
-        attempts_max=1,
-        telemetry=CountingTelemetry(),
-    )
+    rules = EndpointRules(CHAIN_ID, probe_ms=100, head_lag_blocks_max=3, latency_ms_max=1_000)
+    client = JsonRpcClient(session, timeout_ms=300)
+    endpoints = Endpoints(client, rules, SystemClock(), CountingTelemetry())
+    endpoints.add([server.url], Role.READ)
+    rpc = HttpRpc(endpoints, attempts_max=1)
     return LogReader(rpc, ReadRules(range_max, at_once_max, per_s_max))
 
 
