@@ -1,4 +1,4 @@
-"""The command line: run, check, demo, config.
+"""The command line: run, check, demo, config; `keeper journal` is in journal_cli.py.
 
 Exit codes: 0 stopped or passed, 1 a bug or a failed check, 2 a mistake in the configuration.
 """
@@ -17,6 +17,7 @@ from rich.table import Table
 from keeper import __version__
 from keeper.config import json_schema, load
 from keeper.errors import ConfigError, FatalError
+from keeper.journal_cli import journal
 
 CONFIG = click.option(
     "--config",
@@ -131,6 +132,9 @@ def config() -> None:
 def schema() -> None:
     """Print the JSON schema of config.toml, for editors."""
     click.echo(json.dumps(json_schema(), indent=2))
+
+
+cli.add_command(journal)
 
 
 def main() -> None:
