@@ -35,7 +35,7 @@ from keeper.facts import (
     TxKind,
     VenueId,
 )
-from keeper.ports import Clock, Rpc, Telemetry
+from keeper.ports import Broadcaster, Clock, Rpc, Telemetry
 
 logger = structlog.get_logger(__name__)
 
@@ -58,9 +58,10 @@ class LaneRules:
 class Lane:
     """Sends transactions from one wallet. Without a signer (dry run) it sends nothing."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - one composition root calls it
         self,
         rpc: Rpc,
+        broadcaster: Broadcaster,
         journal: Journal,
         signer: Signer | None,
         rules: LaneRules,
@@ -69,6 +70,7 @@ class Lane:
     ) -> None:
         """Nothing is asked or sent before ``recover``."""
         self._rpc = rpc
+        self._broadcaster = broadcaster
         self._journal = journal
         self._signer = signer
         self._rules = rules
@@ -172,6 +174,8 @@ class Lane:
         """Open an attempt: nonce, signature, journal, broadcast."""
         if self._signer is None:
             return NotSent.NO_WALLET
+        if self._broadcaster.trouble:
+            return NotSent.NO_ENDPOINT
         needed = self.reserved_wei + plan.cost_wei_max
         if self.parked or self.balance_wei < needed:
             self._parked_below_wei = max(self._parked_below_wei, plan.cost_wei_max)
@@ -197,7 +201,7 @@ class Lane:
         except JournalUnavailableError:
             self._unsend(attempt)
             return NotSent.NOT_WRITTEN
-        refused = await self._broadcast(attempt, transaction)
+        refused = await self._broadcast(attempt, head)
         if refused is not None and refused.is_definite and self._give_back(attempt.nonce):
             del self._open[key]
             if refused.fault is RpcFault.INSUFFICIENT_FUNDS:
@@ -231,7 +235,7 @@ class Lane:
         attempt = await self._journaled(attempt, transaction)
         self._stale.discard(attempt.id)
         self._telemetry.count("keeper_replacements_total", kind=kind.value)
-        await self._broadcast(attempt, transaction)
+        await self._broadcast(attempt, head)
 
     def overdue(self, head: Head) -> list[Attempt]:
         """Return the attempts whose newest transaction has waited too long, by nonce."""
@@ -269,9 +273,10 @@ class Lane:
             self._note_wallet(counts[self.wallet], quantity(answers[-1]))
         mined = [self._mined(attempt, head, counts, receipts) for attempt in attempts]
         for attempt, done in zip(attempts, mined, strict=True):
-            unsent = done is None and attempt.sent_ms is None and attempt.transactions
-            if unsent and attempt.id not in self._stale and attempt.nonce >= counts[attempt.wallet]:
-                await self._broadcast(attempt, attempt.transactions[-1])
+            waiting = done is None and attempt.transactions and attempt.id not in self._stale
+            unused = attempt.nonce >= counts[attempt.wallet]
+            if waiting and unused and self._broadcaster.due(attempt, head):
+                await self._broadcast(attempt, head)
         await self._journal.follow(attempts, receipts, self._clock.wall_ms())
         return [done for done in mined if done is not None]
 
@@ -363,18 +368,13 @@ class Lane:
             self._stage(plan, "decided_to_signed", plan.decided_ns)
         return attempt
 
-    async def _broadcast(self, attempt: Attempt, transaction: SignedTx) -> RpcError | None:
-        """Send the raw bytes; None when an endpoint has them, else why not."""
+    async def _broadcast(self, attempt: Attempt, head: Head) -> RpcError | None:
+        """Send the newest transaction; None when an endpoint has it, else why not."""
         signed_ns = self._clock.monotonic_ns()
-        try:
-            await self._rpc.call("eth_sendRawTransaction", ["0x" + transaction.raw.hex()])
-        except RpcError as error:
-            if error.fault is not RpcFault.ALREADY_KNOWN:
-                logger.warning("not accepted", attempt=attempt.id, reason=str(error))
-                return error
-        if attempt.sent_ms is None:
+        refused = await self._broadcaster.send(attempt, head)
+        if refused is None and attempt.sent_ms is None:
             await self._note_sent(attempt, signed_ns)
-        return None
+        return refused
 
     async def _note_sent(self, attempt: Attempt, signed_ns: int) -> None:
         plan = attempt.plan

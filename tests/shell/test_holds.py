@@ -265,6 +265,10 @@ async def lane_parked() -> Case:
     return await _not_sent(NotSent.LANE_PARKED)
 
 
+async def no_endpoint() -> Case:
+    return await _not_sent(NotSent.NO_ENDPOINT)
+
+
 async def journal() -> Case:
     return await _not_sent(NotSent.NOT_WRITTEN)
 
@@ -333,6 +337,7 @@ CASES: dict[HoldReason, Callable[[], Awaitable[Case]]] = {
     HoldReason.BACKOFF: backoff,
     HoldReason.STATE_BEHIND: state_behind,
     HoldReason.LANE_PARKED: lane_parked,
+    HoldReason.NO_ENDPOINT: no_endpoint,
     HoldReason.SEND_FAILED: send_failed,
     HoldReason.JOURNAL: journal,
     HoldReason.DRY_RUN: dry_run,
