@@ -11,9 +11,12 @@ import aiohttp
 import structlog
 
 from keeper import __version__
+from keeper.chain.broadcast import Broadcast
+from keeper.chain.endpoints import EndpointRules, Endpoints, Role
 from keeper.chain.fees import FeeRules
 from keeper.chain.heads import ChainFollower, FollowSettings, announce_heads, backfill
 from keeper.chain.journal import Journal
+from keeper.chain.jsonrpc import JsonRpcClient
 from keeper.chain.rpc import WATCHER, HttpRpc
 from keeper.chain.signer import Signer, load_signer
 from keeper.chain.submit import Lane, LaneRules
@@ -26,7 +29,7 @@ from keeper.intake import Intake
 from keeper.observe.http import Views, serve
 from keeper.observe.metrics import Metrics
 from keeper.pipeline import BEAT_S, Pipeline
-from keeper.ports import AnyVenue, PriceSource, Rpc
+from keeper.ports import AnyVenue, Broadcaster, PriceSource, Rpc
 from keeper.prices.board import FeedRules, PriceBoard
 from keeper.quarantine import Quarantine
 from keeper.settle import Settlement
@@ -74,14 +77,13 @@ class Parts:
 def build_rpc(settings: Settings, session: aiohttp.ClientSession, metrics: Metrics) -> HttpRpc:
     """Make the client of the chain's HTTP endpoints; reads the URLs that are secrets."""
     chain = settings.chain
-    return HttpRpc(
-        session,
-        [endpoint.read().get_secret_value() for endpoint in chain.http],
-        chain_id=chain.id,
-        timeout_ms=chain.rpc_timeout_ms,
-        attempts_max=chain.rpc_attempts_max,
-        telemetry=metrics,
-    )
+    rules = EndpointRules(chain.id, chain.probe_ms, chain.head_lag_blocks_max, chain.latency_ms_max)
+    client = JsonRpcClient(session, chain.rpc_timeout_ms)
+    endpoints = Endpoints(client, rules, SystemClock(), metrics)
+    endpoints.add([each.read().get_secret_value() for each in chain.http], Role.READ)
+    senders = chain.send or chain.http
+    endpoints.add([each.read().get_secret_value() for each in senders], Role.SEND)
+    return HttpRpc(endpoints, chain.rpc_attempts_max)
 
 
 def build_venue(settings: VenueSettings, rpc: Rpc, chain_id: int) -> AnyVenue:
@@ -106,7 +108,7 @@ def _know_labels(settings: Settings, metrics: Metrics, rpc: HttpRpc) -> None:
     metrics.know("feed", [feed.id for feed in settings.feeds])
     metrics.know("source", [source.name for source in settings.sources])
     metrics.know("venue", [venue.id for venue in settings.venues])
-    metrics.know("endpoint", [endpoint.label for endpoint in rpc.endpoints])
+    metrics.know("endpoint", [endpoint.label for endpoint in rpc.endpoints.all])
 
 
 def build_board(settings: Settings, clock: SystemClock) -> PriceBoard:
@@ -125,7 +127,12 @@ def build_board(settings: Settings, clock: SystemClock) -> PriceBoard:
 
 
 def _lane(
-    settings: Settings, rpc: Rpc, journal: Journal, clock: SystemClock, metrics: Metrics
+    settings: Settings,
+    rpc: Rpc,
+    broadcaster: Broadcaster,
+    journal: Journal,
+    clock: SystemClock,
+    metrics: Metrics,
 ) -> Lane:
     signer: Signer | None = load_signer(settings.wallet) if settings.wallet else None
     rules = LaneRules(
@@ -140,7 +147,12 @@ def _lane(
             replacement_bump_ppm=settings.fees.replacement_bump_ppm,
         ),
     )
-    return Lane(rpc, journal, signer, rules, clock, metrics)
+    return Lane(rpc, broadcaster, journal, signer, rules, clock, metrics)
+
+
+def _following(settings: Settings) -> FollowSettings:
+    chain = settings.chain
+    return FollowSettings(chain.poll_ms, chain.reorg_depth_max, chain.log_range_max)
 
 
 def _execution_rules(settings: Settings) -> ExecutionRules:
@@ -205,20 +217,25 @@ async def build(settings: Settings) -> AsyncIterator[Parts]:
         connector = aiohttp.TCPConnector(limit=CONNECTIONS_MAX)
         session = await stack.enter_async_context(aiohttp.ClientSession(connector=connector))
         rpc = build_rpc(settings, session, metrics)
-        journal = await stack.enter_async_context(Journal(path, settings.chain.id))
-        parts = _assemble(settings, metrics, rpc, journal)
+        journal = Journal(path, settings.chain.id, settings.keeper.journal_days_max)
+        await stack.enter_async_context(journal)
+        broadcast = Broadcast(rpc.endpoints, settings.chain.rpc_attempts_max, metrics)
+        await stack.enter_async_context(broadcast)
+        parts = _assemble(settings, metrics, rpc, broadcast, journal)
         parts.settlement.profit_wei.update(await journal.profit_wei())
         yield parts
 
 
-def _assemble(settings: Settings, metrics: Metrics, rpc: HttpRpc, journal: Journal) -> Parts:
+def _assemble(
+    settings: Settings, metrics: Metrics, rpc: HttpRpc, broadcast: Broadcast, journal: Journal
+) -> Parts:
     """Wire everything that needs no waiting."""
     _know_labels(settings, metrics, rpc)
     clock = SystemClock()
     heartbeats, quarantine = Heartbeats(clock), Quarantine(clock, metrics)
     board = build_board(settings, clock)
     sources = build_sources(settings, clock, metrics)
-    lane = _lane(settings, rpc, journal, clock, metrics)
+    lane = _lane(settings, rpc, broadcast, journal, clock, metrics)
     chain = settings.chain
     desks = {
         each.id: Desk(
@@ -232,8 +249,7 @@ def _assemble(settings: Settings, metrics: Metrics, rpc: HttpRpc, journal: Journ
         for each in settings.venues
     }
     addresses = [address for desk in desks.values() for address in desk.venue.addresses()]
-    following = FollowSettings(chain.poll_ms, chain.reorg_depth_max, chain.log_range_max)
-    follower = ChainFollower(rpc, addresses, following, clock)
+    follower = ChainFollower(rpc, addresses, _following(settings), clock)
     execution = Execution(_execution_rules(settings), lane, board, metrics, clock)
     settlement = Settlement(desks, execution, lane, _publishers(sources), metrics)
     start_blocks = {venue.id: venue.start_block for venue in settings.venues}
@@ -259,6 +275,7 @@ def _assemble(settings: Settings, metrics: Metrics, rpc: HttpRpc, journal: Journ
         pipeline=pipeline,
         board=board,
         lane=lane,
+        endpoints=rpc.endpoints,
         journal=journal,
         settlement=settlement,
         quarantine=quarantine,
@@ -321,6 +338,10 @@ def _loops(parts: Parts) -> dict[str, Callable[[], Awaitable[None]]]:
         name = f"prices/{source.name}"
         parts.heartbeats.register(name, PRICES_LIMIT_S)
         loops[name] = partial(pipeline.prices, source)
+    parts.heartbeats.register("endpoints", BEAT_LIMIT_S + slowest_s + chain.probe_ms / 1000)
+    loops["endpoints"] = partial(
+        parts.status.endpoints.watch, partial(parts.heartbeats.beat, "endpoints")
+    )
     for number, endpoint in enumerate(chain.ws):
         name = f"ws{number}"
         parts.heartbeats.register(name, BEAT_LIMIT_S + chain.head_silence_ms_max / 1000)

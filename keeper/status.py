@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from keeper.chain.endpoints import Role
 from keeper.units import WAD
 
 if TYPE_CHECKING:
+    from keeper.chain.endpoints import Endpoints
     from keeper.chain.journal import Journal
     from keeper.chain.submit import Lane
     from keeper.clock import SystemClock
@@ -33,6 +35,7 @@ class Status:
     pipeline: Pipeline
     board: PriceBoard
     lane: Lane
+    endpoints: Endpoints
     journal: Journal
     settlement: Settlement
     quarantine: Quarantine
@@ -73,7 +76,13 @@ class Status:
         for entry in self.quarantine.entries()[:NEAREST]:
             what = f"account {entry.account}" if entry.account else "its loop"
             reasons.append(f"venue {entry.venue}: {what} is in quarantine: {entry.error}")
-        return [*reasons, *self._wallet_trouble()]
+        if self.journal.trouble:
+            reasons.append(f"journal: cannot be written ({self.journal.trouble}); nothing is sent")
+        return [*reasons, *self._sending_trouble(), *self._wallet_trouble()]
+
+    def _sending_trouble(self) -> list[str]:
+        trouble = self.endpoints.trouble(Role.SEND) if self.lane.wallet is not None else ""
+        return [f"chain: nothing can be sent: {trouble}"] if trouble else []
 
     def _wallet_trouble(self) -> list[str]:
         wallet = self.lane.wallet
@@ -103,6 +112,7 @@ class Status:
             "prices": {feed.id: self._price(feed.id, now_ms) for feed in self.settings.feeds},
             "venues": {venue: self._venue(desk) for venue, desk in self.pipeline.desks.items()},
             "accounts": self._nearest(),
+            "endpoints": self.endpoints.report(),
             "attempts": [
                 *(_open(attempt) for attempt in self.lane.open_attempts),
                 *(_settled(done) for done in list(self.settlement.recent)[: -RECENT - 1 : -1]),
@@ -171,8 +181,10 @@ class Status:
         gauge("keeper_wallet_balance_wei", self.lane.balance_wei)
         gauge("keeper_open_attempts", len(self.lane.open_attempts))
         gauge("keeper_journal_bytes", self.journal.size_bytes())
+        gauge("keeper_journal_writable", 0 if self.journal.trouble else 1)
         gauge("keeper_ready", 0 if self.unready() else 1)
         gauge("keeper_dry_run", 1 if self.lane.wallet is None else 0)
+        self.endpoints.set_gauges()
         self.heartbeats.publish(self.metrics)
         self.quarantine.publish(self.metrics, list(self.pipeline.desks))
 

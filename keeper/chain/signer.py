@@ -64,6 +64,13 @@ def sent_value_wei(raw: bytes) -> int:
     return int.from_bytes(rlp.decode(raw.removeprefix(TYPE_2))[6], "big")
 
 
+def worst_cost_wei(raw: bytes) -> int:
+    """Return what a transaction signed here costs at most: gas limit × fee cap + value."""
+    fields = rlp.decode(raw.removeprefix(TYPE_2))
+    max_fee, gas_limit, value = (int.from_bytes(fields[at], "big") for at in (3, 4, 6))
+    return gas_limit * max_fee + value
+
+
 def load_signer(wallet: WalletSettings) -> Signer:
     """Make the signer that ``[wallet]`` describes; raises ConfigError without a secret in it."""
     try:

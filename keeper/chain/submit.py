@@ -11,16 +11,15 @@ import uuid
 from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import structlog
 
 from keeper.chain.fees import FeeRules, first_fee, replacement_fee
 from keeper.chain.journal import Journal
-from keeper.chain.rpc import quantity, receipt_from_json
+from keeper.chain.rpc import batch_whole, quantity, receipt_from_json
 from keeper.chain.signer import Signer, sent_value_wei
 from keeper.decide.economics import Fee
-from keeper.errors import RpcError, RpcFault
+from keeper.errors import JournalUnavailableError, RpcError, RpcFault
 from keeper.facts import (
     AccountId,
     Attempt,
@@ -36,7 +35,7 @@ from keeper.facts import (
     TxKind,
     VenueId,
 )
-from keeper.ports import Clock, Rpc, Telemetry
+from keeper.ports import Broadcaster, Clock, Rpc, Telemetry
 
 logger = structlog.get_logger(__name__)
 
@@ -59,9 +58,10 @@ class LaneRules:
 class Lane:
     """Sends transactions from one wallet. Without a signer (dry run) it sends nothing."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - one composition root calls it
         self,
         rpc: Rpc,
+        broadcaster: Broadcaster,
         journal: Journal,
         signer: Signer | None,
         rules: LaneRules,
@@ -70,6 +70,7 @@ class Lane:
     ) -> None:
         """Nothing is asked or sent before ``recover``."""
         self._rpc = rpc
+        self._broadcaster = broadcaster
         self._journal = journal
         self._signer = signer
         self._rules = rules
@@ -135,11 +136,12 @@ class Lane:
             self._recovered = True
             return attempts
         wallet = self._signer.address
-        answers = await self._batch(
+        answers = await batch_whole(
+            self._rpc,
             [
                 ("eth_getTransactionCount", [wallet, "pending"]),
                 ("eth_getBalance", [wallet, "latest"]),
-            ]
+            ],
         )
         pending, self.balance_wei = (quantity(answer) for answer in answers)
         ours = {attempt.nonce for attempt in attempts if attempt.wallet == wallet}
@@ -171,6 +173,8 @@ class Lane:
         """Open an attempt: nonce, signature, journal, broadcast."""
         if self._signer is None:
             return NotSent.NO_WALLET
+        if self._broadcaster.trouble:
+            return NotSent.NO_ENDPOINT
         needed = self.reserved_wei + plan.cost_wei_max
         if self.parked or self.balance_wei < needed:
             self._parked_below_wei = max(self._parked_below_wei, plan.cost_wei_max)
@@ -183,7 +187,7 @@ class Lane:
             id=uuid.uuid4().hex,
             plan=plan,
             wallet=self._signer.address,
-            nonce=self._free_nonce(),
+            nonce=self._gaps[0] if self._gaps else self._next_nonce,
             transactions=(),
             opened_ms=self._clock.wall_ms(),
         )
@@ -191,8 +195,12 @@ class Lane:
         # signed and before the first await: nobody else gets this nonce or this account
         self._take_nonce(attempt.nonce)
         self._open[key] = attempt
-        attempt = await self._journaled(attempt, transaction)
-        refused = await self._broadcast(attempt, transaction)
+        try:
+            attempt = await self._journaled(attempt, transaction)
+        except JournalUnavailableError:
+            self._unsend(attempt)
+            return NotSent.NOT_WRITTEN
+        refused = await self._broadcast(attempt, head)
         if refused is not None and refused.is_definite and self._give_back(attempt.nonce):
             del self._open[key]
             if refused.fault is RpcFault.INSUFFICIENT_FUNDS:
@@ -226,7 +234,7 @@ class Lane:
         attempt = await self._journaled(attempt, transaction)
         self._stale.discard(attempt.id)
         self._telemetry.count("keeper_replacements_total", kind=kind.value)
-        await self._broadcast(attempt, transaction)
+        await self._broadcast(attempt, head)
 
     def overdue(self, head: Head) -> list[Attempt]:
         """Return the attempts whose newest transaction has waited too long, by nonce."""
@@ -248,12 +256,13 @@ class Lane:
         wallets = sorted({attempt.wallet for attempt in attempts} - {self.wallet})
         if self.wallet is not None:
             wallets.insert(0, self.wallet)
-        answers = await self._batch(
+        answers = await batch_whole(
+            self._rpc,
             [
                 *(("eth_getTransactionReceipt", [tx_hash]) for tx_hash in hashes),
                 *(("eth_getTransactionCount", [wallet, "latest"]) for wallet in wallets),
                 *(("eth_getBalance", [wallet, "latest"]) for wallet in wallets[:1]),
-            ]
+            ],
         )
         receipts = {
             h: receipt_from_json(raw) for h, raw in zip(hashes, answers, strict=False) if raw
@@ -263,9 +272,11 @@ class Lane:
             self._note_wallet(counts[self.wallet], quantity(answers[-1]))
         mined = [self._mined(attempt, head, counts, receipts) for attempt in attempts]
         for attempt, done in zip(attempts, mined, strict=True):
-            unsent = done is None and attempt.sent_ms is None and attempt.transactions
-            if unsent and attempt.id not in self._stale and attempt.nonce >= counts[attempt.wallet]:
-                await self._broadcast(attempt, attempt.transactions[-1])
+            waiting = done is None and attempt.transactions and attempt.id not in self._stale
+            unused = attempt.nonce >= counts[attempt.wallet]
+            if waiting and unused and self._broadcaster.due(attempt, head):
+                await self._broadcast(attempt, head)
+        await self._journal.follow(attempts, receipts, self._clock.wall_ms())
         return [done for done in mined if done is not None]
 
     def _note_wallet(self, nonce: int, balance_wei: int) -> None:
@@ -307,9 +318,6 @@ class Lane:
         while len(self._signed) > HASHES_MAX:
             self._signed.popitem(last=False)
 
-    def _free_nonce(self) -> int:
-        return self._gaps[0] if self._gaps else self._next_nonce
-
     def _take_nonce(self, nonce: int) -> None:
         if self._gaps:
             self._gaps.remove(nonce)
@@ -322,6 +330,12 @@ class Lane:
             return False
         self._next_nonce = nonce
         return True
+
+    def _unsend(self, attempt: Attempt) -> None:
+        """Forget an attempt whose transaction nobody has seen; its nonce is free again."""
+        del self._open[attempt.plan.venue, attempt.plan.account]
+        if not self._give_back(attempt.nonce):
+            self._gaps = sorted([*self._gaps, attempt.nonce])
 
     def _sign(
         self, attempt: Attempt, call: Call, gas: int, fee: Fee, head: Head, kind: TxKind
@@ -353,18 +367,13 @@ class Lane:
             self._stage(plan, "decided_to_signed", plan.decided_ns)
         return attempt
 
-    async def _broadcast(self, attempt: Attempt, transaction: SignedTx) -> RpcError | None:
-        """Send the raw bytes; None when an endpoint has them, else why not."""
+    async def _broadcast(self, attempt: Attempt, head: Head) -> RpcError | None:
+        """Send the newest transaction; None when an endpoint has it, else why not."""
         signed_ns = self._clock.monotonic_ns()
-        try:
-            await self._rpc.call("eth_sendRawTransaction", ["0x" + transaction.raw.hex()])
-        except RpcError as error:
-            if error.fault is not RpcFault.ALREADY_KNOWN:
-                logger.warning("not accepted", attempt=attempt.id, reason=str(error))
-                return error
-        if attempt.sent_ms is None:
+        refused = await self._broadcaster.send(attempt, head)
+        if refused is None and attempt.sent_ms is None:
             await self._note_sent(attempt, signed_ns)
-        return None
+        return refused
 
     async def _note_sent(self, attempt: Attempt, signed_ns: int) -> None:
         plan = attempt.plan
@@ -376,8 +385,7 @@ class Lane:
         if plan.tick_ns:
             self._stage(plan, "signed_to_sent", signed_ns)
             self._stage(plan, "tick_to_sent", plan.tick_ns)
-        if tick_to_sent_ms is not None:
-            self.tick_to_sent_ms.append(tick_to_sent_ms)
+            self.tick_to_sent_ms.append((now_ns - plan.tick_ns) / 1e6)
         sent = replace(current, sent_ms=self._clock.wall_ms())
         self._open[plan.venue, plan.account] = sent
         await self._journal.sent(sent.id, sent.sent_ms or 0, tick_to_sent_ms)
@@ -387,13 +395,5 @@ class Lane:
         self._telemetry.observe("keeper_stage_seconds", seconds, venue=plan.venue, stage=stage)
 
     def _stage_included(self, venue: VenueId, sent_ms: int) -> None:
-        seconds = max(0, self._clock.wall_ms() - sent_ms) / 1000
-        stage = "sent_to_included"
+        seconds, stage = max(0, self._clock.wall_ms() - sent_ms) / 1000, "sent_to_included"
         self._telemetry.observe("keeper_stage_seconds", seconds, venue=venue, stage=stage)
-
-    async def _batch(self, requests: Sequence[tuple[str, Sequence[object]]]) -> list[Any]:
-        answers = await self._rpc.batch(requests)
-        for answer in answers:
-            if isinstance(answer, RpcError):
-                raise answer
-        return answers

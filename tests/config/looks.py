@@ -26,6 +26,7 @@ from keeper.app import (
     build_rpc,
     build_sources,
 )
+from keeper.chain.broadcast import Broadcast
 from keeper.chain.journal import Journal
 from keeper.chain.rpc import HttpRpc
 from keeper.chain.submit import Lane
@@ -201,7 +202,8 @@ async def lane_for(settings: Settings) -> AsyncIterator[Lane]:
     ):
         metrics = Metrics("1")
         rpc = build_rpc(settings, session, metrics)
-        yield _lane(settings, rpc, journal, SystemClock(), metrics)
+        broadcast = Broadcast(rpc.endpoints, settings.chain.rpc_attempts_max, metrics)
+        yield _lane(settings, rpc, broadcast, journal, SystemClock(), metrics)
 
 
 def head(number: int = 10, base_fee_wei: int = 1) -> Head:
@@ -281,6 +283,15 @@ def rpc_part(look: Callable[[HttpRpc], object]) -> Look:
     async def looked(settings: Settings) -> object:
         async with aiohttp.ClientSession() as session:
             return look(build_rpc(settings, session, Metrics("1")))
+
+    return looked
+
+
+def state_of(*, lag: int = 0, latency_ms: float = 1.0) -> Callable[[HttpRpc], object]:
+    def looked(rpc: HttpRpc) -> object:
+        (endpoint,) = rpc.endpoints.all
+        endpoint.lag, endpoint.latency_ms = lag, latency_ms
+        return rpc.endpoints.state(endpoint).value
 
     return looked
 

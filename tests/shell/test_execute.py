@@ -17,7 +17,7 @@ from keeper.decide.agenda import HoldReason
 from keeper.execute import REFUSALS
 from keeper.facts import AccountId, Outcome, Refused, TxKind
 from keeper.units import GWEI, WAD
-from tests.fakes import CountingTelemetry, ManualClock
+from tests.fakes import CountingTelemetry, ManualClock, PlainBroadcaster
 from tests.shell.market import FakeChain, set_account
 from tests.shell.rig import (
     DESK_RULES,
@@ -222,7 +222,8 @@ async def test_a_lane_survives_that_its_attempt_is_settled_while_it_is_sent(tmp_
     rpc, telemetry = HastyRpc(chain), CountingTelemetry()
     fees = FeeRules(GWEI, 2_000_000, 500 * GWEI, 125_000)
     async with Journal(tmp_path / "journal.sqlite", 1) as journal:
-        lane = Lane(rpc, journal, signer, LaneRules(1, 1, 2, WAD, fees), clock, telemetry)
+        rules = LaneRules(1, 1, 2, WAD, fees)
+        lane = Lane(rpc, PlainBroadcaster(rpc), journal, signer, rules, clock, telemetry)
         rig = make_rig(lane, chain, clock, telemetry=telemetry)
         await lane.recover()
         await rig.started(UNDER)

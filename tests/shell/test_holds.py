@@ -290,6 +290,14 @@ async def lane_parked() -> Case:
     return await _not_sent(NotSent.LANE_PARKED)
 
 
+async def no_endpoint() -> Case:
+    return await _not_sent(NotSent.NO_ENDPOINT)
+
+
+async def journal() -> Case:
+    return await _not_sent(NotSent.NOT_WRITTEN)
+
+
 async def send_failed() -> Case:
     return await _not_sent(NotSent.DROPPED)
 
@@ -355,7 +363,9 @@ CASES: dict[HoldReason, Callable[[], Awaitable[Case]]] = {
     HoldReason.BACKOFF: backoff,
     HoldReason.STATE_BEHIND: state_behind,
     HoldReason.LANE_PARKED: lane_parked,
+    HoldReason.NO_ENDPOINT: no_endpoint,
     HoldReason.SEND_FAILED: send_failed,
+    HoldReason.JOURNAL: journal,
     HoldReason.DRY_RUN: dry_run,
     HoldReason.VENUE_CLOSED: venue_closed,
     HoldReason.QUARANTINED: quarantined,
