@@ -326,15 +326,18 @@ class Settings(Table):
                 values.append(reference.read().get_secret_value())
         return values
 
-    def show(self) -> dict[str, Any]:
-        """Return the effective config as nested dicts, shaped like the file, secrets starred."""
-        shown: dict[str, Any] = _plain(self, reveal_urls=False)
+    def show(self, *, reveal_urls: bool = False) -> dict[str, Any]:
+        """Return the effective config as nested dicts, shaped like the file, secrets starred.
+
+        ``reveal_urls``: with the paths of URLs, which may hold an API key; only to compare.
+        """
+        shown: dict[str, Any] = _plain(self, reveal_urls=reveal_urls)
         return shown
 
     @property
     def digest(self) -> str:
         """SHA-256 (hexadecimal) of the effective config; referenced secrets do not enter it."""
-        text = json.dumps(_plain(self, reveal_urls=True), sort_keys=True)
+        text = json.dumps(self.show(reveal_urls=True), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
 
