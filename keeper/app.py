@@ -18,6 +18,7 @@ from keeper.chain.heads import ChainFollower, FollowSettings, announce_heads
 from keeper.chain.journal import Journal
 from keeper.chain.jsonrpc import JsonRpcClient
 from keeper.chain.ledger import Ledger
+from keeper.chain.proxies import implementations
 from keeper.chain.rpc import WATCHER, HttpRpc
 from keeper.chain.signer import Signer, load_signer
 from keeper.chain.submit import Lane, LaneRules
@@ -35,6 +36,7 @@ from keeper.pipeline import BEAT_S, Pipeline
 from keeper.ports import AnyVenue, Broadcaster, PriceSource, Rpc
 from keeper.prices.board import FeedRules, PriceBoard
 from keeper.quarantine import Quarantine
+from keeper.reconcile import Reconciler, ReconcileRules, fields_of
 from keeper.settle import Settlement
 from keeper.status import Status
 from keeper.supervise import Backoff, Heartbeats, Supervisor, run
@@ -209,6 +211,17 @@ def _ledger(settings: Settings) -> Ledger:
     return Ledger(path, settings.chain.reorg_depth_max)
 
 
+def _reconciler(
+    settings: Settings,
+    rpc: Rpc,
+    desks: Mapping[VenueId, Desk],
+    parts: tuple[Quarantine, Metrics, SystemClock],
+) -> Reconciler:
+    parts[1].know("field", {name for desk in desks.values() for name in fields_of(desk.venue)})
+    rules = ReconcileRules(**settings.reconcile.model_dump())
+    return Reconciler(rules, partial(implementations, rpc), *parts)
+
+
 def _readers(
     settings: Settings, rpc: Rpc, ledger: Ledger, metrics: Metrics
 ) -> tuple[LogReader, Finder]:
@@ -239,9 +252,9 @@ def _assemble(
     sources = build_sources(settings, clock, metrics)
     lane = _lane(settings, rpc, broadcast, journal, clock, metrics)
     chain = settings.chain
-    parts = board, quarantine, metrics, clock
+    parts = quarantine, metrics, clock
     desks = {
-        each.id: Desk(build_venue(each, rpc, chain.id), _desk_rules(settings, each), *parts)
+        each.id: Desk(build_venue(each, rpc, chain.id), _desk_rules(settings, each), board, *parts)
         for each in settings.venues
     }
     addresses = [address for desk in desks.values() for address in desk.venue.addresses()]
@@ -256,6 +269,7 @@ def _assemble(
         chain=follower,
         discover=finder.find,
         memory=ledger,
+        reconciler=_reconciler(settings, rpc, desks, parts),
         execution=execution,
         settlement=settlement,
         submitter=lane,

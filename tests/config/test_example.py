@@ -13,7 +13,7 @@ from keeper.config import json_schema, load
 from keeper.config.settings import Settings, SourceCommon, Table, VenueCommon
 
 EXAMPLE = Path(__file__).parents[2] / "config.toml"
-TABLES = ("keeper", "log", "http", "chain", "wallet", "fees", "gate")
+TABLES = ("keeper", "log", "http", "chain", "wallet", "fees", "gate", "reconcile")
 ARRAYS = ("sources", "feeds", "venues")
 _OFF = re.compile(r"^# (\[\w+\]|\w+ = .+)$", re.MULTILINE)  # a key or table written as a comment
 
