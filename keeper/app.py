@@ -11,24 +11,24 @@ import aiohttp
 import structlog
 
 from keeper import __version__
-from keeper.chain.fees import FeeRules
 from keeper.chain.heads import ChainFollower, FollowSettings, announce_heads, backfill
 from keeper.chain.journal import Journal
-from keeper.chain.rpc import WATCHER, HttpRpc
-from keeper.chain.signer import Signer, load_signer
-from keeper.chain.submit import Lane, LaneRules
+from keeper.chain.lanes import Lanes
+from keeper.chain.rpc import HttpRpc
+from keeper.chain.signer import load_wallets
 from keeper.clock import SystemClock
 from keeper.config import Settings, VenueSettings, find_module
-from keeper.desk import Desk, DeskRules
-from keeper.execute import Execution, ExecutionRules
-from keeper.facts import AccountId, Head, Settled, VenueId
+from keeper.desk import Desk
+from keeper.execute import Execution
+from keeper.facts import OWN, AccountId, Head, Settled, VenueId
 from keeper.intake import Intake
 from keeper.observe.http import Views, serve
 from keeper.observe.metrics import Metrics
 from keeper.pipeline import BEAT_S, Pipeline
 from keeper.ports import AnyVenue, PriceSource, Rpc
-from keeper.prices.board import FeedRules, PriceBoard
+from keeper.prices.board import PriceBoard
 from keeper.quarantine import Quarantine
+from keeper.rules import desk_rules, execution_rules, feed_rules, lane_rules
 from keeper.settle import Settlement
 from keeper.status import Status
 from keeper.supervise import Backoff, Heartbeats, Supervisor, run
@@ -49,7 +49,7 @@ class Parts:
     settings: Settings
     metrics: Metrics
     supervisor: Supervisor
-    lane: Lane
+    lanes: Lanes
     sources: Mapping[str, PriceSource]
     follower: ChainFollower
     pipeline: Pipeline
@@ -105,69 +105,28 @@ def build_sources(
 def _know_labels(settings: Settings, metrics: Metrics, rpc: HttpRpc) -> None:
     metrics.know("feed", [feed.id for feed in settings.feeds])
     metrics.know("source", [source.name for source in settings.sources])
-    metrics.know("venue", [venue.id for venue in settings.venues])
+    metrics.know("venue", [*(venue.id for venue in settings.venues), OWN])
+    metrics.know("wallet", [wallet.name for wallet in settings.wallets])
     metrics.know("endpoint", [endpoint.label for endpoint in rpc.endpoints])
 
 
 def build_board(settings: Settings, clock: SystemClock) -> PriceBoard:
     """Make the board with every feed's gates."""
-    rules = {
-        feed.id: FeedRules(
-            age_ms_max=feed.age_ms_max,
-            future_ms_max=feed.future_ms_max,
-            conf_ppm_max=feed.conf_ppm_max,
-            change_ppm_max=feed.change_ppm_max,
-            sources=feed.sources,
-        )
-        for feed in settings.feeds
-    }
-    return PriceBoard(rules, clock)
+    return PriceBoard(feed_rules(settings), clock)
 
 
-def _lane(
-    settings: Settings, rpc: Rpc, journal: Journal, clock: SystemClock, metrics: Metrics
-) -> Lane:
-    signer: Signer | None = load_signer(settings.wallet) if settings.wallet else None
-    rules = LaneRules(
-        chain_id=settings.chain.id,
-        confirmations=settings.chain.confirmations,
-        replace_after_blocks=settings.fees.replace_after_blocks,
-        cost_wei_max=settings.gate.transaction_cost_wei_max,
-        fees=FeeRules(
-            priority_fee_wei=settings.fees.priority_fee_wei,
-            base_fee_headroom_ppm=settings.fees.base_fee_headroom_ppm,
-            max_fee_per_gas_wei_max=settings.fees.max_fee_per_gas_wei_max,
-            replacement_bump_ppm=settings.fees.replacement_bump_ppm,
-        ),
-    )
-    return Lane(rpc, journal, signer, rules, clock, metrics)
-
-
-def _execution_rules(settings: Settings) -> ExecutionRules:
-    gate = settings.gate
-    return ExecutionRules(
-        head_age_ms_max=settings.chain.head_age_ms_max,
-        transaction_cost_wei_max=gate.transaction_cost_wei_max,
-        profit_wei_min=gate.profit_wei_min,
-        open_attempts_max=gate.open_attempts_max,
-        p_win_ppm=gate.p_win_ppm,
-        revert_gas=gate.revert_gas,
-        gas_limit_factor_ppm=settings.fees.gas_limit_factor_ppm,
-        hold_ms=gate.hold_ms,
-        native_feed=settings.chain.native_feed,
-        watcher=WATCHER,
-    )
-
-
-def _desk_rules(settings: Settings, venue: VenueSettings) -> DeskRules:
-    return DeskRules(
-        objective=venue.objective,
-        solvency_budget_wei=venue.solvency_budget_wei,
-        reward_feed=venue.reward_feed,
-        backoff_ms_min=settings.gate.backoff_ms_min,
-        backoff_ms_max=settings.gate.backoff_ms_max,
-        candidates_per_step_max=settings.gate.candidates_per_step_max,
-    )
+def _lanes(
+    settings: Settings,
+    rpc: Rpc,
+    session: aiohttp.ClientSession,
+    journal: Journal,
+    clock: SystemClock,
+    metrics: Metrics,
+) -> Lanes:
+    """Make the lanes; reads the keys, or raises ConfigError."""
+    wallets = load_wallets(settings.wallets, session)
+    allowed = {venue.id: venue.wallets for venue in settings.venues}
+    return Lanes(wallets, allowed, rpc, journal, lane_rules(settings), clock, metrics)
 
 
 async def discover(
@@ -206,24 +165,26 @@ async def build(settings: Settings) -> AsyncIterator[Parts]:
         session = await stack.enter_async_context(aiohttp.ClientSession(connector=connector))
         rpc = build_rpc(settings, session, metrics)
         journal = await stack.enter_async_context(Journal(path, settings.chain.id))
-        parts = _assemble(settings, metrics, rpc, journal)
+        lanes = _lanes(settings, rpc, session, journal, SystemClock(), metrics)
+        parts = _assemble(settings, metrics, rpc, journal, lanes)
         parts.settlement.profit_wei.update(await journal.profit_wei())
         yield parts
 
 
-def _assemble(settings: Settings, metrics: Metrics, rpc: HttpRpc, journal: Journal) -> Parts:
+def _assemble(
+    settings: Settings, metrics: Metrics, rpc: HttpRpc, journal: Journal, lanes: Lanes
+) -> Parts:
     """Wire everything that needs no waiting."""
     _know_labels(settings, metrics, rpc)
     clock = SystemClock()
     heartbeats, quarantine = Heartbeats(clock), Quarantine(clock, metrics)
     board = build_board(settings, clock)
     sources = build_sources(settings, clock, metrics)
-    lane = _lane(settings, rpc, journal, clock, metrics)
     chain = settings.chain
     desks = {
         each.id: Desk(
             build_venue(each, rpc, chain.id),
-            _desk_rules(settings, each),
+            desk_rules(settings, each),
             board,
             quarantine,
             metrics,
@@ -234,8 +195,8 @@ def _assemble(settings: Settings, metrics: Metrics, rpc: HttpRpc, journal: Journ
     addresses = [address for desk in desks.values() for address in desk.venue.addresses()]
     following = FollowSettings(chain.poll_ms, chain.reorg_depth_max, chain.log_range_max)
     follower = ChainFollower(rpc, addresses, following, clock)
-    execution = Execution(_execution_rules(settings), lane, board, metrics, clock)
-    settlement = Settlement(desks, execution, lane, _publishers(sources), metrics)
+    execution = Execution(execution_rules(settings), lanes, board, metrics, clock)
+    settlement = Settlement(desks, execution, lanes, _publishers(sources), metrics)
     start_blocks = {venue.id: venue.start_block for venue in settings.venues}
     pipeline = Pipeline(
         desks=desks,
@@ -246,8 +207,8 @@ def _assemble(settings: Settings, metrics: Metrics, rpc: HttpRpc, journal: Journ
         memory=journal,
         execution=execution,
         settlement=settlement,
-        submitter=lane,
-        recover=lane.recover,
+        submitter=lanes,
+        recover=lanes.recover,
         quarantine=quarantine,
         heartbeats=heartbeats,
         telemetry=metrics,
@@ -258,7 +219,7 @@ def _assemble(settings: Settings, metrics: Metrics, rpc: HttpRpc, journal: Journ
         settings=settings,
         pipeline=pipeline,
         board=board,
-        lane=lane,
+        lanes=lanes,
         journal=journal,
         settlement=settlement,
         quarantine=quarantine,
@@ -268,7 +229,7 @@ def _assemble(settings: Settings, metrics: Metrics, rpc: HttpRpc, journal: Journ
     )
     metrics.before_render(status.set_gauges)
     supervisor = Supervisor(metrics, quarantine, heartbeats, RETRYING)
-    return Parts(settings, metrics, supervisor, lane, sources, follower, pipeline, status)
+    return Parts(settings, metrics, supervisor, lanes, sources, follower, pipeline, status)
 
 
 def _publishers(
@@ -342,13 +303,13 @@ def _loops(parts: Parts) -> dict[str, Callable[[], Awaitable[None]]]:
 async def run_keeper(settings: Settings) -> int:
     """Run until SIGTERM or SIGINT; returns the exit code."""
     async with build(settings) as parts:
-        if parts.lane.wallet is None:
-            logger.warning("dry run: no [wallet] is configured, nothing is signed or sent")
+        if not parts.lanes.wallets:
+            logger.warning("dry run: no [[wallets]] is configured, nothing is signed or sent")
         logger.info(
             "starting",
             version=__version__,
             chain=settings.chain.id,
-            wallet=parts.lane.wallet,
+            wallets={lane.name: lane.address for lane in parts.lanes.lanes},
             venues=list(parts.desks),
             config=settings.digest[:12],
         )

@@ -37,6 +37,7 @@ REFUSALS: Mapping[str, HoldReason] = {
 NOT_SENT: Mapping[NotSent, HoldReason] = {
     NotSent.NO_WALLET: HoldReason.DRY_RUN,
     NotSent.LANE_PARKED: HoldReason.LANE_PARKED,
+    NotSent.NOT_SIGNED: HoldReason.NOT_SIGNED,
 }
 
 
@@ -138,7 +139,12 @@ class Execution:
 
     async def _simulate_and_send(self, desk: Desk, nominated: Nominated, head: Head) -> Hold | None:
         self._stage(desk, nominated.tick_ns, nominated.decided_ns)
-        simulation = await self.simulate(desk, nominated.assessment, head)
+        # known before the simulation: who is paid, and may act at all, depends on the sender
+        wallet = self._submitter.wallet_for(desk.venue.id)
+        if wallet is None and self._submitter.wallets:
+            return self._wait(HoldReason.LANE_PARKED, head)
+        wallet = wallet or self.rules.watcher
+        simulation = await self.simulate(desk, nominated.assessment, wallet, head)
         if isinstance(simulation, Refused):
             return self._refused(desk, nominated.assessment.account, simulation, head)
         fee = self._submitter.first_fee(head)
@@ -150,12 +156,12 @@ class Execution:
         overtaken = self._overtaken(desk, nominated.assessment, head)
         if overtaken is not None:
             return overtaken
-        return await self._send(desk, plan, fee, head)
+        return await self._send(desk, plan, wallet, fee, head)
 
-    async def _send(self, desk: Desk, plan: Plan, fee: Fee, head: Head) -> Hold | None:
-        if self._submitter.wallet is None:
+    async def _send(self, desk: Desk, plan: Plan, wallet: str, fee: Fee, head: Head) -> Hold | None:
+        if not self._submitter.wallets:
             self._would_send(plan)
-        result = await self._submitter.submit(plan, fee, head)
+        result = await self._submitter.submit(plan, wallet, fee, head)
         if isinstance(result, Attempt):
             # it may have been settled before its sending was noted: then nobody ends the work
             if self._submitter.attempt_of(plan.venue, plan.account) is not None:
@@ -167,9 +173,10 @@ class Execution:
             return None
         return self._wait(NOT_SENT[result], head)
 
-    async def simulate(self, desk: Desk, assessment: Assessment, head: Head) -> Simulated | Refused:
-        """Ask the chain what the liquidation would do from our wallet."""
-        wallet = self._submitter.wallet or self.rules.watcher
+    async def simulate(
+        self, desk: Desk, assessment: Assessment, wallet: str, head: Head
+    ) -> Simulated | Refused:
+        """Ask the chain what the liquidation would do from a wallet."""
         simulation = await desk.venue.simulate(assessment, wallet, head)
         result = "ok" if isinstance(simulation, Simulated) else simulation.reason
         self._telemetry.count("keeper_simulated_total", venue=desk.venue.id, result=result)

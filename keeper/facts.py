@@ -15,6 +15,7 @@ from keeper.decide.economics import Economics
 VenueId = NewType("VenueId", str)
 AccountId = NewType("AccountId", str)
 FeedId = NewType("FeedId", str)
+OWN = VenueId("-")  # of a transaction that belongs to no venue but to the wallet itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +164,7 @@ class Job(StrEnum):
     FLATTEN = "flatten"  # closes what a liquidation has left with us
     FUND = "fund"  # moves our own margin to or from the venue
     SETTLE = "settle"  # executes an order that waits for somebody to do it
+    FILL = "fill"  # takes a nonce that nothing occupies, so that what is behind it gets on
 
 
 LIQUIDATIONS = frozenset({Job.LIQUIDATE, Job.COLLATERAL})
@@ -381,6 +383,7 @@ class NotSent(StrEnum):
 
     NO_WALLET = "no_wallet"  # a dry run
     LANE_PARKED = "lane_parked"  # the wallet cannot pay for it beside what is in flight
+    NOT_SIGNED = "not_signed"  # the remote signer did not answer, or refused
     DROPPED = "dropped"  # no endpoint took it, and its nonce is free again
 
 

@@ -162,10 +162,8 @@ class Pipeline:
         """Count a liquidation on chain; for one that is not ours, say why we did not have it."""
         if seen.job not in LIQUIDATIONS:
             return  # anybody's; the capture rate is of liquidations
-        wallet = (self._submitter.wallet or "").lower()
-        ours = self._submitter.is_ours(seen.tx_hash) or (
-            bool(wallet) and seen.liquidator.lower() == wallet
-        )
+        wallets = {wallet.lower() for wallet in self._submitter.wallets}
+        ours = self._submitter.is_ours(seen.tx_hash) or seen.liquidator.lower() in wallets
         venue = desk.venue.id
         self._telemetry.count(
             "keeper_liquidations_seen_total", venue=venue, by="us" if ours else "other"
@@ -237,7 +235,7 @@ class Pipeline:
         dirty = intake.take()
         try:
             if everything:
-                desk.open = (await desk.venue.probe(self._submitter.wallet)).open
+                desk.open = await self._is_open(desk)
             market = await desk.venue.read_market(head)
             self._inbox.put(("market", venue), market)
             known = {*desk.states, *dirty}
@@ -251,6 +249,11 @@ class Pipeline:
             intake.everything = intake.everything or everything
             raise
         desk.loaded = True
+
+    async def _is_open(self, desk: Desk) -> bool:
+        """Ask whether every wallet that may be chosen, or anybody, may liquidate there."""
+        wallets: Sequence[str | None] = self._submitter.wallets_of(desk.venue.id) or [None]
+        return all([(await desk.venue.probe(wallet)).open for wallet in wallets])
 
     def _mark_set_aside(self, venue: VenueId, intake: Intake) -> None:
         """Read again by and by what a bug has set aside: perhaps nothing will touch it."""

@@ -32,6 +32,7 @@ class HoldReason(StrEnum):
     BACKOFF = "backoff"
     STATE_BEHIND = "state_behind"  # our last transaction is newer than what we have read
     LANE_PARKED = "lane_parked"
+    NOT_SIGNED = "not_signed"  # the wallet's signer did not answer, or refused
     SEND_FAILED = "send_failed"
     DRY_RUN = "dry_run"
     VENUE_CLOSED = "venue_closed"

@@ -265,6 +265,10 @@ async def lane_parked() -> Case:
     return await _not_sent(NotSent.LANE_PARKED)
 
 
+async def not_signed() -> Case:
+    return await _not_sent(NotSent.NOT_SIGNED)
+
+
 async def send_failed() -> Case:
     return await _not_sent(NotSent.DROPPED)
 
@@ -329,6 +333,7 @@ CASES: dict[HoldReason, Callable[[], Awaitable[Case]]] = {
     HoldReason.BACKOFF: backoff,
     HoldReason.STATE_BEHIND: state_behind,
     HoldReason.LANE_PARKED: lane_parked,
+    HoldReason.NOT_SIGNED: not_signed,
     HoldReason.SEND_FAILED: send_failed,
     HoldReason.DRY_RUN: dry_run,
     HoldReason.VENUE_CLOSED: venue_closed,
