@@ -11,11 +11,15 @@ import aiohttp
 import structlog
 
 from keeper import __version__
+from keeper.chain.broadcast import Broadcast
+from keeper.chain.endpoints import EndpointRules, Endpoints, Role
 from keeper.chain.heads import ChainFollower, FollowSettings, announce_heads, backfill
 from keeper.chain.journal import Journal
+from keeper.chain.jsonrpc import JsonRpcClient
 from keeper.chain.lanes import Lanes
 from keeper.chain.rpc import HttpRpc
 from keeper.chain.signer import load_wallets
+from keeper.chain.submit import LaneParts
 from keeper.clock import SystemClock
 from keeper.config import Settings, VenueSettings, find_module
 from keeper.desk import Desk
@@ -74,14 +78,13 @@ class Parts:
 def build_rpc(settings: Settings, session: aiohttp.ClientSession, metrics: Metrics) -> HttpRpc:
     """Make the client of the chain's HTTP endpoints; reads the URLs that are secrets."""
     chain = settings.chain
-    return HttpRpc(
-        session,
-        [endpoint.read().get_secret_value() for endpoint in chain.http],
-        chain_id=chain.id,
-        timeout_ms=chain.rpc_timeout_ms,
-        attempts_max=chain.rpc_attempts_max,
-        telemetry=metrics,
-    )
+    rules = EndpointRules(chain.id, chain.probe_ms, chain.head_lag_blocks_max, chain.latency_ms_max)
+    client = JsonRpcClient(session, chain.rpc_timeout_ms)
+    endpoints = Endpoints(client, rules, SystemClock(), metrics)
+    endpoints.add([each.read().get_secret_value() for each in chain.http], Role.READ)
+    senders = chain.send or chain.http
+    endpoints.add([each.read().get_secret_value() for each in senders], Role.SEND)
+    return HttpRpc(endpoints, chain.rpc_attempts_max)
 
 
 def build_venue(settings: VenueSettings, rpc: Rpc, chain_id: int) -> AnyVenue:
@@ -107,7 +110,7 @@ def _know_labels(settings: Settings, metrics: Metrics, rpc: HttpRpc) -> None:
     metrics.know("source", [source.name for source in settings.sources])
     metrics.know("venue", [*(venue.id for venue in settings.venues), OWN])
     metrics.know("wallet", [wallet.name for wallet in settings.wallets])
-    metrics.know("endpoint", [endpoint.label for endpoint in rpc.endpoints])
+    metrics.know("endpoint", [endpoint.label for endpoint in rpc.endpoints.all])
 
 
 def build_board(settings: Settings, clock: SystemClock) -> PriceBoard:
@@ -115,18 +118,16 @@ def build_board(settings: Settings, clock: SystemClock) -> PriceBoard:
     return PriceBoard(feed_rules(settings), clock)
 
 
-def _lanes(
-    settings: Settings,
-    rpc: Rpc,
-    session: aiohttp.ClientSession,
-    journal: Journal,
-    clock: SystemClock,
-    metrics: Metrics,
-) -> Lanes:
-    """Make the lanes; reads the keys, or raises ConfigError."""
+def build_lanes(settings: Settings, session: aiohttp.ClientSession, parts: LaneParts) -> Lanes:
+    """Make a lane for every wallet; reads the keys, or raises ConfigError."""
     wallets = load_wallets(settings.wallets, session)
     allowed = {venue.id: venue.wallets for venue in settings.venues}
-    return Lanes(wallets, allowed, rpc, journal, lane_rules(settings), clock, metrics)
+    return Lanes(wallets, allowed, lane_rules(settings), parts)
+
+
+def _following(settings: Settings) -> FollowSettings:
+    chain = settings.chain
+    return FollowSettings(chain.poll_ms, chain.reorg_depth_max, chain.log_range_max)
 
 
 async def discover(
@@ -164,8 +165,12 @@ async def build(settings: Settings) -> AsyncIterator[Parts]:
         connector = aiohttp.TCPConnector(limit=CONNECTIONS_MAX)
         session = await stack.enter_async_context(aiohttp.ClientSession(connector=connector))
         rpc = build_rpc(settings, session, metrics)
-        journal = await stack.enter_async_context(Journal(path, settings.chain.id))
-        lanes = _lanes(settings, rpc, session, journal, SystemClock(), metrics)
+        journal = Journal(path, settings.chain.id, settings.keeper.journal_days_max)
+        await stack.enter_async_context(journal)
+        broadcast = Broadcast(rpc.endpoints, settings.chain.rpc_attempts_max, metrics)
+        await stack.enter_async_context(broadcast)
+        lane_parts = LaneParts(rpc, broadcast, journal, SystemClock(), metrics)
+        lanes = build_lanes(settings, session, lane_parts)
         parts = _assemble(settings, metrics, rpc, journal, lanes)
         parts.settlement.profit_wei.update(await journal.profit_wei())
         yield parts
@@ -193,8 +198,7 @@ def _assemble(
         for each in settings.venues
     }
     addresses = [address for desk in desks.values() for address in desk.venue.addresses()]
-    following = FollowSettings(chain.poll_ms, chain.reorg_depth_max, chain.log_range_max)
-    follower = ChainFollower(rpc, addresses, following, clock)
+    follower = ChainFollower(rpc, addresses, _following(settings), clock)
     execution = Execution(execution_rules(settings), lanes, board, metrics, clock)
     settlement = Settlement(desks, execution, lanes, _publishers(sources), metrics)
     start_blocks = {venue.id: venue.start_block for venue in settings.venues}
@@ -220,6 +224,7 @@ def _assemble(
         pipeline=pipeline,
         board=board,
         lanes=lanes,
+        endpoints=rpc.endpoints,
         journal=journal,
         settlement=settlement,
         quarantine=quarantine,
@@ -282,6 +287,10 @@ def _loops(parts: Parts) -> dict[str, Callable[[], Awaitable[None]]]:
         name = f"prices/{source.name}"
         parts.heartbeats.register(name, PRICES_LIMIT_S)
         loops[name] = partial(pipeline.prices, source)
+    parts.heartbeats.register("endpoints", BEAT_LIMIT_S + slowest_s + chain.probe_ms / 1000)
+    loops["endpoints"] = partial(
+        parts.status.endpoints.watch, partial(parts.heartbeats.beat, "endpoints")
+    )
     for number, endpoint in enumerate(chain.ws):
         name = f"ws{number}"
         parts.heartbeats.register(name, BEAT_LIMIT_S + chain.head_silence_ms_max / 1000)

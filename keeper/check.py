@@ -12,13 +12,14 @@ import aiohttp
 
 from keeper import __version__
 from keeper.app import build_board, build_rpc, build_sources, build_venue
+from keeper.chain.endpoints import Role
 from keeper.chain.heads import ChainFollower, FollowSettings, announce_heads, head_from_json
 from keeper.chain.journal import Journal, JournalError, JournalInUseError
 from keeper.chain.rpc import HttpRpc, quantity
 from keeper.chain.signer import RemoteSigner, SigningError, Wallet, load_wallets
 from keeper.clock import SystemClock
 from keeper.config import FeedSettings, Settings, VenueSettings
-from keeper.errors import ConfigError, ProtocolError, RpcError, TransientError
+from keeper.errors import ConfigError, EndpointState, ProtocolError, RpcError, TransientError
 from keeper.facts import FeedId, Rejected
 from keeper.observe.metrics import Metrics
 from keeper.ports import PriceSource
@@ -91,13 +92,22 @@ async def _wallets(
 
 
 async def _endpoints(rpc: HttpRpc, settings: Settings, findings: list[Finding]) -> bool:
-    found = await rpc.check()
-    for label, trouble in found.items():
-        detail = trouble or f"answers for chain {settings.chain.id}"
-        verdict: Verdict = "failed" if trouble else "ok"
-        mend = "mend or remove it in chain.http" if trouble else ""
-        findings.append(Finding(f"endpoint {label}", verdict, detail, mend))
-    return any(not trouble for trouble in found.values())
+    """Probe every endpoint; return whether one that is read from answers."""
+    await rpc.endpoints.probe_all()
+    for each in rpc.endpoints.all:
+        what = f"endpoint {each.label} ({', '.join(sorted(each.roles))})"
+        state = rpc.endpoints.state(each)
+        if each.failures:
+            mend = "mend or remove it in [chain]"
+            findings.append(Finding(what, "failed", f"{state}: {each.trouble}", mend))
+            continue
+        detail = f"{state}: chain {settings.chain.id}, block {each.head}, {each.latency_ms:.0f} ms"
+        if state is EndpointState.HEALTHY:
+            findings.append(Finding(what, "ok", detail))
+        else:
+            mend = f"{each.lag} blocks behind the others; it is asked after them"
+            findings.append(Finding(what, "warning", detail, mend))
+    return any(not each.failures for each in rpc.endpoints.all if Role.READ in each.roles)
 
 
 async def _websockets(

@@ -1,4 +1,4 @@
-"""The command line: run, check, demo, config.
+"""The command line: run, check, demo, config, keys.
 
 Exit codes: 0 stopped or passed, 1 a bug or a failed check, 2 a mistake in the configuration.
 """
@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from keeper import __version__
-from keeper.config import json_schema, load
+from keeper.config import difference, flat, json_schema, load, read_private
 from keeper.errors import ConfigError, FatalError
 
 CONFIG = click.option(
@@ -129,8 +129,114 @@ def config() -> None:
 
 @config.command()
 def schema() -> None:
-    """Print the JSON schema of config.toml, for editors."""
+    """Print the JSON schema of config.toml, for editors.
+
+    Saved beside it, the first line "#:schema ./config.schema.json" makes editors complete and lint.
+    """
     click.echo(json.dumps(json_schema(), indent=2))
+
+
+@config.command("check")
+@CONFIG
+def config_check(path: Path) -> None:
+    """Read the file and tell every mistake in it; asks no endpoint and reads no secret."""
+    settings = load(path)
+    click.echo(f"{path} is valid: {len(flat(settings))} keys, digest {settings.digest[:12]}")
+
+
+@config.command()
+@CONFIG
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object, shaped like the file."
+)
+def show(path: Path, as_json: bool) -> None:  # noqa: FBT001
+    """Print every key in effect, defaults included; secrets are starred."""
+    settings = load(path)
+    if as_json:
+        click.echo(json.dumps(settings.show(), indent=2))
+        return
+    for key, value in flat(settings).items():
+        click.echo(f"{key} = {value}")
+
+
+@config.command()
+@CONFIG
+@click.argument("other", type=click.Path(path_type=Path))
+def diff(path: Path, other: Path) -> None:
+    """Print what would change, key by key, if OTHER took the place of the file in use.
+
+    Exit code 0 when nothing would, 1 when something would.
+    """
+    changes = difference(load(path), load(other, base=path.parent))
+    for change in changes:
+        if change.before is not None:
+            click.echo(f"- {change.key} = {change.before}")
+        if change.after is not None:
+            click.echo(f"+ {change.key} = {change.after}")
+    sys.exit(1 if changes else 0)
+
+
+@cli.group()
+def keys() -> None:
+    """Make, import and check encrypted keystores (Web3 Secret Storage, version 3).
+
+    A private key or a password is never an argument: it would stay in the shell's history.
+    """
+
+
+KEYSTORE = click.argument("keystore", type=click.Path(path_type=Path))
+PASSWORD_FILE = click.option(
+    "--password-file",
+    type=click.Path(path_type=Path),
+    help="File (mode 600) with the password; without it you are asked.",
+)
+
+
+@keys.command()
+@KEYSTORE
+@PASSWORD_FILE
+def new(keystore: Path, password_file: Path | None) -> None:
+    """Make a new key and write it, encrypted, to a new file of mode 600; prints the address."""
+    from keeper.keystore import create, new_key  # noqa: PLC0415
+
+    click.echo(create(keystore, new_key(), _password(password_file, confirm=True)))
+
+
+@keys.command("import")
+@KEYSTORE
+@PASSWORD_FILE
+@click.option(
+    "--key-file",
+    type=click.Path(path_type=Path),
+    help="File (mode 600) with the private key in hexadecimal; without it you are asked.",
+)
+def import_key(keystore: Path, password_file: Path | None, key_file: Path | None) -> None:
+    """Encrypt a key you have into a new file of mode 600; prints the address."""
+    from keeper.keystore import create  # noqa: PLC0415
+
+    key = (
+        read_private(key_file).strip()
+        if key_file
+        else click.prompt("private key", hide_input=True, err=True)
+    )
+    click.echo(create(keystore, key, _password(password_file, confirm=True)))
+
+
+@keys.command("check")
+@KEYSTORE
+@PASSWORD_FILE
+def check_key(keystore: Path, password_file: Path | None) -> None:
+    """Open a keystore with its password, refuse one that others can read; prints the address."""
+    from keeper.keystore import unlock  # noqa: PLC0415
+
+    click.echo(unlock(keystore, _password(password_file, confirm=False)))
+
+
+def _password(path: Path | None, *, confirm: bool) -> str:
+    if path is not None:
+        return read_private(path).strip()
+    asked: str = click.prompt("password", hide_input=True, confirmation_prompt=confirm, err=True)
+    return asked
 
 
 def main() -> None:

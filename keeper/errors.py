@@ -29,12 +29,16 @@ class TransientError(KeeperError):
     """Something outside failed in a way that may pass: retry, then reconnect."""
 
 
+class JournalUnavailableError(TransientError):
+    """What has to be written down cannot be now (disk full, file locked): so it is not done."""
+
+
 class ProtocolError(KeeperError):
     """A peer answered something that its protocol does not allow (garbage, wrong type)."""
 
 
 class RpcFault(StrEnum):
-    """Every way a JSON-RPC call can fail, told apart once, in ``chain/rpc.py``."""
+    """Every way a JSON-RPC call can fail, told apart once, in ``chain/wordings.py``."""
 
     UNREACHABLE = "unreachable"  # connection refused, lost, or timed out
     RATE_LIMITED = "rate_limited"  # HTTP 429 or the provider's own wording
@@ -48,6 +52,18 @@ class RpcFault(StrEnum):
     UNSUPPORTED = "unsupported"  # method not found
     WRONG_CHAIN = "wrong_chain"  # the endpoint serves another chain: never used until it does not
     OTHER = "other"
+
+
+class EndpointState(StrEnum):
+    """How an endpoint is, from best to worst. A closed set: a metric label."""
+
+    HEALTHY = "healthy"
+    SLOW = "slow"
+    FLAKY = "flaky"  # it answers, and fails as often
+    STALE = "stale"  # its head is behind the others'
+    LIMITED = "limited"  # it asked for a pause, and gets it
+    DOWN = "down"
+    WRONG_CHAIN = "wrong_chain"
 
 
 TRANSIENT_FAULTS = frozenset(
@@ -73,6 +89,7 @@ class RpcError(KeeperError):
         self.fault = fault
         self.data = data
         self.tries = 1  # that it took to get this answer; an earlier one may have arrived
+        self.retry_after_s = 0.0  # the pause the peer asked for
 
     @property
     def is_definite(self) -> bool:

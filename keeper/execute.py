@@ -36,8 +36,10 @@ REFUSALS: Mapping[str, HoldReason] = {
 }
 NOT_SENT: Mapping[NotSent, HoldReason] = {
     NotSent.NO_WALLET: HoldReason.DRY_RUN,
+    NotSent.NO_ENDPOINT: HoldReason.NO_ENDPOINT,
     NotSent.LANE_PARKED: HoldReason.LANE_PARKED,
     NotSent.NOT_SIGNED: HoldReason.NOT_SIGNED,
+    NotSent.NOT_WRITTEN: HoldReason.JOURNAL,
 }
 
 

@@ -376,15 +376,18 @@ class Settled:
     reward_wei: int
     cost_wei: int
     gains: Mapping[str, int] = field(default_factory=dict)  # what ``reward_wad`` is made of
+    native_usd_wad: int | None = None  # price of the native token then; None: it was not known
 
 
 class NotSent(StrEnum):
     """Why a plan did not become an open attempt."""
 
     NO_WALLET = "no_wallet"  # a dry run
+    NO_ENDPOINT = "no_endpoint"  # every endpoint to send through is in trouble
     LANE_PARKED = "lane_parked"  # the wallet cannot pay for it beside what is in flight
     NOT_SIGNED = "not_signed"  # the remote signer did not answer, or refused
     DROPPED = "dropped"  # no endpoint took it, and its nonce is free again
+    NOT_WRITTEN = "not_written"  # the journal cannot be written, so nothing was sent
 
 
 @dataclass(frozen=True, slots=True)

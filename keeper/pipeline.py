@@ -387,5 +387,5 @@ class Pipeline:
                     await self._recover()
                     recovered = True
                 await self._settlement.on_head(head)
-            except RpcError as error:
+            except (TransientError, RpcError) as error:
                 logger.warning("settling again at the next head", error=str(error))

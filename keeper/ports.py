@@ -5,6 +5,7 @@ from typing import Any, Protocol, TypeVar
 
 from keeper.capabilities import Capabilities
 from keeper.decide.economics import Fee
+from keeper.errors import RpcError
 from keeper.facts import (
     AccountId,
     AccountState,
@@ -248,6 +249,26 @@ class Submitter(Protocol):
 
     async def submit(self, plan: Plan, wallet: str, fee: Fee, head: Head) -> Attempt | NotSent:
         """Open an attempt from a wallet: nonce, signature, journal, broadcast."""
+        ...
+
+
+class Broadcaster(Protocol):
+    """Gives signed transactions to the chain, whichever endpoints that takes."""
+
+    @property
+    def trouble(self) -> str:
+        """Say why nothing can be sent now; "" while something can."""
+        ...
+
+    def due(self, attempt: Attempt, head: Head) -> bool:
+        """Say whether the newest transaction of an attempt has to be sent again at this head."""
+        ...
+
+    async def send(self, attempt: Attempt, head: Head) -> RpcError | None:
+        """Send the newest transaction of an attempt; None as soon as an endpoint has it.
+
+        Else the refusal that leaves most open: one endpoint that gave no answer may hold it.
+        """
         ...
 
 

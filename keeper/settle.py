@@ -74,10 +74,13 @@ class Settlement:
             await self._alone(attempt, self._renew(attempt, head))
 
     async def _alone(self, attempt: Attempt, work: Awaitable[None]) -> None:
-        """Keep one attempt that the chain cannot be asked about from holding up the others."""
+        """Keep one attempt that the chain cannot be asked about from holding up the others.
+
+        Or one whose next transaction cannot be journaled.
+        """
         try:
             await work
-        except (RpcError, TransientError) as error:
+        except (TransientError, RpcError) as error:
             logger.warning("trying again at the next head", attempt=attempt.id, error=str(error))
 
     def _guard(self, attempt: Attempt) -> AbstractContextManager[bool | None]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from keeper.chain.endpoints import Role
 from keeper.units import WAD
 
 if TYPE_CHECKING:
+    from keeper.chain.endpoints import Endpoints
     from keeper.chain.journal import Journal
     from keeper.chain.lanes import Lanes
     from keeper.chain.submit import Lane
@@ -34,6 +36,7 @@ class Status:
     pipeline: Pipeline
     board: PriceBoard
     lanes: Lanes
+    endpoints: Endpoints
     journal: Journal
     settlement: Settlement
     quarantine: Quarantine
@@ -74,7 +77,13 @@ class Status:
         for entry in self.quarantine.entries()[:NEAREST]:
             what = f"account {entry.account}" if entry.account else "its loop"
             reasons.append(f"venue {entry.venue}: {what} is in quarantine: {entry.error}")
-        return [*reasons, *self._wallet_trouble()]
+        if self.journal.trouble:
+            reasons.append(f"journal: cannot be written ({self.journal.trouble}); nothing is sent")
+        return [*reasons, *self._sending_trouble(), *self._wallet_trouble()]
+
+    def _sending_trouble(self) -> list[str]:
+        trouble = self.endpoints.trouble(Role.SEND) if self.lanes.wallets else ""
+        return [f"chain: nothing can be sent: {trouble}"] if trouble else []
 
     def _wallet_trouble(self) -> list[str]:
         """Return why nothing can be sent. While one lane is free, others only cost pace."""
@@ -102,6 +111,7 @@ class Status:
             "prices": {feed.id: self._price(feed.id, now_ms) for feed in self.settings.feeds},
             "venues": {venue: self._venue(desk) for venue, desk in self.pipeline.desks.items()},
             "accounts": self._nearest(),
+            "endpoints": self.endpoints.report(),
             "attempts": [
                 *(_open(attempt) for attempt in self.lanes.open_attempts),
                 *(_settled(done) for done in list(self.settlement.recent)[: -RECENT - 1 : -1]),
@@ -172,8 +182,10 @@ class Status:
             gauge("keeper_wallet_parked", 1 if lane.parked else 0, wallet=lane.name)
         gauge("keeper_open_attempts", len(self.lanes.open_attempts))
         gauge("keeper_journal_bytes", self.journal.size_bytes())
+        gauge("keeper_journal_writable", 0 if self.journal.trouble else 1)
         gauge("keeper_ready", 0 if self.unready() else 1)
         gauge("keeper_dry_run", 0 if self.lanes.wallets else 1)
+        self.endpoints.set_gauges()
         self.heartbeats.publish(self.metrics)
         self.quarantine.publish(self.metrics, list(self.pipeline.desks))
 

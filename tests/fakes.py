@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from dataclasses import replace
 
 from keeper.decide.economics import Fee
+from keeper.errors import RpcError, RpcFault
 from keeper.facts import (
     AccountId,
     Attempt,
@@ -20,6 +21,7 @@ from keeper.facts import (
     TxKind,
     VenueId,
 )
+from keeper.ports import Rpc
 from keeper.units import GWEI
 
 
@@ -85,6 +87,25 @@ class ListedMemory:
         self, scope: str, block: int, block_hash: str, accounts: Sequence[AccountId]
     ) -> None:
         self.checkpoints.append((scope, block, block_hash, tuple(accounts)))
+
+
+class PlainBroadcaster:
+    """Sends through a client, as if that were the only endpoint. Implements ``Broadcaster``."""
+
+    def __init__(self, rpc: Rpc) -> None:
+        self.trouble = ""
+        self._rpc = rpc
+
+    def due(self, attempt: Attempt, _head: Head) -> bool:
+        return attempt.sent_ms is None
+
+    async def send(self, attempt: Attempt, _head: Head) -> RpcError | None:
+        raw = "0x" + attempt.transactions[-1].raw.hex()
+        try:
+            await self._rpc.call("eth_sendRawTransaction", [raw])
+        except RpcError as error:
+            return None if error.fault is RpcFault.ALREADY_KNOWN else error
+        return None
 
 
 class ScriptedLane:

@@ -1,22 +1,11 @@
 """What has become of a nonce: which of its transactions was mined, and how deep."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-from keeper.chain.rpc import quantity, receipt_from_json
+from keeper.chain.rpc import batch_whole, quantity, receipt_from_json
 from keeper.chain.signer import sent_value_wei
-from keeper.errors import RpcError
 from keeper.facts import Attempt, Head, Mined, Receipt
 from keeper.ports import Clock, Rpc, Telemetry
-
-
-async def batch(rpc: Rpc, requests: Sequence[tuple[str, Sequence[object]]]) -> list[Any]:
-    """Return the results in order; raises the RpcError of the first that failed."""
-    answers = await rpc.batch(requests)
-    for answer in answers:
-        if isinstance(answer, RpcError):
-            raise answer
-    return answers
 
 
 class Inclusion:
@@ -36,7 +25,7 @@ class Inclusion:
     ) -> tuple[int, int, Mapping[str, Receipt]]:
         """Return the wallet's nonce and balance, and the receipts there are by hash."""
         hashes = [tx.hash for attempt in attempts for tx in attempt.transactions]
-        answers = await batch(
+        answers = await batch_whole(
             self._rpc,
             [
                 ("eth_getTransactionCount", [wallet, "latest"]),

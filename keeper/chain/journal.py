@@ -1,105 +1,77 @@
 """The journal: what was intended, signed, sent and how it ended. SQLite, one writer thread.
 
 A transaction's raw bytes are on disk (WAL, ``synchronous=FULL``) before they are broadcast, so a
-keeper that dies in between finds them at the next start; outcomes are written without waiting for
-the disk, since the chain can be asked for them again. Amounts in wei are TEXT: they outgrow
-SQLite's 64-bit integers. Account names and block checkpoints lie beside the attempts, so that a
-restart backfills only what it missed.
+keeper that dies in between finds them at the next start. When that cannot be done (disk full, file
+locked) ``intend`` raises JournalUnavailableError and nothing is sent. Everything else can be found
+out again from the chain: it is written without waiting for the disk, and what cannot be written
+now is kept and written with whatever can be next. Amounts in wei are TEXT: they outgrow SQLite's
+64-bit integers. Account names and block checkpoints lie beside the attempts, so that a restart
+backfills only what it missed.
 """
 
 import asyncio
 import fcntl
-import json
 import os
 import sqlite3
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Self, TypeVar
 
-from keeper.chain.journal_rows import plan_from_json, plan_to_json, transactions_of
-from keeper.errors import FatalError
-from keeper.facts import AccountId, Attempt, Settled, SignedTx
+import structlog
 
-VERSION = 2
-SCHEMA = """
-CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE attempts (
-    id TEXT PRIMARY KEY, venue TEXT NOT NULL, account TEXT NOT NULL,
-    wallet TEXT NOT NULL, nonce INTEGER NOT NULL, plan TEXT NOT NULL, opened_ms INTEGER NOT NULL,
-    sent_ms INTEGER, tick_to_sent_ms REAL,
-    outcome TEXT, detail TEXT, settled_ms INTEGER, tx_hash TEXT, included_block INTEGER,
-    reward_wad TEXT, reward_wei TEXT, cost_wei TEXT, job TEXT, gains TEXT
-);
-CREATE INDEX attempts_open ON attempts (opened_ms) WHERE outcome IS NULL;
-CREATE INDEX attempts_account ON attempts (venue, account);
-CREATE TABLE transactions (
-    hash TEXT PRIMARY KEY, attempt TEXT NOT NULL REFERENCES attempts (id), raw BLOB NOT NULL,
-    kind TEXT NOT NULL, max_fee_wei TEXT NOT NULL, priority_fee_wei TEXT NOT NULL,
-    signed_ms INTEGER NOT NULL, block INTEGER NOT NULL, job TEXT
-);
-CREATE INDEX transactions_attempt ON transactions (attempt);
-CREATE TABLE checkpoints (
-    scope TEXT PRIMARY KEY, block INTEGER NOT NULL, hash TEXT NOT NULL
-) WITHOUT ROWID;
-CREATE TABLE accounts (
-    scope TEXT NOT NULL, account TEXT NOT NULL, PRIMARY KEY (scope, account)
-) WITHOUT ROWID;
-"""
-# from version 1: it knew one job
-UPGRADE = """
-ALTER TABLE attempts ADD COLUMN job TEXT;
-ALTER TABLE attempts ADD COLUMN gains TEXT;
-ALTER TABLE transactions ADD COLUMN job TEXT;
-UPDATE attempts SET job = 'liquidate';
-UPDATE transactions SET job = 'liquidate';
-UPDATE meta SET value = '2' WHERE key = 'version'
-"""
+from keeper.chain import journal_rows as rows
+from keeper.chain.journal_schema import JournalError, prepare
+from keeper.errors import JournalUnavailableError
+from keeper.facts import AccountId, Attempt, Receipt, Settled, SignedTx
+
+__all__ = ["Journal", "JournalError", "JournalInUseError"]
+
+logger = structlog.get_logger(__name__)
+
+LOCKED_S_MAX = 0.25  # waited for another connection's lock; the keeper goes on watching meanwhile
+PAUSE_S = 1.0  # after a failed write, until the next is tried
+DAY_MS = 86_400_000
+PRUNED_MAX = 1_000  # attempts deleted at once, so that nobody waits long for the writer
+MAY_PASS = frozenset(  # primary result codes of a file that is in order
+    {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_CANTOPEN,
+    }
+)
 
 T = TypeVar("T")
-
-
-class JournalError(FatalError):
-    """The journal cannot be used; the message names the file and the mend."""
+Work = Callable[[sqlite3.Connection], None]
+Mark = tuple[int, str, set[AccountId]]  # block, its hash, accounts found up to it
 
 
 class JournalInUseError(JournalError):
     """Another keeper runs on the journal."""
 
 
-@dataclass(frozen=True, slots=True)
-class AttemptRow:
-    """One attempt as an operator reads it back. ``outcome`` None: still open."""
-
-    id: str
-    venue: str
-    account: str
-    nonce: int
-    opened_ms: int
-    outcome: str | None
-    detail: str
-    tick_to_sent_ms: float | None
-    included_block: int | None
-    tx_hash: str | None
-    reward_wad: int
-    reward_wei: int
-    cost_wei: int
-    replacements: int
-    job: str
-    gains: dict[str, int]  # wads; what the reward is made of
-
-
 class Journal:
     """All writes and reads run in one thread; callers await them."""
 
-    def __init__(self, path: Path, chain_id: int) -> None:
-        """Remember where; ``async with`` opens the file."""
+    def __init__(self, path: Path, chain_id: int, days_max: int = 400) -> None:
+        """Remember where; ``async with`` opens the file. Settled attempts stay ``days_max``."""
+        self.trouble = ""  # why the last write failed; "": it did not
         self._path = path
         self._chain_id = chain_id
+        self._days_max = days_max
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="journal")
         self._db: sqlite3.Connection | None = None
         self._lock: int | None = None
+        self._try_again_at = 0.0  # monotonic seconds
+        # the thread's own: what could not be written yet
+        self._late: list[Work] = []
+        self._marks: dict[str, Mark] = {}
+        self._on_chain: dict[str, tuple[str, str]] = {}  # attempt → transaction, block hash
+        self._pruned_ms = 0
 
     async def __aenter__(self) -> Self:
         """Open or create the file; raises JournalError when it is in use or cannot be used."""
@@ -119,8 +91,26 @@ class Journal:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, work)
         except (sqlite3.Error, OSError) as error:
+            code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_IOERR) & 0xFF
+            if self._db is not None and code in MAY_PASS:
+                raise self._failed(str(error)) from error
             msg = f"journal {self._path}: {error}; nothing is sent that cannot be written down"
             raise JournalError(msg) from error
+
+    def _failed(self, error: str) -> JournalUnavailableError:
+        if not self.trouble:
+            logger.error("journal cannot be written: nothing is sent", path=str(self._path))
+        self.trouble = error
+        self._try_again_at = time.monotonic() + PAUSE_S
+        msg = f"journal {self._path}: {error}; make room on its disk, or end what has it locked"
+        return JournalUnavailableError(msg)
+
+    def _worked(self) -> None:
+        if self.trouble:
+            logger.warning("journal is written again: sending goes on", path=str(self._path))
+        self.trouble = ""
+
+    # --- the file ---------------------------------------------------------------------------------
 
     @property
     def _open_db(self) -> sqlite3.Connection:
@@ -133,23 +123,10 @@ class Journal:
         self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._claim()
         try:
-            self._db = db = sqlite3.connect(self._path, isolation_level=None)
-            db.execute("PRAGMA journal_mode = WAL")
-            db.execute("PRAGMA synchronous = NORMAL")
-            db.execute("BEGIN IMMEDIATE")
-            if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
-                for statement in SCHEMA.split(";"):
-                    db.execute(statement)
-                db.executemany(
-                    "INSERT INTO meta VALUES (?, ?)",
-                    [("version", str(VERSION)), ("chain_id", str(self._chain_id))],
-                )
-            meta = dict(db.execute("SELECT key, value FROM meta").fetchall())
-            if meta == {"version": "1", "chain_id": str(self._chain_id)}:
-                for statement in UPGRADE.split(";"):
-                    db.execute(statement)
-                meta["version"] = str(VERSION)
-            db.execute("COMMIT")
+            self._db = sqlite3.connect(self._path, timeout=LOCKED_S_MAX, isolation_level=None)
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = NORMAL")
+            prepare(self._db, self._path, self._chain_id)
         except sqlite3.OperationalError:  # a full disk, say: the file itself is in order
             self._close()
             raise
@@ -160,14 +137,9 @@ class Journal:
                 "(transactions still in flight are then nobody's)"
             )
             raise JournalError(msg) from None
-        if meta.get("version") != str(VERSION) or meta.get("chain_id") != str(self._chain_id):
+        except BaseException:
             self._close()
-            msg = (
-                f"journal {self._path} is version {meta.get('version')} for chain "
-                f"{meta.get('chain_id')}, wanted version {VERSION} for chain {self._chain_id}; "
-                "give this chain its own keeper.state_dir"
-            )
-            raise JournalError(msg)
+            raise
 
     def _claim(self) -> None:
         """Lock a file beside the journal: a second keeper on it would spend the same nonces."""
@@ -187,199 +159,131 @@ class Journal:
             os.close(self._lock)  # the kernel lets go of it even after a kill -9
             self._lock = None
 
-    async def intend(self, attempt: Attempt, transaction: SignedTx) -> None:
-        """Write an attempt (if new) and one signed transaction; on disk when this returns."""
+    # --- writing ----------------------------------------------------------------------------------
 
-        def work() -> None:
-            db = self._open_db
+    def _commit(self, work: Work | None = None) -> None:
+        """Write what is late, and ``work`` after it: all or nothing, on disk if there is work."""
+        db = self._open_db
+        if work is None and not self._late and not self._marks:
+            return
+        if work is not None:
             db.execute("PRAGMA synchronous = FULL")  # on disk before anybody else sees the bytes
-            with db:
-                db.execute("BEGIN IMMEDIATE")
-                db.execute(
-                    "INSERT OR IGNORE INTO attempts (id, venue, account, wallet, nonce, plan,"
-                    " opened_ms, job) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                    (
-                        attempt.id,
-                        attempt.plan.venue,
-                        attempt.plan.account,
-                        attempt.wallet,
-                        attempt.nonce,
-                        plan_to_json(attempt.plan),
-                        attempt.opened_ms,
-                        attempt.plan.job.value,
-                    ),
-                )
-                db.execute(
-                    "INSERT INTO transactions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                    (
-                        transaction.hash,
-                        attempt.id,
-                        transaction.raw,
-                        transaction.kind.value,
-                        str(transaction.max_fee_wei),
-                        str(transaction.priority_fee_wei),
-                        transaction.signed_ms,
-                        transaction.block,
-                        transaction.job.value,
-                    ),
-                )
-            # what follows can be found out again from the chain, and an fsync costs a millisecond
+        try:
+            db.execute("BEGIN IMMEDIATE")
+            for late in self._late:
+                late(db)
+            for scope, mark in self._marks.items():
+                rows.write_checkpoint(db, scope, *mark)
+            if work is not None:
+                work(db)
+            db.execute("COMMIT")
+        finally:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+            # the rest can be found out again from the chain, and an fsync costs a millisecond
             db.execute("PRAGMA synchronous = NORMAL")
+        self._late.clear()
+        self._marks.clear()
 
-        await self._run(work)
+    async def _note(self, keep: Callable[[], None]) -> None:
+        """Let ``keep`` add to what is late, and write that now if it is possible."""
+        await self._run(keep)
+        if self.trouble and time.monotonic() < self._try_again_at:
+            return
+        try:
+            await self._run(self._commit)
+        except JournalUnavailableError as error:
+            logger.debug("kept to be written later", error=str(error))
+        else:
+            self._worked()
+
+    async def intend(self, attempt: Attempt, transaction: SignedTx) -> None:
+        """Write an attempt and one signed transaction; on disk when this returns.
+
+        Raises JournalUnavailableError when it is not: then nobody may see the transaction.
+        """
+        if self.trouble and time.monotonic() < self._try_again_at:
+            msg = f"journal {self._path}: {self.trouble}; tried again in a moment"
+            raise JournalUnavailableError(msg)
+        await self._run(lambda: self._commit(lambda db: rows.intend(db, attempt, transaction)))
+        self._worked()
 
     async def sent(self, attempt_id: str, sent_ms: int, tick_to_sent_ms: float | None) -> None:
         """Note the first acceptance by an endpoint, and how long after the price it came."""
 
-        def work() -> None:
-            self._open_db.execute(
-                "UPDATE attempts SET sent_ms = ?, tick_to_sent_ms = ? WHERE id = ?",
-                (sent_ms, tick_to_sent_ms, attempt_id),
-            )
+        def work(db: sqlite3.Connection) -> None:
+            rows.sent(db, attempt_id, sent_ms, tick_to_sent_ms)
 
-        await self._run(work)
+        await self._note(lambda: self._late.append(work))
+
+    async def follow(
+        self, attempts: Sequence[Attempt], receipts: Mapping[str, Receipt], now_ms: int
+    ) -> None:
+        """Note which attempts have been included since the last time, and which no longer are."""
+
+        def keep() -> None:
+            for attempt in attempts:
+                found = [receipts[tx.hash] for tx in attempt.transactions if tx.hash in receipts]
+                receipt = found[-1] if found else None
+                place = (receipt.tx_hash, receipt.block_hash) if receipt else None
+                if place == self._on_chain.get(attempt.id):
+                    continue
+                self._on_chain.pop(attempt.id, None)
+                if place:
+                    self._on_chain[attempt.id] = place
+                self._late.append(rows.found_on_chain(attempt.id, receipt, now_ms))
+
+        await self._note(keep)
 
     async def settle(self, settled: Settled, now_ms: int) -> None:
-        """Write the end of an attempt."""
-        receipt = settled.receipt
+        """Write the end of an attempt; once a day, delete what is too old."""
 
-        def work() -> None:
-            self._open_db.execute(
-                "UPDATE attempts SET outcome = ?, detail = ?, settled_ms = ?, tx_hash = ?,"
-                " included_block = ?, reward_wad = ?, reward_wei = ?, cost_wei = ?, gains = ?"
-                " WHERE id = ?",
-                (
-                    settled.outcome.value,
-                    settled.detail,
-                    now_ms,
-                    receipt.tx_hash if receipt else None,
-                    receipt.block_number if receipt else None,
-                    str(settled.reward_wad),
-                    str(settled.reward_wei),
-                    str(settled.cost_wei),
-                    json.dumps({name: str(wad) for name, wad in settled.gains.items()}),
-                    settled.attempt.id,
-                ),
-            )
+        def keep() -> None:
+            self._on_chain.pop(settled.attempt.id, None)
+            self._late.append(lambda db: rows.settle(db, settled, now_ms))
+            if now_ms - self._pruned_ms > DAY_MS:
+                self._pruned_ms = now_ms
+                before_ms = now_ms - self._days_max * DAY_MS
+                self._late.append(lambda db: rows.prune(db, before_ms, PRUNED_MAX))
 
-        await self._run(work)
-
-    async def open_attempts(self) -> list[Attempt]:
-        """Return the attempts without an outcome, by nonce."""
-
-        def work() -> list[Attempt]:
-            db = self._open_db
-            rows = db.execute(
-                "SELECT id, wallet, nonce, plan, opened_ms, sent_ms FROM attempts"
-                " WHERE outcome IS NULL ORDER BY nonce"
-            ).fetchall()
-            return [
-                Attempt(
-                    id=row[0],
-                    plan=plan_from_json(row[3]),
-                    wallet=row[1],
-                    nonce=row[2],
-                    transactions=transactions_of(db, row[0]),
-                    opened_ms=row[4],
-                    sent_ms=row[5],
-                )
-                for row in rows
-            ]
-
-        return await self._run(work)
-
-    async def profit_wei(self) -> dict[str, int]:
-        """Return reward less cost by venue, over everything settled."""
-
-        def work() -> dict[str, int]:
-            totals: dict[str, int] = {}
-            for venue, reward, cost in self._open_db.execute(
-                "SELECT venue, reward_wei, cost_wei FROM attempts WHERE outcome IS NOT NULL"
-            ):
-                totals[venue] = totals.get(venue, 0) + int(reward) - int(cost)
-            return totals
-
-        return await self._run(work)
+        await self._note(keep)
 
     async def checkpoint(
         self, scope: str, block: int, block_hash: str, accounts: Iterable[AccountId]
     ) -> None:
         """Note up to which block a venue's logs are read, and the accounts found in them."""
-        found = [(scope, account) for account in accounts]
+        found = set(accounts)
 
-        def work() -> None:
-            db = self._open_db
-            with db:
-                db.execute("BEGIN IMMEDIATE")
-                db.executemany("INSERT OR IGNORE INTO accounts VALUES (?, ?)", found)
-                db.execute(
-                    "INSERT OR REPLACE INTO checkpoints VALUES (?, ?, ?)",
-                    (scope, block, block_hash),
-                )
+        def keep() -> None:
+            known = self._marks[scope][2] if scope in self._marks else set()
+            self._marks[scope] = (block, block_hash, known | found)
 
-        await self._run(work)
-
-    async def known(self, scope: str) -> tuple[list[AccountId], tuple[int, str] | None]:
-        """Return the scope's accounts and the block (number, hash) they are complete up to."""
-
-        def work() -> tuple[list[AccountId], tuple[int, str] | None]:
-            db = self._open_db
-            rows = db.execute("SELECT account FROM accounts WHERE scope = ?", (scope,)).fetchall()
-            mark = db.execute(
-                "SELECT block, hash FROM checkpoints WHERE scope = ?", (scope,)
-            ).fetchone()
-            return [AccountId(row[0]) for row in rows], (mark[0], mark[1]) if mark else None
-
-        return await self._run(work)
+        await self._note(keep)
 
     async def forget(self, scope: str) -> None:
         """Drop a scope's accounts and checkpoint (the chain has another history)."""
 
-        def work() -> None:
-            db = self._open_db
-            with db:
-                db.execute("BEGIN IMMEDIATE")
-                db.execute("DELETE FROM accounts WHERE scope = ?", (scope,))
-                db.execute("DELETE FROM checkpoints WHERE scope = ?", (scope,))
+        def keep() -> None:
+            self._marks.pop(scope, None)
+            self._late.append(lambda db: rows.forget_scope(db, scope))
 
-        await self._run(work)
+        await self._note(keep)
+
+    # --- reading ----------------------------------------------------------------------------------
+
+    async def open_attempts(self) -> list[Attempt]:
+        """Return the attempts without an outcome, by nonce."""
+        return await self._run(lambda: rows.open_attempts(self._open_db))
+
+    async def profit_wei(self) -> dict[str, int]:
+        """Return reward less cost by venue, over everything settled."""
+        return await self._run(lambda: rows.profit_wei(self._open_db))
+
+    async def known(self, scope: str) -> tuple[list[AccountId], tuple[int, str] | None]:
+        """Return the scope's accounts and the block (number, hash) they are complete up to."""
+        return await self._run(lambda: rows.known(self._open_db, scope))
 
     def size_bytes(self) -> int:
         """Return the size of the file and its write-ahead log."""
         parts = (self._path, Path(f"{self._path}-wal"))
         return sum(part.stat().st_size for part in parts if part.exists())
-
-
-def read_attempts(path: Path) -> list[AttemptRow]:
-    """Read all attempts of a journal that no keeper has open, oldest first."""
-    db = sqlite3.connect(path)
-    try:
-        rows = db.execute(
-            "SELECT id, venue, account, nonce, opened_ms, outcome, detail, tick_to_sent_ms,"
-            " included_block, tx_hash, reward_wad, reward_wei, cost_wei, (SELECT count(*) - 1 FROM"
-            " transactions WHERE attempt = attempts.id), job, gains FROM attempts"
-            " ORDER BY opened_ms, nonce"
-        ).fetchall()
-    finally:
-        db.close()
-    return [
-        AttemptRow(
-            id=row[0],
-            venue=row[1],
-            account=row[2],
-            nonce=row[3],
-            opened_ms=row[4],
-            outcome=row[5],
-            detail=row[6] or "",
-            tick_to_sent_ms=row[7],
-            included_block=row[8],
-            tx_hash=row[9],
-            reward_wad=int(row[10] or 0),
-            reward_wei=int(row[11] or 0),
-            cost_wei=int(row[12] or 0),
-            replacements=row[13],
-            job=row[14],
-            gains={name: int(wad) for name, wad in json.loads(row[15] or "{}").items()},
-        )
-        for row in rows
-    ]

@@ -1,12 +1,38 @@
-"""How plans and transactions are kept in the journal."""
+"""How attempts, plans, transactions and what happens to them are kept in the journal's tables."""
 
 import json
 import sqlite3
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
+from enum import StrEnum
 from typing import Any
 
+from keeper.chain.signer import worst_cost_wei
 from keeper.decide.economics import Economics
-from keeper.facts import Call, Job, Plan, SignedTx, Step, TakenOver, TxKind
+from keeper.facts import (
+    AccountId,
+    Attempt,
+    Call,
+    Job,
+    Plan,
+    Receipt,
+    Settled,
+    SignedTx,
+    Step,
+    TakenOver,
+    TxKind,
+)
+
+
+class Event(StrEnum):
+    """What can happen to an attempt; the last one is its state."""
+
+    PLANNED = "planned"
+    SIGNED = "signed"  # once for every transaction
+    BROADCAST = "broadcast"  # an endpoint has accepted one
+    INCLUDED = "included"
+    ORPHANED = "orphaned"  # the block that included it is gone
+    SETTLED = "settled"
 
 
 def plan_to_json(plan: Plan) -> str:
@@ -56,3 +82,241 @@ def transactions_of(db: sqlite3.Connection, attempt_id: str) -> tuple[SignedTx, 
         )
         for row in rows
     )
+
+
+def open_attempts(db: sqlite3.Connection) -> list[Attempt]:
+    """Read the attempts without an outcome, by nonce."""
+    rows = db.execute(
+        "SELECT id, wallet, nonce, plan, opened_ms, sent_ms FROM attempts"
+        " WHERE outcome IS NULL ORDER BY nonce"
+    ).fetchall()
+    return [
+        Attempt(
+            id=row[0],
+            plan=plan_from_json(row[3]),
+            wallet=row[1],
+            nonce=row[2],
+            transactions=transactions_of(db, row[0]),
+            opened_ms=row[4],
+            sent_ms=row[5],
+        )
+        for row in rows
+    ]
+
+
+# --- what happens to an attempt -------------------------------------------------------------------
+
+
+def _happened(
+    db: sqlite3.Connection,
+    attempt_id: str,
+    at_ms: int,
+    event: Event,
+    place: tuple[str | None, int | None] = (None, None),
+    **facts: object,
+) -> None:
+    """Add a line to the history; ``place``: hash and block of the transaction it is about."""
+    text = json.dumps({name: value for name, value in facts.items() if value not in (None, "")})
+    db.execute(
+        "INSERT INTO history (attempt, at_ms, event, tx_hash, block, facts)"
+        " VALUES (?, ?, ?, ?, ?, ?)",
+        (attempt_id, at_ms, event.value, *place, text),
+    )
+
+
+def intend(db: sqlite3.Connection, attempt: Attempt, transaction: SignedTx) -> None:
+    """Write an attempt, or its newest plan, and one more transaction for it."""
+    plan, cost_wei_max = attempt.plan, str(worst_cost_wei(transaction.raw))
+    if not attempt.transactions:
+        _open(db, attempt)
+    else:
+        text = plan_to_json(plan)
+        db.execute("UPDATE attempts SET plan = ? WHERE id = ?", (text, attempt.id))
+    db.execute(
+        "INSERT INTO transactions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            transaction.hash,
+            attempt.id,
+            transaction.raw,
+            transaction.kind.value,
+            str(transaction.max_fee_wei),
+            str(transaction.priority_fee_wei),
+            transaction.signed_ms,
+            transaction.block,
+            transaction.job.value,
+            cost_wei_max,
+        ),
+    )
+    _happened(
+        db,
+        attempt.id,
+        transaction.signed_ms,
+        Event.SIGNED,
+        (transaction.hash, transaction.block),
+        kind=transaction.kind.value,
+        job=transaction.job.value,
+        max_fee_wei=str(transaction.max_fee_wei),
+        priority_fee_wei=str(transaction.priority_fee_wei),
+        cost_wei_max=cost_wei_max,
+        expected_wei=str(plan.expected.expected_wei),
+    )
+
+
+def _open(db: sqlite3.Connection, attempt: Attempt) -> None:
+    plan = attempt.plan
+    db.execute(
+        "INSERT INTO attempts (id, venue, account, wallet, nonce, plan, opened_ms, job)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            attempt.id,
+            plan.venue,
+            plan.account,
+            attempt.wallet,
+            attempt.nonce,
+            plan_to_json(plan),
+            attempt.opened_ms,
+            plan.job.value,
+        ),
+    )
+    _happened(
+        db,
+        attempt.id,
+        attempt.opened_ms,
+        Event.PLANNED,
+        (None, plan.simulated_at),
+        nonce=attempt.nonce,
+        reward_wei=str(plan.expected.reward_wei),
+        p_win_ppm=plan.expected.p_win_ppm,
+        cost_wei_max=str(plan.cost_wei_max),
+        steps_to_follow=len(plan.then) or None,
+    )
+
+
+def sent(
+    db: sqlite3.Connection, attempt_id: str, sent_ms: int, tick_to_sent_ms: float | None
+) -> None:
+    """Write that an endpoint has accepted the attempt's newest transaction."""
+    db.execute(
+        "UPDATE attempts SET sent_ms = ?, tick_to_sent_ms = ? WHERE id = ?",
+        (sent_ms, tick_to_sent_ms, attempt_id),
+    )
+    _happened(db, attempt_id, sent_ms, Event.BROADCAST, tick_to_sent_ms=tick_to_sent_ms)
+
+
+def found_on_chain(
+    attempt_id: str, receipt: Receipt | None, now_ms: int
+) -> Callable[[sqlite3.Connection], None]:
+    """Return what writes that an attempt was included; without a receipt, that it no longer is."""
+
+    def write(db: sqlite3.Connection) -> None:
+        if receipt is None:
+            _happened(db, attempt_id, now_ms, Event.ORPHANED)
+            return
+        place = (receipt.tx_hash, receipt.block_number)
+        _happened(db, attempt_id, now_ms, Event.INCLUDED, place, **_receipt_facts(receipt))
+
+    return write
+
+
+def _receipt_facts(receipt: Receipt) -> dict[str, object]:
+    return {
+        "block_hash": receipt.block_hash,
+        "success": receipt.success,
+        "gas_used": receipt.gas_used,
+        "gas_price_wei": str(receipt.gas_price_wei),
+        "l1_fee_wei": str(receipt.l1_fee_wei) if receipt.l1_fee_wei else None,
+    }
+
+
+def settle(db: sqlite3.Connection, settled: Settled, now_ms: int) -> None:
+    """Write the end of an attempt."""
+    receipt, attempt_id = settled.receipt, settled.attempt.id
+    place = (receipt.tx_hash, receipt.block_number) if receipt else (None, None)
+    usd = settled.native_usd_wad
+    db.execute(
+        "UPDATE attempts SET outcome = ?, detail = ?, settled_ms = ?, tx_hash = ?,"
+        " included_block = ?, reward_wad = ?, reward_wei = ?, cost_wei = ?, gains = ?,"
+        " native_usd_wad = ? WHERE id = ?",
+        (
+            settled.outcome.value,
+            settled.detail,
+            now_ms,
+            *place,
+            str(settled.reward_wad),
+            str(settled.reward_wei),
+            str(settled.cost_wei),
+            json.dumps({name: str(wad) for name, wad in settled.gains.items()}),
+            str(usd) if usd is not None else None,
+            attempt_id,
+        ),
+    )
+    _happened(
+        db,
+        attempt_id,
+        now_ms,
+        Event.SETTLED,
+        place,
+        outcome=settled.outcome.value,
+        detail=settled.detail,
+        reward_wei=str(settled.reward_wei),
+        cost_wei=str(settled.cost_wei),
+    )
+
+
+# --- money, and what is too old -------------------------------------------------------------------
+
+
+def profit_wei(db: sqlite3.Connection) -> dict[str, int]:
+    """Return reward less cost by venue, of what was settled, deleted attempts included."""
+    profits: dict[str, int] = {}
+    for venue, reward, cost in db.execute(
+        "SELECT venue, reward_wei, cost_wei FROM attempts WHERE outcome IS NOT NULL"
+        " UNION ALL SELECT venue, reward_wei, cost_wei FROM totals"
+    ):
+        profits[venue] = profits.get(venue, 0) + int(reward) - int(cost)
+    return profits
+
+
+def prune(db: sqlite3.Connection, before_ms: int, limit: int) -> None:
+    """Delete the attempts settled before a time, oldest first; ``totals`` keeps their money."""
+    old = db.execute(
+        "SELECT id, venue, reward_wei, cost_wei FROM attempts"
+        " WHERE settled_ms < ? ORDER BY settled_ms LIMIT ?",
+        (before_ms, limit),
+    ).fetchall()
+    for attempt_id, venue, reward, cost in old:
+        sums = db.execute(
+            "SELECT attempts, reward_wei, cost_wei FROM totals WHERE venue = ?", (venue,)
+        ).fetchone() or (0, 0, 0)
+        db.execute(
+            "INSERT OR REPLACE INTO totals VALUES (?, ?, ?, ?)",
+            (venue, sums[0] + 1, str(int(sums[1]) + int(reward)), str(int(sums[2]) + int(cost))),
+        )
+        db.execute("DELETE FROM history WHERE attempt = ?", (attempt_id,))
+        db.execute("DELETE FROM transactions WHERE attempt = ?", (attempt_id,))
+        db.execute("DELETE FROM attempts WHERE id = ?", (attempt_id,))
+
+
+# --- accounts -------------------------------------------------------------------------------------
+
+
+def write_checkpoint(
+    db: sqlite3.Connection, scope: str, block: int, block_hash: str, accounts: Iterable[AccountId]
+) -> None:
+    """Write up to which block a scope's logs are read, and the accounts found in them."""
+    found = [(scope, account) for account in accounts]
+    db.executemany("INSERT OR IGNORE INTO accounts VALUES (?, ?)", found)
+    db.execute("INSERT OR REPLACE INTO checkpoints VALUES (?, ?, ?)", (scope, block, block_hash))
+
+
+def forget_scope(db: sqlite3.Connection, scope: str) -> None:
+    """Delete a scope's accounts and checkpoint."""
+    db.execute("DELETE FROM accounts WHERE scope = ?", (scope,))
+    db.execute("DELETE FROM checkpoints WHERE scope = ?", (scope,))
+
+
+def known(db: sqlite3.Connection, scope: str) -> tuple[list[AccountId], tuple[int, str] | None]:
+    """Read a scope's accounts and its checkpoint (block, hash)."""
+    found = db.execute("SELECT account FROM accounts WHERE scope = ?", (scope,)).fetchall()
+    mark = db.execute("SELECT block, hash FROM checkpoints WHERE scope = ?", (scope,)).fetchone()
+    return [AccountId(row[0]) for row in found], (mark[0], mark[1]) if mark else None

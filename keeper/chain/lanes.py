@@ -6,10 +6,9 @@ from collections.abc import Collection, Mapping, Sequence
 import structlog
 
 from keeper.chain.fees import first_fee
-from keeper.chain.journal import Journal
 from keeper.chain.lane_rules import LaneRules
 from keeper.chain.signer import Wallet
-from keeper.chain.submit import Lane
+from keeper.chain.submit import Lane, LaneParts
 from keeper.decide.economics import Fee
 from keeper.errors import RpcError
 from keeper.facts import (
@@ -22,7 +21,6 @@ from keeper.facts import (
     Settled,
     VenueId,
 )
-from keeper.ports import Clock, Rpc, Telemetry
 
 logger = structlog.get_logger(__name__)
 
@@ -30,22 +28,18 @@ logger = structlog.get_logger(__name__)
 class Lanes:
     """Chooses the wallet of each attempt. Without any (a dry run) nothing is sent."""
 
-    def __init__(  # noqa: PLR0913, PLR0917 - what a lane takes, and who may act where
+    def __init__(
         self,
         wallets: Sequence[Wallet],
         allowed: Mapping[VenueId, Collection[str]],
-        rpc: Rpc,
-        journal: Journal,
         rules: LaneRules,
-        clock: Clock,
-        telemetry: Telemetry,
+        parts: LaneParts,
     ) -> None:
         """``allowed``: names of the wallets that may act at a venue; none named: all of them."""
-        self._rules = rules
-        self._journal = journal
         self._allowed = allowed
-        self._parts = (rpc, journal, rules, clock, telemetry)
-        self.lanes = [Lane(wallet, *self._parts) for wallet in wallets]
+        self._rules = rules
+        self._parts = parts
+        self.lanes = [Lane(wallet, self._rules, self._parts) for wallet in wallets]
         self._followed: list[Lane] = []  # wallets that have something in flight and are not ours
         self._turns: dict[str, int] = {}  # wallet → when it was chosen last
         self._turn = 0
@@ -119,12 +113,12 @@ class Lanes:
 
     async def recover(self) -> Sequence[Attempt]:
         """Read from the journal what is in flight; the first poll asks the chain about it."""
-        attempts = await self._journal.open_attempts()
+        attempts = await self._parts.journal.open_attempts()
         for address in dict.fromkeys(attempt.wallet for attempt in attempts):
             lane = next((lane for lane in self.lanes if lane.address == address), None)
             if lane is None:
                 logger.warning("open attempts of another wallet", wallet=address)
-                lane = Lane(Wallet(address, address, None), *self._parts)
+                lane = Lane(Wallet(address, address, None), self._rules, self._parts)
                 self._followed.append(lane)
             lane.adopt([attempt for attempt in attempts if attempt.wallet == address])
         return attempts

@@ -24,7 +24,8 @@ from keeper.errors import ConfigError, TransientError
 from keeper.facts import Call
 
 TYPE_2 = b"\x02"  # EIP-2718 type of an EIP-1559 transaction
-_VALUE_AT = {True: 6, False: 4}  # among the fields, by whether it is of type 2
+# where gas price or fee cap, gas limit and value are among the fields, by whether it is of type 2
+_COSTS_AT = {True: (3, 4, 6), False: (1, 2, 4)}
 _EIP155_V = 35
 
 Fields = list[int | bytes | list[bytes]]
@@ -97,6 +98,10 @@ class KeySigner:
 
     async def sign(self, unsigned: Unsigned) -> tuple[str, bytes]:
         """Sign without waiting for anything."""
+        return self.signed(unsigned)
+
+    def signed(self, unsigned: Unsigned) -> tuple[str, bytes]:
+        """Return (transaction hash, raw bytes)."""
         signature = self._key.sign_recoverable(unsigned.digest, hasher=None)
         r, s = (int.from_bytes(signature[start : start + 32], "big") for start in (0, 32))
         raw = unsigned.with_signature(r, s, signature[64])
@@ -214,9 +219,19 @@ class Wallet:
 
 def sent_value_wei(raw: bytes) -> int:
     """Return what a transaction signed here sends along, from its raw bytes."""
-    is_type_2 = raw.startswith(TYPE_2)
+    _, _, value = _costs(raw)
+    return value
+
+
+def worst_cost_wei(raw: bytes) -> int:
+    """Return what a transaction signed here costs at most: gas limit × fee cap + value."""
+    fee, gas_limit, value = _costs(raw)
+    return gas_limit * fee + value
+
+
+def _costs(raw: bytes) -> list[int]:
     fields = rlp.decode(raw.removeprefix(TYPE_2))
-    return int.from_bytes(fields[_VALUE_AT[is_type_2]], "big")
+    return [int.from_bytes(fields[at], "big") for at in _COSTS_AT[raw.startswith(TYPE_2)]]
 
 
 def load_signer(wallet: WalletSettings, session: aiohttp.ClientSession, at: str) -> Signer:

@@ -10,7 +10,7 @@ byte. A lane that cannot pay, sign or get on parks itself, and says why.
 import uuid
 from collections import OrderedDict, deque
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -22,7 +22,7 @@ from keeper.chain.nonces import Nonces
 from keeper.chain.rpc import quantity
 from keeper.chain.signer import SigningError, Unsigned, Wallet
 from keeper.decide.economics import Economics, Fee
-from keeper.errors import RpcError, RpcFault
+from keeper.errors import JournalUnavailableError, RpcError, RpcFault
 from keeper.facts import (
     OWN,
     AccountId,
@@ -39,7 +39,7 @@ from keeper.facts import (
     TxKind,
     VenueId,
 )
-from keeper.ports import Clock, Rpc, Telemetry
+from keeper.ports import Broadcaster, Clock, Rpc, Telemetry
 from keeper.units import PPM
 
 logger = structlog.get_logger(__name__)
@@ -49,26 +49,30 @@ LATENCIES_MAX = 1000  # kept for the status page
 FILLED_AT_ONCE_MAX = 16  # gaps filled per head
 
 
+@dataclass(frozen=True, slots=True)
+class LaneParts:
+    """What every lane of a chain works with."""
+
+    rpc: Rpc
+    broadcaster: Broadcaster
+    journal: Journal
+    clock: Clock
+    telemetry: Telemetry
+
+
 class Lane:
     """Sends transactions from one wallet. A wallet without a signer is only followed."""
 
-    def __init__(
-        self,
-        wallet: Wallet,
-        rpc: Rpc,
-        journal: Journal,
-        rules: LaneRules,
-        clock: Clock,
-        telemetry: Telemetry,
-    ) -> None:
+    def __init__(self, wallet: Wallet, rules: LaneRules, parts: LaneParts) -> None:
         """Nothing is asked or sent before the first ``poll``."""
         self.wallet = wallet
-        self._rpc = rpc
-        self._journal = journal
         self._rules = rules
-        self._clock = clock
-        self._telemetry = telemetry
-        self._inclusion = Inclusion(rpc, rules.confirmations, clock, telemetry)
+        self._rpc = parts.rpc
+        self._broadcaster = parts.broadcaster
+        self._journal = parts.journal
+        self._clock = parts.clock
+        self._telemetry = parts.telemetry
+        self._inclusion = Inclusion(parts.rpc, rules.confirmations, parts.clock, parts.telemetry)
         self._nonces = Nonces()
         self._open: dict[tuple[VenueId, AccountId], Attempt] = {}
         self.balance_wei = 0
@@ -155,6 +159,8 @@ class Lane:
 
     async def submit(self, plan: Plan, fee: Fee, head: Head) -> Attempt | NotSent:
         """Open an attempt: nonce, signature, journal, broadcast."""
+        if self._broadcaster.trouble:
+            return NotSent.NO_ENDPOINT
         if self.parked:
             return NotSent.LANE_PARKED
         if self.free_wei < plan.cost_wei_max:
@@ -181,8 +187,12 @@ class Lane:
             logger.warning("not signed", wallet=self.name, error=str(error))
             self._take_back(key, attempt)
             return NotSent.NOT_SIGNED
-        attempt = await self._journaled(attempt, transaction)
-        refused = await self._broadcast(attempt, transaction)
+        try:
+            attempt = await self._journaled(attempt, transaction)
+        except JournalUnavailableError:
+            self._take_back(key, attempt)
+            return NotSent.NOT_WRITTEN
+        refused = await self._broadcast(attempt, head)
         if refused is None or not refused.is_definite:
             return self._open.get(key, attempt)  # it may be settled already
         self._take_back(key, attempt)
@@ -254,7 +264,7 @@ class Lane:
         attempt = await self._journaled(attempt, transaction)
         self._stale.discard(attempt.id)
         self._telemetry.count("keeper_replacements_total", kind=kind.value)
-        await self._broadcast(attempt, transaction)
+        await self._broadcast(attempt, head)
 
     # --- following --------------------------------------------------------------------------------
 
@@ -288,9 +298,10 @@ class Lane:
             self._unpaid_wei = 0
         mined = [self._inclusion.mined(attempt, head, nonce, receipts) for attempt in attempts]
         for attempt, done in zip(attempts, mined, strict=True):
-            unsent = done is None and attempt.sent_ms is None and attempt.transactions
-            if unsent and attempt.id not in self._stale and attempt.nonce >= nonce:
-                await self._broadcast(attempt, attempt.transactions[-1])
+            waiting = done is None and attempt.transactions and attempt.id not in self._stale
+            if waiting and attempt.nonce >= nonce and self._broadcaster.due(attempt, head):
+                await self._broadcast(attempt, head)
+        await self._journal.follow(attempts, receipts, self._clock.wall_ms())
         await self.fill_gaps(head)
         return [done for done in mined if done is not None]
 
@@ -343,18 +354,13 @@ class Lane:
             self._stage(plan, "decided_to_signed", plan.decided_ns)
         return attempt
 
-    async def _broadcast(self, attempt: Attempt, transaction: SignedTx) -> RpcError | None:
-        """Send the raw bytes; None when an endpoint has them, else why not."""
+    async def _broadcast(self, attempt: Attempt, head: Head) -> RpcError | None:
+        """Send the newest transaction; None when an endpoint has it, else why not."""
         signed_ns = self._clock.monotonic_ns()
-        try:
-            await self._rpc.call("eth_sendRawTransaction", ["0x" + transaction.raw.hex()])
-        except RpcError as error:
-            if error.fault is not RpcFault.ALREADY_KNOWN:
-                logger.warning("not accepted", attempt=attempt.id, reason=str(error))
-                return error
-        if attempt.sent_ms is None:
+        refused = await self._broadcaster.send(attempt, head)
+        if refused is None and attempt.sent_ms is None:
             await self._note_sent(attempt, signed_ns)
-        return None
+        return refused
 
     async def _note_sent(self, attempt: Attempt, signed_ns: int) -> None:
         plan = attempt.plan

@@ -1,6 +1,14 @@
 """config.toml → frozen settings; every mistake at once; JSON schema; secrets by reference."""
 
-from keeper.config.keyref import ConfigPath, Endpoint, HttpEndpoint, SecretRef, WsEndpoint
+from keeper.config.changes import difference, flat
+from keeper.config.keyref import (
+    ConfigPath,
+    Endpoint,
+    HttpEndpoint,
+    SecretRef,
+    WsEndpoint,
+    read_private,
+)
 from keeper.config.kinds import find_module, kinds
 from keeper.config.load import load
 from keeper.config.schema import json_schema
@@ -35,8 +43,11 @@ __all__ = [
     "VenueSettings",
     "WalletSettings",
     "WsEndpoint",
+    "difference",
     "find_module",
+    "flat",
     "json_schema",
     "kinds",
     "load",
+    "read_private",
 ]

@@ -129,7 +129,9 @@ class SecretRef(BaseModel):
         Raises ConfigError, with the mend, when there is none or others could read it as well.
         """
         text = (
-            self._from_env(self.env) if self.env is not None else _from_file(Path(self.file or ""))
+            self._from_env(self.env)
+            if self.env is not None
+            else read_private(Path(self.file or ""))
         )
         if not text.strip():
             raise ConfigError([f"{self.label} is empty: put the secret in it"])
@@ -143,7 +145,11 @@ class SecretRef(BaseModel):
         return value
 
 
-def _from_file(path: Path) -> str:
+def read_private(path: Path) -> str:
+    """Return the text of a file that nobody else may read.
+
+    Raises ConfigError, with the mend, when there is none or its mode is too open.
+    """
     try:
         # Non-blocking, so that a named pipe is refused below instead of waited for.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)

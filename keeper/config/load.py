@@ -37,16 +37,18 @@ _LONG_NUMBER = re.compile(r"[0-9_]{4300}")
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
-def load(path: Path | str) -> Settings:
+def load(path: Path | str, base: Path | None = None) -> Settings:
     """Read the config file; nothing else is touched, secrets are not read.
 
-    Raises ConfigError with every mistake as one line: file, line, key, value, what would be right.
+    ``base``: the folder that relative paths start at; None: the file's. Raises ConfigError with
+    every mistake as one line: file, line, key, value, what would be right.
     """
     text = _read(Path(path))
     document = _parse(str(path), text)
     problems = Problems(str(path), key_lines(text))
     report_leaks(problems, document, text)
-    parts = _Reader(problems, document, Path(path).absolute().parent).parts()
+    folder = (base or Path(path).parent).absolute()
+    parts = _Reader(problems, document, folder).parts()
     cross_check(problems, document)
     problems.raise_if_any()
     return Settings(**parts)

@@ -14,7 +14,12 @@ from keeper.config.keyref import HIDDEN_FAULT, is_raw_key, is_secret_name, scrub
 from keeper.config.lines import KeyPath
 from keeper.errors import ConfigError
 
-_HIDDEN_TABLES = (("wallets",), ("chain", "http"), ("chain", "ws"))  # URLs may hold API keys
+_HIDDEN_TABLES = (
+    ("wallets",),
+    ("chain", "http"),
+    ("chain", "send"),
+    ("chain", "ws"),
+)  # URLs may hold API keys
 _HIDDEN_LEAVES = (["env"], ["file"])  # of a secret reference: perhaps the secret by mistake
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]+")

@@ -49,6 +49,9 @@ class KeeperSettings(Table):
         default="state",  # type: ignore[assignment]  # validated like a written one
         description="Folder of the journal (journal.sqlite), relative to this file.",
     )
+    journal_days_max: int = _whole(
+        400, 2, 36_500, "Days the journal keeps a settled attempt; its money is summed up for good."
+    )
 
 
 class LogSettings(Table):
@@ -83,7 +86,13 @@ class ChainSettings(Table):
     http: tuple[HttpEndpoint, ...] = Field(
         min_length=1,
         max_length=16,
-        description="JSON-RPC endpoints over HTTP, best first; the next ones are fail-over.",
+        description="JSON-RPC endpoints over HTTP to read from, best first; the next ones are "
+        "fail-over.",
+    )
+    send: tuple[HttpEndpoint, ...] = Field(
+        default=(),
+        max_length=16,
+        description="Endpoints that transactions are sent to, all at once; empty: those of http.",
     )
     ws: tuple[WsEndpoint, ...] = Field(
         default=(),
@@ -98,6 +107,21 @@ class ChainSettings(Table):
         5_000, 50, 120_000, "Milliseconds until a request counts as failed."
     )
     rpc_attempts_max: int = _whole(3, 1, 20, "Attempts a request, over all endpoints.")
+    probe_ms: int = _whole(
+        1_000, 100, _MS_MAX, "Milliseconds between two probes of every endpoint's chain and head."
+    )
+    head_lag_blocks_max: int = _whole(
+        3,
+        0,
+        10_000,
+        "Blocks behind the others after which an endpoint is asked only for want of one.",
+    )
+    latency_ms_max: int = _whole(
+        1_000,
+        1,
+        120_000,
+        "Milliseconds a probe may take; a slower endpoint is asked after the others.",
+    )
     confirmations: int = _whole(
         2, 1, 256, "Blocks on top of a transaction until its attempt is settled."
     )
@@ -330,15 +354,18 @@ class Settings(Table):
                 values.append(reference.read().get_secret_value())
         return values
 
-    def show(self) -> dict[str, Any]:
-        """Return the effective config as nested dicts, shaped like the file, secrets starred."""
-        shown: dict[str, Any] = _plain(self, reveal_urls=False)
+    def show(self, *, reveal_urls: bool = False) -> dict[str, Any]:
+        """Return the effective config as nested dicts, shaped like the file, secrets starred.
+
+        ``reveal_urls``: with the paths of URLs, which may hold an API key; only to compare.
+        """
+        shown: dict[str, Any] = _plain(self, reveal_urls=reveal_urls)
         return shown
 
     @property
     def digest(self) -> str:
         """SHA-256 (hexadecimal) of the effective config; referenced secrets do not enter it."""
-        text = json.dumps(_plain(self, reveal_urls=True), sort_keys=True)
+        text = json.dumps(self.show(reveal_urls=True), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
 

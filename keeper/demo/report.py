@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from keeper.chain.journal import AttemptRow
+from keeper.chain.journal_read import AttemptRow
 from keeper.demo.judge import Findings
 from keeper.demo.verdicts import Liquidation, Verdicts
 from keeper.facts import Outcome

@@ -15,7 +15,7 @@ from pathlib import Path
 import aiohttp
 from coincurve import PrivateKey
 
-from keeper.chain.journal import read_attempts
+from keeper.chain.journal_read import read_attempts
 from keeper.demo.broker import Broker
 from keeper.demo.config_file import KEY_NAME, Wiring, journal_path, write_config
 from keeper.demo.contract import PriceSigner, address_of

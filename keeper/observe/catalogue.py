@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from keeper.decide.agenda import HoldReason
-from keeper.errors import RpcFault
+from keeper.errors import EndpointState, RpcFault
 from keeper.facts import Outcome, Rejection, TxKind
 
 # from half a millisecond (a decision) to a minute (five blocks of the slowest chain)
@@ -89,6 +89,7 @@ STAGES = _set(
 SIMULATED = _set(
     ["ok", "not_liquidatable", "no_progress", "oracle", "unknown", "unreachable"],
 )
+ENDPOINT_STATES = _set(EndpointState)
 STEPS = _set(["assess", "simulate"])
 
 _PRICES = (
@@ -220,11 +221,38 @@ _CHAIN = (
         endpoint=ENDPOINT,
         result=_set(["ok"], RpcFault),
     ),
+    _counter(
+        "broadcasts_total",
+        "Transactions given to an endpoint, by endpoint and what came of it.",
+        zeroed=False,
+        endpoint=ENDPOINT,
+        result=_set(["ok"], RpcFault),
+    ),
+    _gauge(
+        "endpoint_state",
+        "1 for the state an endpoint is in, 0 for the others.",
+        endpoint=ENDPOINT,
+        state=ENDPOINT_STATES,
+    ),
+    _gauge(
+        "endpoint_latency_seconds",
+        "Time an endpoint takes to answer a probe, smoothed.",
+        unit="seconds",
+        endpoint=ENDPOINT,
+    ),
+    _gauge(
+        "endpoint_lag_blocks",
+        "Blocks an endpoint's head is behind the farthest one.",
+        endpoint=ENDPOINT,
+    ),
 )
 _PROCESS = (
     _gauge("ready", "1 when /readyz says so, else 0."),
     _gauge("dry_run", "1 when nothing is sent, else 0."),
     _gauge("journal_bytes", "Size of the journal on disk.", unit="bytes"),
+    _gauge(
+        "journal_writable", "0 while the journal cannot be written and nothing is sent, else 1."
+    ),
     _gauge(
         "loop_heartbeat_age_seconds",
         "Seconds since the loop was last seen alive.",

@@ -5,7 +5,11 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from keeper.chain.endpoints import EndpointRules, Endpoints, Role
+from keeper.chain.jsonrpc import JsonRpcClient
 from keeper.chain.rpc import HttpRpc
+from keeper.clock import SystemClock
+from keeper.ports import Clock, Telemetry
 from tests.fakes import CountingTelemetry
 from tests.nodes import Anvil, running_anvil
 
@@ -37,9 +41,23 @@ def make_rpc(
     *urls: str,
     chain_id: int = CHAIN_ID,
 ) -> HttpRpc:
-    return HttpRpc(
-        session, urls, chain_id=chain_id, timeout_ms=2000, attempts_max=2, telemetry=telemetry
-    )
+    return HttpRpc(endpoints_of(session, telemetry, *urls, chain_id=chain_id), 2)
+
+
+def endpoints_of(
+    session: aiohttp.ClientSession,
+    telemetry: Telemetry,
+    *urls: str,
+    chain_id: int = CHAIN_ID,
+    clock: Clock | None = None,
+) -> Endpoints:
+    """Return endpoints that are read from and sent to."""
+    rules = EndpointRules(chain_id, probe_ms=100, head_lag_blocks_max=3, latency_ms_max=1_000)
+    client = JsonRpcClient(session, timeout_ms=2_000)
+    endpoints = Endpoints(client, rules, clock or SystemClock(), telemetry)
+    endpoints.add(urls, Role.READ)
+    endpoints.add(urls, Role.SEND)
+    return endpoints
 
 
 @pytest.fixture

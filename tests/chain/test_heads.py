@@ -75,14 +75,7 @@ async def test_every_log_is_handed_out_once_across_a_gap(rpc: HttpRpc, node: Anv
 
 
 async def test_a_gap_is_read_in_ranges_that_are_allowed(rpc: HttpRpc, node: Anvil) -> None:
-    recording = Recording(
-        rpc._session,
-        [node.url],
-        chain_id=31337,
-        timeout_ms=2000,
-        attempts_max=1,
-        telemetry=rpc._telemetry,
-    )
+    recording = Recording(rpc.endpoints, 2)
     recording.ranges = []
     follower = follower_of(recording, DEV_ADDRESS)
     await follower.start()
@@ -155,14 +148,7 @@ async def test_backfill_halves_a_range_that_is_refused(node: Anvil, rpc: HttpRpc
                     params = [{**params[0], "fromBlock": "0x10", "toBlock": "0x1"}]
             return await super().batch([(method, params)])
 
-    stingy = Stingy(
-        rpc._session,
-        [node.url],
-        chain_id=31337,
-        timeout_ms=2000,
-        attempts_max=1,
-        telemetry=rpc._telemetry,
-    )
+    stingy = Stingy(rpc.endpoints, 2)
     found = []
     async for _, logs in backfill(stingy, [address], 0, 10, 8):
         found += [int.from_bytes(log.data, "big") for log in logs]

@@ -5,7 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from keeper.chain.journal import Journal, JournalError, read_attempts
+from keeper.chain.journal import Journal, JournalError
+from keeper.chain.journal_read import read_attempts
+from keeper.chain.signer import KeySigner, Unsigned
+from keeper.decide.economics import Fee
 from keeper.facts import (
     AccountId,
     Attempt,
@@ -26,7 +29,10 @@ def attempt(number: int, account: str) -> Attempt:
 
 
 def signed(number: int) -> SignedTx:
-    return SignedTx(f"0x{number}", b"raw", TxKind.FIRST, 2 * 10**20, 10**20, 1, 1)
+    call = Call("0x" + "77" * 20, b"", 7)
+    fee = Fee(2 * 10**20, 10**20)
+    _, raw = KeySigner("0x" + "42" * 32).signed(Unsigned(call, number, 5, fee, 1))
+    return SignedTx(f"0x{number}", raw, TxKind.FIRST, fee.max_fee_wei, fee.priority_fee_wei, 1, 1)
 
 
 async def test_what_was_written_is_read_back(tmp_path: Path) -> None:
@@ -34,7 +40,7 @@ async def test_what_was_written_is_read_back(tmp_path: Path) -> None:
     async with Journal(path, 1) as journal:
         first, second = attempt(1, "a"), attempt(2, "b")
         await journal.intend(first, signed(1))
-        await journal.intend(first, signed(2))
+        await journal.intend(replace(first, transactions=(signed(1),)), signed(2))
         await journal.intend(second, signed(3))
         await journal.sent("id1", 5, 12.5)
         await journal.settle(Settled(first, Outcome.LOST, "why", None, 10**30, 10**29, 3), 9)
@@ -60,7 +66,8 @@ async def test_a_plan_of_several_steps_is_read_back_whole(tmp_path: Path) -> Non
     async with Journal(tmp_path / "j", 1) as journal:
         first = replace(attempt(1, "a"), plan=whole)
         await journal.intend(first, replace(signed(1), job=Job.PREPARE))
-        await journal.intend(first, replace(signed(2), job=Job.LIQUIDATE))
+        again = replace(first, transactions=(signed(1),))
+        await journal.intend(again, replace(signed(2), job=Job.LIQUIDATE))
         (found,) = await journal.open_attempts()
         assert found.plan == replace(whole, tick_ns=0, decided_ns=0)
         assert [tx.job for tx in found.transactions] == [Job.PREPARE, Job.LIQUIDATE]
@@ -85,6 +92,12 @@ async def test_a_journal_of_version_1_is_taken_over(tmp_path: Path) -> None:
         del old["expected"]["exit_cost_wei"]
         db.execute("UPDATE attempts SET plan = ?", (json.dumps(old),))
         db.execute("UPDATE meta SET value = '1' WHERE key = 'version'")
+        for name in ("history", "totals"):
+            db.execute(f"DROP TABLE {name}")
+        db.execute("DROP VIEW open_attempts")
+        db.execute("DROP INDEX attempts_settled")
+        db.execute("ALTER TABLE attempts DROP COLUMN native_usd_wad")
+        db.execute("ALTER TABLE transactions DROP COLUMN cost_wei_max")
         db.execute("ALTER TABLE attempts DROP COLUMN job")
         db.execute("ALTER TABLE attempts DROP COLUMN gains")
         db.execute("ALTER TABLE transactions DROP COLUMN job")
@@ -124,7 +137,7 @@ async def test_two_keepers_cannot_share_a_journal(tmp_path: Path) -> None:
 async def test_another_chains_journal_is_refused(tmp_path: Path) -> None:
     async with Journal(tmp_path / "j", 1):
         pass
-    with pytest.raises(JournalError, match="chain 1, wanted version 2 for chain 2"):
+    with pytest.raises(JournalError, match="chain 1, wanted version 3 for chain 2"):
         async with Journal(tmp_path / "j", 2):
             pass
 

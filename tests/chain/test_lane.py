@@ -4,8 +4,10 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+import aiohttp
 import pytest
 
+from keeper.chain.broadcast import Broadcast
 from keeper.chain.fees import FeeRules
 from keeper.chain.heads import head_from_json
 from keeper.chain.journal import Journal
@@ -13,8 +15,9 @@ from keeper.chain.lane_rules import LaneRules
 from keeper.chain.lanes import Lanes
 from keeper.chain.rpc import HttpRpc
 from keeper.chain.signer import KeySigner, Wallet
+from keeper.chain.submit import LaneParts
 from keeper.decide.economics import Economics, Fee
-from keeper.errors import RpcFault, TransientRpcError
+from keeper.errors import RpcError, RpcFault, TransientRpcError
 from keeper.facts import (
     OWN,
     AccountId,
@@ -31,7 +34,7 @@ from keeper.facts import (
     VenueId,
 )
 from keeper.units import GWEI
-from tests.chain.conftest import CHAIN_ID, DEV_ADDRESS
+from tests.chain.conftest import CHAIN_ID, DEV_ADDRESS, endpoints_of
 from tests.fakes import CountingTelemetry, ManualClock
 from tests.nodes import Anvil
 
@@ -74,15 +77,19 @@ async def journal(tmp_path: Path) -> AsyncIterator[Journal]:
 
 
 @pytest.fixture
-def lane_of(rpc: HttpRpc, node: Anvil, telemetry: CountingTelemetry) -> MakeLane:
+async def lane_of(
+    rpc: HttpRpc, node: Anvil, telemetry: CountingTelemetry
+) -> AsyncIterator[MakeLane]:
     node.rpc("anvil_setBalance", WALLET, hex(10**18))
+    async with Broadcast(rpc.endpoints, 2, telemetry) as broadcast:
 
-    def make(journal: Journal, *, via: object = rpc, key: str | None = KEY) -> Lanes:
-        signers = [KeySigner(key)] if key else []
-        wallets = [Wallet("main", signer.address, signer) for signer in signers]
-        return Lanes(wallets, {}, via, journal, RULES, ManualClock(), telemetry)  # type: ignore[arg-type]
+        def make(journal: Journal, *, via: Broadcast = broadcast, key: str | None = KEY) -> Lanes:
+            signers = [KeySigner(key)] if key else []
+            wallets = [Wallet("main", signer.address, signer) for signer in signers]
+            parts = LaneParts(rpc, via, journal, ManualClock(), telemetry)
+            return Lanes(wallets, {}, RULES, parts)
 
-    return make
+        yield make
 
 
 async def newest(rpc: HttpRpc) -> Head:
@@ -119,27 +126,21 @@ def received(node: Anvil) -> int:
     return int(node.rpc("eth_getBalance", TARGET, "latest"), 16)
 
 
-class Deaf(HttpRpc):
-    """Passes everything on but broadcasts, which it swallows: did they arrive or not?"""
+class Deaf(Broadcast):
+    """Swallows what is sent: did it arrive or not?"""
 
     deaf = True
 
-    async def call(self, method, params=()):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
-        if method == "eth_sendRawTransaction" and self.deaf:
-            raise TransientRpcError(RpcFault.UNREACHABLE, "connection lost")
-        return await super().call(method, params)
+    async def send(self, attempt: Attempt, head: Head) -> RpcError | None:
+        if self.deaf:
+            return TransientRpcError(RpcFault.UNREACHABLE, "connection lost")
+        return await super().send(attempt, head)
 
 
 @pytest.fixture
-def deaf(rpc: HttpRpc, node: Anvil, telemetry: CountingTelemetry) -> Deaf:
-    return Deaf(
-        rpc._session,
-        [node.url],
-        chain_id=CHAIN_ID,
-        timeout_ms=2000,
-        attempts_max=1,
-        telemetry=telemetry,
-    )
+async def deaf(rpc: HttpRpc, telemetry: CountingTelemetry) -> AsyncIterator[Deaf]:
+    async with Deaf(rpc.endpoints, 1, telemetry) as broadcast:
+        yield broadcast
 
 
 async def test_from_plan_to_receipt(
@@ -423,23 +424,21 @@ def test_a_key_never_shows() -> None:
 
 
 async def test_a_refusal_after_a_try_without_an_answer_keeps_the_nonce(
-    rpc: HttpRpc, node: Anvil, journal: Journal, lane_of: MakeLane, telemetry: CountingTelemetry
+    rpc: HttpRpc,
+    session: aiohttp.ClientSession,
+    node: Anvil,
+    journal: Journal,
+    lane_of: MakeLane,
+    telemetry: CountingTelemetry,
 ) -> None:
     """The first endpoint may have taken it before it went away; the second one refuses it."""
-    other = HttpRpc(
-        rpc._session,
-        ["http://127.0.0.1:9", node.url],
-        chain_id=CHAIN_ID,
-        timeout_ms=2000,
-        attempts_max=2,
-        telemetry=telemetry,
-    )
-    lane = lane_of(journal, via=rpc)
-    await start(lane, rpc)
-    lane.lanes[0]._rpc = other
-    node.rpc("anvil_setBalance", WALLET, hex(1000))
-    head = await newest(rpc)
-    attempt = await lane.submit(plan(), WALLET, Fee(2 * GWEI, GWEI), head)
+    endpoints = endpoints_of(session, telemetry, "http://127.0.0.1:9", node.url)
+    async with Broadcast(endpoints, 2, telemetry) as broadcast:
+        lane = lane_of(journal, via=broadcast)
+        await start(lane, rpc)
+        node.rpc("anvil_setBalance", WALLET, hex(1000))
+        head = await newest(rpc)
+        attempt = await lane.submit(plan(), WALLET, Fee(2 * GWEI, GWEI), head)
     assert isinstance(attempt, Attempt)
     assert attempt.sent_ms is None
     assert len(await journal.open_attempts()) == 1

@@ -9,15 +9,17 @@ import pytest
 
 from keeper.chain.journal import Journal
 from keeper.chain.lanes import Lanes
-from keeper.chain.rpc import HttpRpc, rpc_error
+from keeper.chain.rpc import HttpRpc
 from keeper.chain.signer import KeySigner, SigningError, Unsigned, Wallet
+from keeper.chain.submit import LaneParts
+from keeper.chain.wordings import rpc_error
 from keeper.decide.economics import Fee
 from keeper.errors import RpcFault
 from keeper.facts import Attempt, Job, NotSent, Outcome, Settled, VenueId
 from keeper.units import GWEI
 from tests.chain.conftest import CHAIN_ID
 from tests.chain.test_lane import RULES, newest, plan
-from tests.fakes import CountingTelemetry, ManualClock
+from tests.fakes import CountingTelemetry, ManualClock, PlainBroadcaster
 from tests.nodes import Anvil
 
 SIGNERS = [KeySigner("0x" + f"{number:02x}" * 32) for number in (0x51, 0x52, 0x53)]
@@ -48,22 +50,20 @@ class Moody:
         return await self._signer.sign(unsigned)
 
 
-class Partial:
-    """An endpoint that does not answer for one wallet."""
+class Partial(HttpRpc):
+    """Does not answer for one wallet."""
 
-    def __init__(self, rpc: HttpRpc) -> None:
-        self._rpc = rpc
-        self.deaf_for = ""
+    deaf_for = ""
 
     async def call(self, method: str, params: Sequence[object] = ()) -> Any:  # noqa: ANN401 - JSON
         if self.deaf_for and self.deaf_for in str(params):
             raise rpc_error(RpcFault.UNREACHABLE, "connection lost")
-        return await self._rpc.call(method, params)
+        return await super().call(method, params)
 
     async def batch(self, requests: Sequence[tuple[str, Sequence[object]]]) -> list[Any]:
         if self.deaf_for and self.deaf_for in str(requests):
             raise rpc_error(RpcFault.UNREACHABLE, "connection lost")
-        return await self._rpc.batch(requests)
+        return await super().batch(requests)
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def moody() -> list[Moody]:
 
 @pytest.fixture
 def partial(rpc: HttpRpc) -> Partial:
-    return Partial(rpc)
+    return Partial(rpc.endpoints, 2)
 
 
 @pytest.fixture
@@ -97,8 +97,9 @@ async def lanes(
 def make_lanes(partial: Partial, journal: Journal, moody: Sequence[Moody]) -> Lanes:
     wallets = [Wallet(f"w{number}", one.address, one) for number, one in enumerate(moody, 1)]
     allowed = {VenueId("picky"): ["w2"]}
-    clock, telemetry = ManualClock(), CountingTelemetry()
-    return Lanes(wallets, allowed, partial, journal, RULES, clock, telemetry)  # type: ignore[arg-type]
+    broadcaster = PlainBroadcaster(partial)
+    parts = LaneParts(partial, broadcaster, journal, ManualClock(), CountingTelemetry())
+    return Lanes(wallets, allowed, RULES, parts)
 
 
 async def send(lanes: Lanes, rpc: HttpRpc, account: str) -> Attempt:

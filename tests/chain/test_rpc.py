@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keeper.chain.rpc import WATCHER, HttpRpc, classify, quantity, receipt_from_json, unhex
+from keeper.chain.rpc import WATCHER, HttpRpc, quantity, receipt_from_json, unhex
+from keeper.chain.wordings import classify
 from keeper.errors import RpcError, RpcFault, TransientRpcError
 from keeper.facts import Call
 from tests.chain.conftest import CHAIN_ID, DEV_ADDRESS, Script, make_rpc
@@ -100,7 +101,7 @@ async def test_an_endpoint_of_another_chain_is_never_used(
     rpc = make_rpc(session, telemetry, node.url, chain_id=10)
     with pytest.raises(TransientRpcError, match=r"serves chain 31337.*chain\.id = 10"):
         await rpc.call("eth_sendRawTransaction", ["0x00"])
-    assert "serves chain 31337" in next(iter((await rpc.check()).values()))
+    assert "serves chain 31337" in next(iter((await rpc.endpoints.probe_all()).values()))
 
 
 async def test_an_endpoint_is_asked_for_its_chain_again_after_it_was_lost(

@@ -17,18 +17,19 @@ from hexbytes import HexBytes
 
 from keeper.app import (
     Parts,
-    _lanes,
     _loops,
     build,
     build_board,
+    build_lanes,
     build_rpc,
     build_sources,
 )
+from keeper.chain.broadcast import Broadcast
 from keeper.chain.journal import Journal
 from keeper.chain.lanes import Lanes
 from keeper.chain.rpc import HttpRpc
 from keeper.chain.signer import RemoteSigner, Wallet
-from keeper.chain.submit import Lane
+from keeper.chain.submit import Lane, LaneParts
 from keeper.clock import SystemClock
 from keeper.config import Settings
 from keeper.decide.economics import Fee
@@ -205,7 +206,9 @@ async def lanes_for(settings: Settings) -> AsyncIterator[Lanes]:
     ):
         metrics = Metrics("1")
         rpc = build_rpc(settings, session, metrics)
-        yield _lanes(settings, rpc, session, journal, SystemClock(), metrics)
+        broadcast = Broadcast(rpc.endpoints, settings.chain.rpc_attempts_max, metrics)
+        parts = LaneParts(rpc, broadcast, journal, SystemClock(), metrics)
+        yield build_lanes(settings, session, parts)
 
 
 @asynccontextmanager
@@ -213,7 +216,7 @@ async def lane_for(settings: Settings) -> AsyncIterator[Lane]:
     """Yield the first wallet's lane, or a watched one where there is none."""
     async with lanes_for(settings) as lanes:
         watched = Wallet("watched", "0x", None)
-        yield lanes.lanes[0] if lanes.lanes else Lane(watched, *lanes._parts)
+        yield lanes.lanes[0] if lanes.lanes else Lane(watched, lanes._rules, lanes._parts)
 
 
 def head(number: int = 10, base_fee_wei: int = 1) -> Head:
@@ -323,6 +326,15 @@ def rpc_part(look: Callable[[HttpRpc], object]) -> Look:
     async def looked(settings: Settings) -> object:
         async with aiohttp.ClientSession() as session:
             return look(build_rpc(settings, session, Metrics("1")))
+
+    return looked
+
+
+def state_of(*, lag: int = 0, latency_ms: float = 1.0) -> Callable[[HttpRpc], object]:
+    def looked(rpc: HttpRpc) -> object:
+        (endpoint,) = rpc.endpoints.all
+        endpoint.lag, endpoint.latency_ms = lag, latency_ms
+        return rpc.endpoints.state(endpoint).value
 
     return looked
 

@@ -17,6 +17,7 @@ from eth_typing import HexStr
 from structlog.testing import capture_logs
 
 from keeper.app import _loops
+from keeper.chain.endpoints import Role
 from keeper.config import json_schema
 from keeper.units import GWEI, WAD
 from tests.config import looks
@@ -99,9 +100,18 @@ EFFECTS = [
     Effect(
         "chain.http",
         ["http://127.0.0.2:2", "http://127.0.0.1:1"],
-        looks.rpc_part(lambda rpc: [endpoint.url for endpoint in rpc.endpoints]),
+        looks.rpc_part(lambda rpc: [each.url for each in rpc.endpoints.ranked(Role.READ)]),
         ["http://127.0.0.2:2", "http://127.0.0.1:1"],
     ),
+    Effect(
+        "chain.send",
+        ["http://127.0.0.2:2"],
+        looks.rpc_part(lambda rpc: [each.url for each in rpc.endpoints.ranked(Role.SEND)]),
+        ["http://127.0.0.2:2"],
+    ),
+    Effect("chain.probe_ms", 700, looks.rpc_part(lambda rpc: rpc.endpoints._rules.probe_ms), 700),
+    Effect("chain.head_lag_blocks_max", 7, looks.rpc_part(looks.state_of(lag=5)), "healthy"),
+    Effect("chain.latency_ms_max", 50, looks.rpc_part(looks.state_of(latency_ms=60.0)), "slow"),
     Effect(
         "chain.ws", ["ws://127.0.0.1:1"], part(lambda p: sorted(set(_loops(p)) & {"ws0"})), ["ws0"]
     ),
@@ -112,7 +122,12 @@ EFFECTS = [
         200 * WAD * WAD // START["btc"],
     ),
     Effect("chain.poll_ms", 70, part(lambda p: p.follower._settings.poll_ms), 70),
-    Effect("chain.rpc_timeout_ms", 70, looks.rpc_part(lambda rpc: rpc._timeout.total), 0.07),
+    Effect(
+        "chain.rpc_timeout_ms",
+        70,
+        looks.rpc_part(lambda rpc: rpc.endpoints.client.timeout.total),
+        0.07,
+    ),
     Effect("chain.rpc_attempts_max", 2, looks.requests_of_a_call, 2),
     Effect("chain.confirmations", 4, looks.blocks_until_settled, 4, SIGNING),
     Effect("chain.reorg_depth_max", 7, part(lambda p: p.follower._settings.reorg_depth_max), 7),
@@ -122,6 +137,7 @@ EFFECTS = [
     Effect("chain.head_age_ms_max", 1_000, looks.why_two_seconds_after_the_head, "stale_head"),
     Effect("chain.head_silence_ms_max", 700, part(looks.websocket_silence_ms), 700, WS),
     Effect("keeper.state_dir", "elsewhere", part(looks.folder_of_the_journal), "elsewhere"),
+    Effect("keeper.journal_days_max", 9, part(lambda p: p.status.journal._days_max), 9),
     Effect("wallets.key", {"file": "other.key"}, looks.wallet, OTHER_WALLET),
     Effect(
         "wallets.keystore",

@@ -3,7 +3,7 @@ from collections.abc import Iterable
 import pytest
 from rich.console import Console
 
-from keeper.chain.journal import AttemptRow
+from keeper.chain.journal_read import AttemptRow
 from keeper.demo.judge import Findings
 from keeper.demo.path import Prices
 from keeper.demo.report import Evidence, Report, make_report

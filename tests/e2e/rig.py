@@ -27,7 +27,7 @@ from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion
 from prometheus_client.parser import text_string_to_metric_families
 
-from keeper.chain.journal import AttemptRow, read_attempts
+from keeper.chain.journal_read import AttemptRow, read_attempts
 from keeper.demo.contract import address_of
 from keeper.units import WAD
 from tests.brokers import Broker

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from keeper.chain.journal import read_attempts
+from keeper.chain.journal_read import read_attempts
 from keeper.demo.options import DemoOptions
 from keeper.demo.report import Report
 from keeper.demo.world import World, open_world

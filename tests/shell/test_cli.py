@@ -18,7 +18,7 @@ from keeper.units import WAD
 from tests.shell.rig import scripted_rig
 from tests.shell.test_status import CONFIG
 
-COMMANDS = ("run", "check", "demo", "config")
+COMMANDS = ("run", "check", "demo", "config", "keys")
 
 
 def test_help_names_every_command() -> None:
@@ -44,6 +44,42 @@ def test_the_schema_is_printed_as_json() -> None:
     said = CliRunner().invoke(cli, ["config", "schema"])
     assert said.exit_code == 0
     assert json.loads(said.output) == json.loads(json.dumps(json_schema()))
+
+
+def config_command(*arguments: str) -> tuple[int, str]:
+    said = CliRunner().invoke(cli, ["config", *arguments])
+    return said.exit_code, said.output
+
+
+def test_config_check_reads_the_file_alone(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text(CONFIG)
+    code, said = config_command("check", "--config", str(path))
+    assert (code, f"{path} is valid" in said) == (0, True)
+    path.write_text(CONFIG + "\n[nonsense]\n")
+    assert CliRunner().invoke(cli, ["config", "check", "--config", str(path)]).exit_code == 1
+
+
+def test_config_show_prints_what_is_in_effect(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text(CONFIG)
+    code, said = config_command("show", "--config", str(path))
+    assert code == 0
+    assert "chain.id = 31337" in said.splitlines()
+    assert "fees.replacement_bump_ppm = 125000" in said.splitlines()
+    code, said = config_command("show", "--json", "--config", str(path))
+    assert json.loads(said) == load(path).show()
+
+
+def test_config_diff_is_told_key_by_key(tmp_path: Path) -> None:
+    path, other = tmp_path / "config.toml", tmp_path / "sub" / "new.toml"
+    other.parent.mkdir()
+    path.write_text(CONFIG)
+    other.write_text(CONFIG)
+    assert config_command("diff", str(other), "--config", str(path)) == (0, "")
+    other.write_text(CONFIG.replace("id = 31337", "id = 10"))
+    expected = "- chain.id = 31337\n+ chain.id = 10\n"
+    assert config_command("diff", str(other), "--config", str(path)) == (1, expected)
 
 
 @pytest.mark.parametrize("arguments", [["unknown"], ["run", "--unknown"], ["demo", "--speed", "0"]])

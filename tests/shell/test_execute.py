@@ -14,11 +14,12 @@ from keeper.chain.journal import Journal
 from keeper.chain.lane_rules import LaneRules
 from keeper.chain.lanes import Lanes
 from keeper.chain.signer import KeySigner, Wallet
+from keeper.chain.submit import LaneParts
 from keeper.decide.agenda import HoldReason
 from keeper.execute import REFUSALS
 from keeper.facts import AccountId, Outcome, Refused, TxKind
 from keeper.units import GWEI, WAD
-from tests.fakes import CountingTelemetry, ManualClock
+from tests.fakes import CountingTelemetry, ManualClock, PlainBroadcaster
 from tests.shell.market import FakeChain, set_account
 from tests.shell.rig import (
     DESK_RULES,
@@ -206,8 +207,8 @@ async def test_a_lane_survives_that_its_attempt_is_settled_while_it_is_sent(tmp_
     fees = FeeRules(GWEI, 2_000_000, 500 * GWEI, 125_000)
     async with Journal(tmp_path / "journal.sqlite", 1) as journal:
         wallets = [Wallet("main", signer.address, signer)]
-        rules = LaneRules(1, 1, 2, WAD, fees)
-        lane = Lanes(wallets, {}, rpc, journal, rules, clock, telemetry)
+        parts = LaneParts(rpc, PlainBroadcaster(rpc), journal, clock, telemetry)
+        lane = Lanes(wallets, {}, LaneRules(1, 1, 2, WAD, fees), parts)
         rig = make_rig(lane, chain, clock, telemetry=telemetry)
         await lane.recover()
         await rig.started(UNDER)

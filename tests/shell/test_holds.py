@@ -269,6 +269,14 @@ async def not_signed() -> Case:
     return await _not_sent(NotSent.NOT_SIGNED)
 
 
+async def no_endpoint() -> Case:
+    return await _not_sent(NotSent.NO_ENDPOINT)
+
+
+async def journal() -> Case:
+    return await _not_sent(NotSent.NOT_WRITTEN)
+
+
 async def send_failed() -> Case:
     return await _not_sent(NotSent.DROPPED)
 
@@ -334,7 +342,9 @@ CASES: dict[HoldReason, Callable[[], Awaitable[Case]]] = {
     HoldReason.STATE_BEHIND: state_behind,
     HoldReason.LANE_PARKED: lane_parked,
     HoldReason.NOT_SIGNED: not_signed,
+    HoldReason.NO_ENDPOINT: no_endpoint,
     HoldReason.SEND_FAILED: send_failed,
+    HoldReason.JOURNAL: journal,
     HoldReason.DRY_RUN: dry_run,
     HoldReason.VENUE_CLOSED: venue_closed,
     HoldReason.QUARANTINED: quarantined,

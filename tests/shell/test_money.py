@@ -13,6 +13,7 @@ from keeper.chain.journal import Journal
 from keeper.config import load
 from keeper.facts import AccountId, NotSent, Outcome, Settled
 from keeper.units import WAD
+from tests.chain.test_journal import signed
 from tests.shell.market import UPDATE_FEE_WEI, set_account
 from tests.shell.rig import EXECUTION_RULES, Rig, in_flight, scripted_rig
 from tests.shell.test_status import CONFIG
@@ -77,7 +78,7 @@ async def test_profit_goes_on_where_the_journal_left_it(tmp_path: Path) -> None:
     _, _, attempt = await in_flight()
     path = settings.keeper.state_dir / "journal.sqlite"
     async with Journal(path, settings.chain.id) as journal:
-        await journal.intend(attempt, attempt.transactions[0])
+        await journal.intend(replace(attempt, transactions=()), signed(0))
         await journal.settle(Settled(attempt, Outcome.WON, "", None, 9, 10**20, 3), 1)
     async with build(settings) as parts:
         assert parts.settlement.profit_wei == {VENUE: 10**20 - 3}

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import aiohttp
 import pytest
 from structlog.testing import capture_logs
 
@@ -14,6 +15,7 @@ from keeper.facts import AccountId, TxKind
 from keeper.observe.metrics import Metrics
 from keeper.status import Status
 from keeper.units import WAD
+from tests.chain.conftest import endpoints_of
 from tests.fakes import ScriptedLane
 from tests.shell.market import ADDRESS, set_account
 from tests.shell.rig import DESK_RULES, WALLET, Rig, receipt_of, scripted_rig
@@ -67,19 +69,29 @@ def _quiet() -> Iterator[None]:
 
 
 @pytest.fixture
-async def seen(tmp_path: Path) -> AsyncIterator[Seen]:
+async def session() -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession() as opened:
+        yield opened
+
+
+@pytest.fixture
+async def seen(tmp_path: Path, session: aiohttp.ClientSession) -> AsyncIterator[Seen]:
     (tmp_path / "config.toml").write_text(CONFIG)
     rig, lane = scripted_rig()
     metrics = Metrics("1.2.3")
     metrics.know("feed", FEEDS.values())
     metrics.know("venue", [VENUE])
     metrics.know("wallet", ["main"])
+    metrics.know("endpoint", ["http0:127.0.0.1"])
+    url = "http://127.0.0.1:8545/my-api-key"
+    endpoints = endpoints_of(session, metrics, url, clock=rig.clock)
     async with Journal(tmp_path / "journal.sqlite", 31337) as journal:
         status = Status(
             settings=load(tmp_path / "config.toml"),
             pipeline=rig.pipeline,
             board=rig.board,
             lanes=lane,  # type: ignore[arg-type]
+            endpoints=endpoints,
             journal=journal,
             settlement=rig.settlement,
             quarantine=rig.quarantine,
@@ -229,3 +241,14 @@ async def test_accounts_without_a_price_are_counted(seen: Seen) -> None:
     await seen.rig.started(set_account(ALICE, 100, eth=1), set_account(BOB, 100, btc=1), prices=[])
     await seen.rig.tried()
     assert f'keeper_unpriced_accounts{{venue="{VENUE}"}} 2.0' in gauges(seen)
+
+
+async def test_a_journal_that_cannot_be_written_is_told_and_measured(seen: Seen) -> None:
+    await seen.ready()
+    assert "keeper_journal_writable 1.0" in gauges(seen)
+    seen.status.journal.trouble = "database or disk is full"
+    seen.metrics.refresh()
+    assert "keeper_journal_writable 0.0" in seen.metrics.render("")[0].decode()
+    assert seen.status.unready() == [
+        "journal: cannot be written (database or disk is full); nothing is sent"
+    ]

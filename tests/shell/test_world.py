@@ -18,15 +18,17 @@ from structlog.testing import capture_logs
 
 from keeper.app import discover
 from keeper.chain.fees import FeeRules
-from keeper.chain.journal import AttemptRow, Journal, read_attempts
+from keeper.chain.journal import Journal
+from keeper.chain.journal_read import AttemptRow, read_attempts
 from keeper.chain.lane_rules import LaneRules
 from keeper.chain.lanes import Lanes
 from keeper.chain.signer import KeySigner, Wallet
+from keeper.chain.submit import LaneParts
 from keeper.decide.agenda import HoldReason
 from keeper.decide.economics import Fee
 from keeper.facts import AccountId, Attempt, Head, NotSent, Plan
 from keeper.units import GWEI, WAD
-from tests.fakes import CountingTelemetry, ManualClock
+from tests.fakes import CountingTelemetry, ManualClock, PlainBroadcaster
 from tests.shell import market
 from tests.shell.market import (
     Action,
@@ -233,8 +235,8 @@ async def start(world: World, rpc: FakeRpc, stack: AsyncExitStack) -> tuple[Rig,
     """Start a keeper as a process would: from its journal and the chain."""
     journal = await stack.enter_async_context(Journal(world.path, 31337))
     wallets = [Wallet("main", world.signer.address, world.signer)]
-    clock, telemetry = world.clock, world.telemetry
-    lane = JudgedLanes(wallets, {}, rpc, journal, LANE_RULES, clock, telemetry)
+    parts = LaneParts(rpc, PlainBroadcaster(rpc), journal, world.clock, world.telemetry)
+    lane = JudgedLanes(wallets, {}, LANE_RULES, parts)
     lane.world = world
     rules = replace(EXECUTION_RULES, transaction_cost_wei_max=10**17, profit_wei_min=10**15)
     rig = make_rig(lane, world.chain, world.clock, telemetry=world.telemetry, execution_rules=rules)

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from keeper.chain.journal import AttemptRow
+from keeper.chain.journal_read import AttemptRow
 from keeper.facts import Outcome
 from keeper.units import wad_to_float
 from tests.storm.judge import Judge, Sent

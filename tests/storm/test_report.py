@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from keeper.chain.journal import AttemptRow
+from keeper.chain.journal_read import AttemptRow
 from keeper.units import WAD
 from tests.storm.judge import Judge, Sent
 from tests.storm.report import Report

@@ -23,12 +23,10 @@ import click
 from pydantic import ValidationError
 
 from keeper.chain.heads import head_from_json, read_logs
-from keeper.chain.rpc import HttpRpc
 from keeper.errors import KeeperError
 from keeper.facts import AccountId
 from keeper.margin.model import Account, Position
 from keeper.units import WAD
-from tests.fakes import CountingTelemetry
 from tests.market_chain import MarketChain, furnish
 from tests.nodes import Anvil, running_anvil
 from tests.synthetix.deploy import Setup, deploy
@@ -36,6 +34,7 @@ from tests.synthetix.scenario import ALICE, BOB, BTC, CAROL, DAVE, ETH, populate
 from tests.synthetix.world import Order, World, usd
 from tests.venues.isolated import IsolatedMarket
 from tests.venues.recording import Recording, RecordingRpc
+from tests.venues.wire import rpc_to
 
 OWN_CHAIN = 31_337
 OWN_ACCOUNTS = ("1", "2", "3", "4")
@@ -113,14 +112,7 @@ async def record(
     module = importlib.import_module(f"keeper.venues.{kind}")
     ids = [AccountId(account) for account in accounts]
     async with aiohttp.ClientSession() as session:
-        rpc = HttpRpc(
-            session,
-            [url],
-            chain_id=chain_id,
-            timeout_ms=20_000,
-            attempts_max=2,
-            telemetry=CountingTelemetry(),
-        )
+        rpc = rpc_to(session, url, chain_id)
         recorder = RecordingRpc(rpc)
         venue = module.build(module.Settings(**settings), recorder, chain_id)
         newest = head_from_json(await rpc.call("eth_getBlockByNumber", ["latest", False]), 0)

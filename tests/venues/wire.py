@@ -5,7 +5,10 @@ from collections.abc import AsyncIterator
 
 import aiohttp
 
+from keeper.chain.endpoints import EndpointRules, Endpoints, Role
+from keeper.chain.jsonrpc import JsonRpcClient
 from keeper.chain.rpc import HttpRpc, log_from_json
+from keeper.clock import SystemClock
 from keeper.facts import FeedId, Head, Log, Price
 from keeper.units import WAD
 from tests.contracts import Contract
@@ -14,17 +17,19 @@ from tests.market_chain import Update, payload_of
 from tests.nodes import Anvil
 
 
+def rpc_to(session: aiohttp.ClientSession, url: str, chain_id: int) -> HttpRpc:
+    """Return the keeper's client of one endpoint that may take its time."""
+    rules = EndpointRules(chain_id, probe_ms=1_000, head_lag_blocks_max=3, latency_ms_max=1_000)
+    client = JsonRpcClient(session, timeout_ms=20_000)
+    endpoints = Endpoints(client, rules, SystemClock(), CountingTelemetry())
+    endpoints.add([url], Role.READ)
+    return HttpRpc(endpoints, 2)
+
+
 @contextlib.asynccontextmanager
 async def connected(node: Anvil) -> AsyncIterator[HttpRpc]:
     async with aiohttp.ClientSession() as session:
-        yield HttpRpc(
-            session,
-            [node.url],
-            chain_id=31_337,
-            timeout_ms=20_000,
-            attempts_max=2,
-            telemetry=CountingTelemetry(),
-        )
+        yield rpc_to(session, node.url, 31_337)
 
 
 def head_of(node: Anvil) -> Head:

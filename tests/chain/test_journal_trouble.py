@@ -1,0 +1,171 @@
+"""A journal that cannot be written for a while: nothing is sent, nothing is lost, it goes on."""
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from keeper.chain import journal as journal_module
+from keeper.chain.journal import Journal, JournalError
+from keeper.chain.journal_read import read_attempts
+from keeper.chain.rpc import HttpRpc
+from keeper.errors import JournalUnavailableError
+from keeper.facts import AccountId, NotSent, Outcome, Settled
+from tests.chain.test_journal import attempt, signed
+from tests.chain.test_lane import WALLET, MakeLane, lane_of, newest, pending, plan, start, submit
+from tests.nodes import Anvil
+
+__all__ = ["lane_of"]  # a fixture
+
+BIG = AccountId("x" * 8_000)  # needs pages of its own
+
+
+@pytest.fixture(autouse=True)
+def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal_module, "PAUSE_S", 0.0)
+
+
+@pytest.fixture
+async def journal(tmp_path: Path) -> AsyncIterator[Journal]:
+    async with Journal(tmp_path / "j", 31337) as opened:
+        yield opened
+
+
+async def pages_max(journal: Journal, pages: int | None = None) -> None:
+    """Let the file grow to so many pages; None: no further than it is, like a full disk."""
+
+    def limit() -> None:
+        now = journal._open_db.execute("PRAGMA page_count").fetchone()[0]
+        journal._open_db.execute(f"PRAGMA max_page_count = {now if pages is None else pages}")
+
+    await journal._run(limit)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the write lock, as a backup script that forgot to commit does."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        yield
+        other.execute("ROLLBACK")
+
+
+async def fill(journal: Journal) -> None:
+    """Write until the disk is full."""
+    await pages_max(journal)
+    many = (journal.intend(attempt(n, f"{n}{BIG}"), signed(n)) for n in range(100, 200))
+
+    async def until_it_fails() -> None:
+        for one in many:
+            await one
+
+    with pytest.raises(JournalUnavailableError, match=r"/j: database or disk is full; make room"):
+        await until_it_fails()
+
+
+async def test_a_full_disk_refuses_what_must_be_on_it_and_keeps_the_rest(
+    journal: Journal, tmp_path: Path
+) -> None:
+    await journal.intend(attempt(1, "a"), signed(1))
+    await fill(journal)
+    before = {found.id for found in await journal.open_attempts()}
+    assert "database or disk is full" in journal.trouble
+    await journal.sent("id1", 5, None)
+    await journal.checkpoint("demo", 7, "0xa", [BIG])
+    await journal.checkpoint("demo", 8, "0xb", [AccountId("small")])
+    await journal.settle(Settled(attempt(1, "a"), Outcome.LOST, "z" * 9_000, None, 0, 0, 3), 9)
+    assert {found.id for found in await journal.open_attempts()} == before, "nothing by halves"
+    assert journal.trouble
+
+    await pages_max(journal, 10**6)
+    with capture_logs() as logs:
+        await journal.checkpoint("demo", 9, "0xc", [])
+    assert [log["log_level"] for log in logs if "written again" in log["event"]] == ["warning"]
+    assert journal.trouble == ""
+    accounts, mark = await journal.known("demo")
+    assert (set(accounts), mark) == ({BIG, "small"}, (9, "0xc")), "no account was lost"
+    row = next(row for row in read_attempts(tmp_path / "j") if row.id == "id1")
+    assert (row.outcome, row.cost_wei) == ("lost", 3)
+    await journal.intend(attempt(2, "b"), signed(2))
+
+
+async def test_a_lock_held_by_another_connection_is_waited_for_and_named(
+    journal: Journal, tmp_path: Path
+) -> None:
+    with locked(tmp_path / "j"), capture_logs() as logs:
+        for number in (1, 2):
+            with pytest.raises(JournalUnavailableError, match="database is locked"):
+                await journal.intend(attempt(number, "a"), signed(number))
+        await journal.checkpoint("demo", 7, "0xa", [AccountId("a")])
+    assert [log["event"] for log in logs if log["log_level"] == "error"] == [
+        "journal cannot be written: nothing is sent"
+    ], "said once"
+    await journal.intend(attempt(1, "a"), signed(1))
+    assert (await journal.known("demo"))[1] == (7, "0xa"), "written with the next"
+
+
+async def test_after_a_failure_the_next_try_waits(
+    journal: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many candidates at once must not each wait for the lock: the watching would."""
+    monkeypatch.setattr(journal_module, "PAUSE_S", 3_600.0)
+    with locked(tmp_path / "j"), pytest.raises(JournalUnavailableError, match="is locked"):
+        await journal.intend(attempt(1, "a"), signed(1))
+    with pytest.raises(JournalUnavailableError, match="tried again in a moment"):
+        await journal.intend(attempt(1, "a"), signed(1))
+    journal._try_again_at = time.monotonic()
+    await journal.intend(attempt(1, "a"), signed(1))
+
+
+async def test_damage_found_while_running_is_no_passing_trouble(journal: Journal) -> None:
+    def spoil() -> None:
+        journal._open_db.execute("DROP TABLE history")
+
+    await journal._run(spoil)
+    with pytest.raises(JournalError, match="no such table: history"):
+        await journal.intend(attempt(1, "a"), signed(1))
+
+
+async def test_the_lane_sends_nothing_and_then_goes_on_with_the_same_nonces(
+    journal: Journal, lane_of: MakeLane, rpc: HttpRpc, node: Anvil, tmp_path: Path
+) -> None:
+    lane = lane_of(journal)
+    await start(lane, rpc)
+    await submit(lane, rpc, plan("1"))
+    with locked(tmp_path / "j"):
+        head = await newest(rpc)
+        fee = lane.first_fee(head)
+        assert fee is not None
+        async with asyncio.TaskGroup() as group:
+            tries = [
+                group.create_task(lane.submit(plan(account), WALLET, fee, head))
+                for account in "2345"
+            ]
+        assert {each.result() for each in tries} == {NotSent.NOT_WRITTEN}
+        assert [each.nonce for each in lane.open_attempts] == [0]
+        assert set(pending(node)) == {0}
+    for account in "2345":
+        await submit(lane, rpc, plan(account))
+    assert set(pending(node)) == {0, 1, 2, 3, 4}
+
+
+async def test_a_replacement_that_cannot_be_journaled_is_not_sent(
+    journal: Journal, lane_of: MakeLane, rpc: HttpRpc, node: Anvil, tmp_path: Path
+) -> None:
+    lane = lane_of(journal)
+    await start(lane, rpc)
+    flying = await submit(lane, rpc, plan("1"))
+    head, before = await newest(rpc), pending(node)
+    fee = lane.replacement_fee(flying, head, 21_000, 7)
+    assert fee is not None
+    with locked(tmp_path / "j"), pytest.raises(JournalUnavailableError):
+        await lane.replace(flying, plan("1"), fee, head)
+    assert pending(node) == before
+    assert lane.open_attempts == (flying,)
+    await lane.replace(flying, plan("1"), fee, head)
+    assert pending(node) != before
