@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import NewType
 
 from keeper.decide.economics import Economics
+from keeper.jobs import Job
 
 VenueId = NewType("VenueId", str)
 AccountId = NewType("AccountId", str)
@@ -155,22 +156,6 @@ class Probe:
     facts: Mapping[str, str] = field(default_factory=dict)
 
 
-class Job(StrEnum):
-    """What a transaction is for. A closed set: a metric label."""
-
-    LIQUIDATE = "liquidate"
-    PREPARE = "prepare"  # what has to be done before a liquidation, as cancelling orders
-    COLLATERAL = "collateral"  # buys an account's collateral at a discount against its debt
-    FLATTEN = "flatten"  # closes what a liquidation has left with us
-    FUND = "fund"  # moves our own margin to or from the venue
-    SETTLE = "settle"  # executes an order that waits for somebody to do it
-    FILL = "fill"  # takes a nonce that nothing occupies, so that what is behind it gets on
-
-
-LIQUIDATIONS = frozenset({Job.LIQUIDATE, Job.COLLATERAL})
-PAID = LIQUIDATIONS | {Job.SETTLE}  # the venue's log shows that it was done; the rest just succeeds
-
-
 @dataclass(frozen=True, slots=True)
 class LiquidationSeen:
     """A liquidation, or another job that was paid for, found in the logs, ours or not."""
@@ -244,7 +229,7 @@ class Assessment:
     room: tuple[int | None, ...] = ()  # that each of these has now; None: no limit
     alone: bool = False  # it would get nothing behind attempts that take all the room
     until_s: int | None = None  # chain time at which a "not now" may turn by itself
-    notional_wad_max: int | None = None  # set by the gate: how much may be taken over; None: any
+    in_flight: Mapping[str, int] = field(default_factory=dict)  # what others take over, USD wads
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,7 +273,8 @@ class Simulated:
 class Refused:
     """The chain would not accept it, or we could not ask."""
 
-    reason: str  # not_liquidatable, no_progress, oracle, unknown, unreachable: a closed set
+    # not_liquidatable, no_progress, no_capital, oracle, unknown, unreachable: a closed set
+    reason: str
     detail: str
     until_s: int | None = None  # chain time at which that may turn by itself
 

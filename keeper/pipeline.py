@@ -18,7 +18,6 @@ from keeper.desk import QUARANTINE_MS, Desk, Nominated
 from keeper.errors import RpcError, TransientError
 from keeper.execute import Execution
 from keeper.facts import (
-    LIQUIDATIONS,
     AccountId,
     AccountState,
     Head,
@@ -30,6 +29,7 @@ from keeper.facts import (
     VenueId,
 )
 from keeper.intake import Intake
+from keeper.jobs import LIQUIDATIONS
 from keeper.mailbox import LatestWins
 from keeper.ports import Board, Chain, Clock, Memory, PriceSource, Submitter, Telemetry
 from keeper.quarantine import Quarantine

@@ -12,10 +12,8 @@ from keeper.desk import Desk, Nominated
 from keeper.errors import RpcError, TransientError
 from keeper.execute import Execution
 from keeper.facts import (
-    PAID,
     Attempt,
     Head,
-    Job,
     LiquidationSeen,
     Mined,
     Outcome,
@@ -27,6 +25,7 @@ from keeper.facts import (
     TxKind,
     VenueId,
 )
+from keeper.jobs import PAID, Job
 from keeper.ports import Telemetry, Tracker
 from keeper.units import PPM
 

@@ -121,6 +121,7 @@ class Lanes:
                 lane = Lane(Wallet(address, address, None), self._rules, self._parts)
                 self._followed.append(lane)
             lane.adopt([attempt for attempt in attempts if attempt.wallet == address])
+        await self._parts.journal.resumed(attempts, self._parts.clock.wall_ms())
         return attempts
 
     async def poll(self, head: Head) -> Sequence[Mined]:

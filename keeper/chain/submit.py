@@ -29,7 +29,6 @@ from keeper.facts import (
     Attempt,
     Call,
     Head,
-    Job,
     Mined,
     NotSent,
     Outcome,
@@ -39,6 +38,7 @@ from keeper.facts import (
     TxKind,
     VenueId,
 )
+from keeper.jobs import Job
 from keeper.ports import Broadcaster, Clock, Rpc, Telemetry
 from keeper.units import PPM
 

@@ -13,7 +13,6 @@ from keeper.facts import (
     AccountId,
     Attempt,
     Call,
-    Job,
     Outcome,
     Settled,
     SignedTx,
@@ -21,6 +20,7 @@ from keeper.facts import (
     TakenOver,
     TxKind,
 )
+from keeper.jobs import Job
 from tests.chain.test_lane import plan
 
 

@@ -24,7 +24,6 @@ from keeper.facts import (
     Attempt,
     Call,
     Head,
-    Job,
     Mined,
     NotSent,
     Outcome,
@@ -33,6 +32,7 @@ from keeper.facts import (
     TxKind,
     VenueId,
 )
+from keeper.jobs import Job
 from keeper.units import GWEI
 from tests.chain.conftest import CHAIN_ID, DEV_ADDRESS, endpoints_of
 from tests.fakes import CountingTelemetry, ManualClock

@@ -15,7 +15,14 @@ from keeper.chain.submit import LaneParts
 from keeper.chain.wordings import rpc_error
 from keeper.decide.economics import Fee
 from keeper.errors import RpcFault
-from keeper.facts import Attempt, Job, NotSent, Outcome, Settled, VenueId
+from keeper.facts import (
+    Attempt,
+    NotSent,
+    Outcome,
+    Settled,
+    VenueId,
+)
+from keeper.jobs import Job
 from keeper.units import GWEI
 from tests.chain.conftest import CHAIN_ID
 from tests.chain.test_lane import RULES, newest, plan
