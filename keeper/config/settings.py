@@ -46,7 +46,8 @@ class KeeperSettings(Table):
 
     state_dir: ConfigPath = Field(
         default="state",  # type: ignore[assignment]  # validated like a written one
-        description="Folder of the journal (journal.sqlite), relative to this file.",
+        description="Folder of the journal (journal.sqlite) and of what was read from the chain, "
+        "relative to this file.",
     )
     journal_days_max: int = _whole(
         400, 2, 36_500, "Days the journal keeps a settled attempt; its money is summed up for good."
@@ -127,7 +128,11 @@ class ChainSettings(Table):
     reorg_depth_max: int = _whole(
         64, 1, 4_096, "Blocks a reorganisation is followed back; deeper, all is read again."
     )
-    log_range_max: int = _whole(2_000, 1, 100_000, "Blocks a log query spans at most.")
+    log_range_max: int = _whole(
+        2_000, 1, 100_000, "Blocks a log query spans at most; what is refused is halved."
+    )
+    log_queries_at_once_max: int = _whole(4, 1, 64, "Log queries running at the same time.")
+    log_queries_per_s_max: int = _whole(20, 1, 1_000, "Log queries a second, while a gap is read.")
     head_age_ms_max: int = _whole(
         30_000, 500, _MS_MAX, "Milliseconds after which a head is too old to act on."
     )

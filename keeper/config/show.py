@@ -1,4 +1,4 @@
-"""Settings as they may be shown: shaped like the file, secrets starred."""
+"""The settings as plain values, secrets starred, and where secrets are referenced."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -8,8 +8,13 @@ from pydantic import BaseModel, SecretStr
 from keeper.config.keyref import Endpoint, SecretRef, is_secret_name
 
 
+def _has_kind(value: BaseModel) -> bool:
+    """Say whether ``options`` holds the keys of its kind, which stand in the same table."""
+    return "kind" in type(value).model_fields
+
+
 def references(value: object, path: str) -> Iterator[tuple[str, SecretRef]]:
-    """Yield every secret reference with its key path."""
+    """Yield every reference to a secret below a value, with its key path."""
     match value:
         case Endpoint() if value.url is not None:
             return
@@ -18,7 +23,7 @@ def references(value: object, path: str) -> Iterator[tuple[str, SecretRef]]:
         case BaseModel():
             for name, inner in value:
                 # The keys of a kind stand in the same table as the common ones.
-                is_kind = name == "options" and "kind" in type(value).model_fields
+                is_kind = name == "options" and _has_kind(value)
                 below = path if is_kind else f"{path}.{name}".removeprefix(".")
                 yield from references(inner, below)
         case tuple() | list():
@@ -30,15 +35,15 @@ def references(value: object, path: str) -> Iterator[tuple[str, SecretRef]]:
 
 
 def plain(value: object, *, reveal_urls: bool) -> Any:  # noqa: ANN401 - JSON
-    """Return settings as nested plain values, shaped like the file, secrets starred."""
+    """Return a value as JSON has it; secrets are starred, URLs shown only if asked for."""
     shown: object
     match value:
         case SecretRef():
-            shown = _reference(value, reveal_urls=reveal_urls)
+            shown = _plain_reference(value, reveal_urls=reveal_urls)
         case SecretStr():
             shown = "***"
         case BaseModel():
-            shown = _fields(value, reveal_urls=reveal_urls)
+            shown = _plain_fields(value, reveal_urls=reveal_urls)
         case tuple() | list() | set() | frozenset():
             items = sorted(value) if isinstance(value, set | frozenset) else value
             shown = [plain(item, reveal_urls=reveal_urls) for item in items]
@@ -51,16 +56,16 @@ def plain(value: object, *, reveal_urls: bool) -> Any:  # noqa: ANN401 - JSON
     return shown
 
 
-def _reference(value: SecretRef, *, reveal_urls: bool) -> str:
+def _plain_reference(value: SecretRef, *, reveal_urls: bool) -> str:
     if not isinstance(value, Endpoint) or value.url is None:
         return f"*** from {value.label}"
     return value.url.get_secret_value() if reveal_urls else value.label
 
 
-def _fields(model: BaseModel, *, reveal_urls: bool) -> dict[str, Any]:
+def _plain_fields(model: BaseModel, *, reveal_urls: bool) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     for name, value in model:
-        if name == "options" and "kind" in type(model).model_fields:
+        if name == "options" and _has_kind(model):
             fields |= plain(value, reveal_urls=reveal_urls)
         elif value is not None:
             hidden = isinstance(value, str) and is_secret_name(name)
