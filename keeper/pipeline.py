@@ -213,7 +213,7 @@ class Pipeline:
         dirty = intake.take()
         try:
             if everything:
-                desk.open = (await desk.venue.probe(self._submitter.wallet)).open
+                desk.open = await self._is_open(desk)
             market = await desk.venue.read_market(head)
             self._inbox.put(("market", venue), market)
             known = {*desk.states, *dirty}
@@ -228,6 +228,11 @@ class Pipeline:
             intake.everything = intake.everything or everything
             raise
         desk.loaded = True
+
+    async def _is_open(self, desk: Desk) -> bool:
+        """Ask whether every wallet that may be chosen, or anybody, may liquidate there."""
+        wallets: Sequence[str | None] = self._submitter.wallets_of(desk.venue.id) or [None]
+        return all([(await desk.venue.probe(wallet)).open for wallet in wallets])
 
     async def _note(
         self, desk: Desk, intake: Intake, head: Head, accounts: Sequence[AccountId]

@@ -3,7 +3,8 @@
 import structlog
 
 from keeper.desk import Desk
-from keeper.facts import LIQUIDATIONS, LiquidationSeen
+from keeper.facts import LiquidationSeen
+from keeper.jobs import LIQUIDATIONS
 from keeper.ports import Submitter, Telemetry
 
 logger = structlog.get_logger(__name__)
@@ -13,8 +14,8 @@ def report(desk: Desk, seen: LiquidationSeen, submitter: Submitter, telemetry: T
     """Count a liquidation on chain; for one that is not ours, say why we did not have it."""
     if seen.job not in LIQUIDATIONS:
         return  # anybody's; the capture rate is of liquidations
-    wallet = (submitter.wallet or "").lower()
-    ours = submitter.is_ours(seen.tx_hash) or (bool(wallet) and seen.liquidator.lower() == wallet)
+    wallets = {wallet.lower() for wallet in submitter.wallets}
+    ours = submitter.is_ours(seen.tx_hash) or seen.liquidator.lower() in wallets
     venue = desk.venue.id
     telemetry.count("keeper_liquidations_seen_total", venue=venue, by="us" if ours else "other")
     if not ours:
