@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -32,6 +32,7 @@ logger = structlog.get_logger(__name__)
 REFUSALS: Mapping[str, HoldReason] = {
     "not_liquidatable": HoldReason.NOT_LIQUIDATABLE,
     "no_progress": HoldReason.NO_PROGRESS,
+    "no_capital": HoldReason.NO_CAPITAL,
     "oracle": HoldReason.STALE_PRICE,
 }
 NOT_SENT: Mapping[NotSent, HoldReason] = {
@@ -140,15 +141,19 @@ class Execution:
 
     async def _simulate_and_send(self, desk: Desk, nominated: Nominated, head: Head) -> Hold | None:
         self._stage(desk, nominated.tick_ns, nominated.decided_ns)
+        account = nominated.assessment.account
+        in_flight = self._taking_over(desk, account)
         simulation = await self.simulate(desk, nominated.assessment, head)
         if isinstance(simulation, Refused):
-            return self._refused(desk, nominated.assessment.account, simulation, head)
+            return self._refused(desk, account, simulation, head)
         fee = self._submitter.first_fee(head)
         if fee is None:
             return self._wait(HoldReason.COST_CAP, head)
         plan = self.plan(desk, nominated, simulation, fee)
         if isinstance(plan, HoldReason):
             return self._wait(plan, head)
+        if simulation.takes_over and self._taking_over(desk, account) != in_flight:
+            return self._wait(HoldReason.CAPACITY_IN_USE, head)  # it was simulated without these
         overtaken = self._overtaken(desk, nominated.assessment, head)
         if overtaken is not None:
             return overtaken
@@ -172,10 +177,21 @@ class Execution:
     async def simulate(self, desk: Desk, assessment: Assessment, head: Head) -> Simulated | Refused:
         """Ask the chain what the liquidation would do from our wallet."""
         wallet = self._submitter.wallet or self.rules.watcher
+        if taking := self._taking_over(desk, assessment.account):
+            assessment = replace(assessment, in_flight=taking)
         simulation = await desk.venue.simulate(assessment, wallet, head)
         result = "ok" if isinstance(simulation, Simulated) else simulation.reason
         self._telemetry.count("keeper_simulated_total", venue=desk.venue.id, result=result)
         return simulation
+
+    def _taking_over(self, desk: Desk, account: AccountId) -> Counter[str]:
+        """Return what attempts on other accounts take over, by market: it ties up our margin."""
+        found: Counter[str] = Counter()
+        for attempt in self._submitter.open_attempts:
+            plan = attempt.plan
+            if plan.takes_over and plan.venue == desk.venue.id and plan.account != account:
+                found[plan.takes_over.market] += plan.takes_over.notional_wad
+        return found
 
     def plan(
         self, desk: Desk, nominated: Nominated, simulation: Simulated, fee: Fee

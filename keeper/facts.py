@@ -242,7 +242,7 @@ class Assessment:
     room: tuple[int | None, ...] = ()  # that each of these has now; None: no limit
     alone: bool = False  # it would get nothing behind attempts that take all the room
     until_s: int | None = None  # chain time at which a "not now" may turn by itself
-    notional_wad_max: int | None = None  # set by the gate: how much may be taken over; None: any
+    in_flight: Mapping[str, int] = field(default_factory=dict)  # what others take over, USD wads
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,7 +286,8 @@ class Simulated:
 class Refused:
     """The chain would not accept it, or we could not ask."""
 
-    reason: str  # not_liquidatable, no_progress, oracle, unknown, unreachable: a closed set
+    # not_liquidatable, no_progress, no_capital, oracle, unknown, unreachable: a closed set
+    reason: str
     detail: str
     until_s: int | None = None  # chain time at which that may turn by itself
 

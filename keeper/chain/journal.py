@@ -216,6 +216,15 @@ class Journal:
 
         await self._note(lambda: self._late.append(work))
 
+    async def resumed(self, attempts: Sequence[Attempt], now_ms: int) -> None:
+        """Note that this process goes on with what another left in flight."""
+
+        def work(db: sqlite3.Connection) -> None:
+            for attempt in attempts:
+                rows.resumed(db, attempt.id, now_ms)
+
+        await self._note(lambda: self._late.append(work))
+
     async def follow(
         self, attempts: Sequence[Attempt], receipts: Mapping[str, Receipt], now_ms: int
     ) -> None:

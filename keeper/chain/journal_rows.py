@@ -25,7 +25,7 @@ from keeper.facts import (
 
 
 class Event(StrEnum):
-    """What can happen to an attempt; the last one is its state."""
+    """What can happen to an attempt; the last one is its state, but for the last here."""
 
     PLANNED = "planned"
     SIGNED = "signed"  # once for every transaction
@@ -33,6 +33,7 @@ class Event(StrEnum):
     INCLUDED = "included"
     ORPHANED = "orphaned"  # the block that included it is gone
     SETTLED = "settled"
+    RESUMED = "resumed"  # found in flight by a keeper that was started meanwhile; no state
 
 
 def plan_to_json(plan: Plan) -> str:
@@ -201,6 +202,11 @@ def sent(
         (sent_ms, tick_to_sent_ms, attempt_id),
     )
     _happened(db, attempt_id, sent_ms, Event.BROADCAST, tick_to_sent_ms=tick_to_sent_ms)
+
+
+def resumed(db: sqlite3.Connection, attempt_id: str, now_ms: int) -> None:
+    """Write that another process goes on with the attempt."""
+    _happened(db, attempt_id, now_ms, Event.RESUMED)
 
 
 def found_on_chain(

@@ -28,6 +28,7 @@ class HoldReason(StrEnum):
     COST_CAP = "cost_cap"
     OPEN_ATTEMPTS = "open_attempts"
     ATTEMPT_OPEN = "attempt_open"  # this account has one in flight
+    NO_CAPITAL = "no_capital"  # our margin at the venue, or our limits, do not allow it
     CAPACITY_IN_USE = "capacity_in_use"  # an attempt in flight draws on the same market's capacity
     BACKOFF = "backoff"
     STATE_BEHIND = "state_behind"  # our last transaction is newer than what we have read
