@@ -92,12 +92,14 @@ class ChainUpdate:
 
     ``reorged_from``: the first block number whose hash changed; what was touched from there on must
     be read again. ``resync``: the gap could not be bridged, everything must be read again.
+    ``covers_from``: the first block whose logs are here, those up to the head too; None: none are.
     """
 
     head: Head
     logs: tuple[Log, ...]
     reorged_from: int | None = None
     resync: bool = False
+    covers_from: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
