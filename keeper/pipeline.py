@@ -365,14 +365,15 @@ class Pipeline:
             self._slots.release()
 
     async def _confirmed(self, desk: Desk, account: AccountId) -> bool:
-        """Read an account of a suspect venue; if the book has it otherwise, decide anew."""
+        """Read an account of a suspect venue; if the book has it otherwise, have it learned."""
         if self.head is None:
             return False
         (state,) = await desk.venue.read_accounts([account], self.head)
         if not any(differences(desk.states[account], state)):
             return True
         desk.hold(account, Hold(HoldReason.SUSPECT, until_block=self.head.number + 1))
-        self._inbox.put(("account", desk.venue.id, account), state)
+        self.intakes[desk.venue.id].mark([account])
+        self.intakes[desk.venue.id].retry()
         return False
 
     # --- settle -----------------------------------------------------------------------------------

@@ -198,20 +198,10 @@ async def test_a_suspect_venue_is_acted_on_with_fresh_reads_only(drifted: bool) 
     assert len(lane.plans) == (0 if drifted else 1)
     if drifted:
         assert rig.counted("keeper_held_total", "suspect") == 1
+        assert await rig.read()
         await rig.tried()
         assert rig.why(ALICE) == "not_under_margined", "the fresh reading has cured it"
         assert lane.plans == []
-
-
-async def test_a_suspect_account_that_is_still_under_is_decided_anew_and_sent() -> None:
-    rig, lane = scripted_rig()
-    await rig.started(set_account(ALICE, -19_500, eth=10))
-    rig.desk.suspect = "for a test"
-    rig.mine(quietly(set_account(ALICE, -19_400, eth=10)))
-    rig.follow()
-    for _ in range(3):
-        await rig.tried()
-    assert len(lane.plans) == 1
 
 
 class Inner(NamedTuple):
