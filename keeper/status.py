@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from keeper.chain.endpoints import Role
 from keeper.units import WAD
 
 if TYPE_CHECKING:
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from keeper.facts import Attempt, FeedId, Settled
     from keeper.observe.metrics import Metrics
     from keeper.pipeline import Pipeline
+    from keeper.ports import Broadcaster
     from keeper.prices.board import PriceBoard
     from keeper.quarantine import Quarantine
     from keeper.settle import Settlement
@@ -36,6 +36,7 @@ class Status:
     board: PriceBoard
     lane: Lane
     endpoints: Endpoints
+    broadcaster: Broadcaster
     journal: Journal
     settlement: Settlement
     quarantine: Quarantine
@@ -81,7 +82,7 @@ class Status:
         return [*reasons, *self._sending_trouble(), *self._wallet_trouble()]
 
     def _sending_trouble(self) -> list[str]:
-        trouble = self.endpoints.trouble(Role.SEND) if self.lane.wallet is not None else ""
+        trouble = self.broadcaster.trouble if self.lane.wallet is not None else ""
         return [f"chain: nothing can be sent: {trouble}"] if trouble else []
 
     def _wallet_trouble(self) -> list[str]:

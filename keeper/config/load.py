@@ -6,6 +6,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any, TypeVar
 
+from annotated_types import MaxLen
 from pydantic import BaseModel, ValidationError
 
 from keeper.config.checks import check_option_feeds, cross_check, feed_ids, report_leaks
@@ -19,6 +20,7 @@ from keeper.config.problems import (
 )
 from keeper.config.settings import (
     FeedSettings,
+    RelaySettings,
     Settings,
     SourceCommon,
     SourceSettings,
@@ -129,7 +131,8 @@ class _Reader:
             self._problems.add_unknown((name,), keys_of(Settings))
         parts: dict[str, Any] = {
             "sources": self._array("sources", "prices", SourceCommon, SourceSettings),
-            "feeds": self._feeds(),
+            "feeds": self._tables("feeds", FeedSettings),
+            "relays": self._tables("relays", RelaySettings),
             "venues": self._array("venues", "venues", VenueCommon, VenueSettings),
         }
         for name, field in Settings.model_fields.items():
@@ -139,10 +142,9 @@ class _Reader:
                 parts[name] = self._table(model, self._document.get(name, {}), (name,))
         return parts
 
-    def _feeds(self) -> list[FeedSettings | None]:
+    def _tables(self, name: str, model: type[ModelT]) -> list[ModelT | None]:
         return [
-            self._table(FeedSettings, raw, ("feeds", index))
-            for index, raw in enumerate(self._elements("feeds"))
+            self._table(model, raw, (name, index)) for index, raw in enumerate(self._elements(name))
         ]
 
     def _array(
@@ -158,11 +160,12 @@ class _Reader:
         ]
 
     def _elements(self, name: str) -> list[Any]:
-        """Return the tables of an array of tables, of which there must be one at least."""
-        raw = self._document.get(name)
-        limit = next(mark.max_length for mark in Settings.model_fields[name].metadata[1:])
+        """Return the tables of an array of tables; without a default there must be one."""
+        raw, field = self._document.get(name), Settings.model_fields[name]
+        limit = next(mark.max_length for mark in field.metadata if isinstance(mark, MaxLen))
         if raw is None or raw == []:
-            self._problems.add((name,), f"is missing; add at least one [[{name}]] table")
+            if field.is_required():
+                self._problems.add((name,), f"is missing; add at least one [[{name}]] table")
             return []
         if not isinstance(raw, list):
             text = f"should be an array of tables; write [[{name}]] instead of [{name}]"

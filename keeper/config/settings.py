@@ -94,6 +94,14 @@ class ChainSettings(Table):
         max_length=16,
         description="Endpoints that transactions are sent to, all at once; empty: those of http.",
     )
+    public_after_blocks: int | None = Field(
+        default=None,
+        ge=1,
+        le=1_000,
+        strict=True,
+        description="Blocks after which an attempt that went to [[relays]] is sent publicly as "
+        "well; without it, never.",
+    )
     ws: tuple[WsEndpoint, ...] = Field(
         default=(),
         max_length=16,
@@ -138,6 +146,23 @@ class ChainSettings(Table):
     )
     head_silence_ms_max: int = _whole(
         15_000, 500, _MS_MAX, "Milliseconds without a head until the WebSocket is reconnected."
+    )
+
+
+class RelaySettings(Table):
+    """A private way to the builders. With any of them nothing is sent to the public endpoints."""
+
+    url: HttpEndpoint = Field(description="Where the relay is.")
+    protocol: Literal["raw", "private_transaction", "bundle"] = Field(
+        default="raw",
+        description="raw: eth_sendRawTransaction to a node with a private pool; "
+        "private_transaction: eth_sendPrivateTransaction; bundle: eth_sendBundle, for each next "
+        "block again.",
+    )
+    signing_key: SecretRef | None = Field(
+        default=None,
+        description="Where the key is that signs requests (X-Flashbots-Signature); never the "
+        "wallet's.",
     )
 
 
@@ -300,6 +325,11 @@ class Settings(Table):
     chain: ChainSettings
     wallet: WalletSettings | None = Field(
         default=None, description="Who signs. Without this table the keeper sends nothing."
+    )
+    relays: tuple[RelaySettings, ...] = Field(
+        default=(),
+        max_length=16,
+        description="Where transactions go instead of chain.send; one table a relay.",
     )
     fees: FeesSettings = Field(default_factory=FeesSettings)
     gate: GateSettings = Field(default_factory=GateSettings)

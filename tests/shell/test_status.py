@@ -9,6 +9,7 @@ import aiohttp
 import pytest
 from structlog.testing import capture_logs
 
+from keeper.chain.broadcast import Broadcast, BroadcastRules
 from keeper.chain.journal import Journal
 from keeper.config import load
 from keeper.facts import AccountId, TxKind
@@ -91,6 +92,7 @@ async def seen(tmp_path: Path, session: aiohttp.ClientSession) -> AsyncIterator[
             board=rig.board,
             lane=lane,  # type: ignore[arg-type]
             endpoints=endpoints,
+            broadcaster=Broadcast(endpoints, BroadcastRules(1), metrics),
             journal=journal,
             settlement=rig.settlement,
             quarantine=rig.quarantine,
