@@ -6,7 +6,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any, TypeVar
 
-from annotated_types import MaxLen
+from annotated_types import MaxLen, MinLen
 from pydantic import BaseModel, ValidationError
 
 from keeper.config.checks import check_option_feeds, cross_check, feed_ids, report_leaks
@@ -18,14 +18,15 @@ from keeper.config.problems import (
     models_in,
     report_unknown_keys,
 )
+from keeper.config.relays import RelaySettings
 from keeper.config.settings import (
     FeedSettings,
-    RelaySettings,
     Settings,
     SourceCommon,
     SourceSettings,
     VenueCommon,
     VenueSettings,
+    WalletSettings,
 )
 from keeper.errors import ConfigError
 
@@ -134,10 +135,10 @@ class _Reader:
             "feeds": self._tables("feeds", FeedSettings),
             "relays": self._tables("relays", RelaySettings),
             "venues": self._array("venues", "venues", VenueCommon, VenueSettings),
+            "wallets": self._tables("wallets", WalletSettings),
         }
         for name, field in Settings.model_fields.items():
-            # An absent table may still have required keys; an absent wallet is a dry run.
-            if name not in parts and (name in self._document or name != "wallet"):
+            if name not in parts:  # an absent table may still have required keys
                 (model,) = models_in(field.annotation)
                 parts[name] = self._table(model, self._document.get(name, {}), (name,))
         return parts
@@ -160,11 +161,12 @@ class _Reader:
         ]
 
     def _elements(self, name: str) -> list[Any]:
-        """Return the tables of an array of tables; without a default there must be one."""
-        raw, field = self._document.get(name), Settings.model_fields[name]
-        limit = next(mark.max_length for mark in field.metadata if isinstance(mark, MaxLen))
+        """Return the tables of an array of tables."""
+        raw = self._document.get(name)
+        marks = Settings.model_fields[name].metadata
+        limit = next(mark.max_length for mark in marks if isinstance(mark, MaxLen))
         if raw is None or raw == []:
-            if field.is_required():
+            if any(isinstance(mark, MinLen) for mark in marks):
                 self._problems.add((name,), f"is missing; add at least one [[{name}]] table")
             return []
         if not isinstance(raw, list):

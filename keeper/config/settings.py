@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny
+from pydantic import BaseModel, Field, SerializeAsAny
 
 from keeper.config.keyref import (
     ConfigPath,
@@ -14,7 +14,9 @@ from keeper.config.keyref import (
     SecretRef,
     WsEndpoint,
 )
+from keeper.config.relays import RelaySettings
 from keeper.config.show import plain, references
+from keeper.config.table import Table
 from keeper.decide.rank import Objective
 from keeper.errors import ConfigError
 from keeper.facts import FeedId, VenueId
@@ -31,14 +33,6 @@ def _whole(default: int, low: int, high: int, text: str) -> int:
     """Declare a key for a whole number; floats, strings and booleans are refused."""
     field: int = Field(default=default, ge=low, le=high, strict=True, description=text)
     return field
-
-
-class Table(BaseModel):
-    """A table of config.toml: frozen, unknown keys refused, values never in error texts."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", hide_input_in_errors=True, validate_default=True
-    )
 
 
 class KeeperSettings(Table):
@@ -149,34 +143,38 @@ class ChainSettings(Table):
     )
 
 
-class RelaySettings(Table):
-    """A private way to the builders. With any of them nothing is sent to the public endpoints."""
-
-    url: HttpEndpoint = Field(description="Where the relay is.")
-    protocol: Literal["raw", "private_transaction", "bundle"] = Field(
-        default="raw",
-        description="raw: eth_sendRawTransaction to a node with a private pool; "
-        "private_transaction: eth_sendPrivateTransaction; bundle: eth_sendBundle, for each next "
-        "block again.",
-    )
-    signing_key: SecretRef | None = Field(
-        default=None,
-        description="Where the key is that signs requests (X-Flashbots-Signature); never the "
-        "wallet's.",
-    )
-
-
 class WalletSettings(Table):
-    """Who signs. Without this table the keeper decides and sends nothing: a dry run."""
+    """One wallet that signs. Without any the keeper decides and sends nothing: a dry run."""
 
+    name: str = Field(
+        default="main",
+        pattern=NAME,
+        description="Name of the wallet in logs and metrics: 1 to 64 letters, digits and . _ -",
+    )
     key: SecretRef | None = Field(
-        default=None, description="Where the private key is (hexadecimal); or use keystore."
+        default=None,
+        description="Where the private key is (hexadecimal); or use keystore, or signer.",
     )
     keystore: ConfigPath | None = Field(
         default=None, description="Path of an encrypted JSON keystore, relative to this file."
     )
     password: SecretRef | None = Field(
         default=None, description="Where the password of the keystore is."
+    )
+    signer: HttpEndpoint | None = Field(
+        default=None,
+        description="URL of a remote signer that takes eth_signTransaction, as Web3Signer does.",
+    )
+    address: str | None = Field(
+        default=None,
+        pattern=r"^0x[0-9a-fA-F]{40}$",
+        description="Address that the remote signer signs for.",
+    )
+    signer_timeout_ms: int = _whole(
+        2_000, 10, 60_000, "Milliseconds until the remote signer counts as failed."
+    )
+    balance_wei_min: int = _whole(
+        0, 0, _WEI_MAX, "Wei that stay in the wallet: below, it starts no attempt."
     )
 
 
@@ -305,6 +303,11 @@ class VenueCommon(Table):
     reward_feed: FeedId | None = Field(
         default=None, description="Feed that prices the reward token; without it rewards are USD."
     )
+    wallets: tuple[str, ...] = Field(
+        default=(),
+        max_length=64,
+        description="Names of the wallets that may act here; none named: all of them.",
+    )
 
 
 class VenueSettings(VenueCommon):
@@ -323,8 +326,10 @@ class Settings(Table):
     log: LogSettings = Field(default_factory=LogSettings)
     http: HttpSettings = Field(default_factory=HttpSettings)
     chain: ChainSettings
-    wallet: WalletSettings | None = Field(
-        default=None, description="Who signs. Without this table the keeper sends nothing."
+    wallets: tuple[WalletSettings, ...] = Field(
+        default=(),
+        max_length=64,
+        description="Who signs, side by side; one table a wallet. Without any nothing is sent.",
     )
     relays: tuple[RelaySettings, ...] = Field(
         default=(),
@@ -346,7 +351,7 @@ class Settings(Table):
     @property
     def dry_run(self) -> bool:
         """Nobody can sign: decide and simulate, send nothing."""
-        return self.wallet is None
+        return not self.wallets
 
     def secrets(self) -> Mapping[str, SecretRef]:
         """Return every secret reference by its key path, for a preflight to ``read``."""

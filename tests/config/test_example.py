@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from keeper.config import json_schema, load
-from keeper.config.settings import Settings, SourceCommon, Table, VenueCommon
+from keeper.config.settings import Settings, SourceCommon, VenueCommon
+from keeper.config.table import Table
 
 EXAMPLE = Path(__file__).parents[2] / "config.toml"
-TABLES = ("keeper", "log", "http", "chain", "wallet", "fees", "gate")
-ARRAYS = ("relays", "sources", "feeds", "venues")
+TABLES = ("keeper", "log", "http", "chain", "fees", "gate")
+ARRAYS = ("relays", "wallets", "sources", "feeds", "venues")
 _OFF = re.compile(r"^# (\[+\w+\]+|\w+ = .+)$", re.MULTILINE)  # a key or table written as a comment
 
 
@@ -70,8 +71,8 @@ def test_the_example_holds_every_key_with_its_default(
 
 def test_keys_without_a_default_are_off_in_the_example(schema: dict[str, Any]) -> None:
     written = tomllib.loads(EXAMPLE.read_text())
-    assert {"wallet", "relays"}.isdisjoint(written)
-    for name in set(TABLES) - {"wallet"}:
+    assert {"wallets", "relays"}.isdisjoint(written)
+    for name in TABLES:
         table = resolved(schema, schema["properties"][name])
         optional = {key for key, node in table["properties"].items() if "default" in node}
         assert set(written[name]) <= optional | set(table.get("required", ())), name
