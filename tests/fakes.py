@@ -3,12 +3,14 @@
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from dataclasses import replace
+from typing import NoReturn
 
 from keeper.decide.economics import Fee
 from keeper.errors import RpcError, RpcFault
 from keeper.facts import (
     AccountId,
     Attempt,
+    Call,
     Head,
     Mined,
     NotSent,
@@ -75,6 +77,22 @@ class ListedSource:
 
     async def check(self) -> str:
         return f"{len(self._ticks)} ticks"
+
+
+class NoRpc:
+    """A chain that must not be asked. Implements ``ports.Rpc``."""
+
+    async def call(self, method: str, params: Sequence[object] = ()) -> NoReturn:
+        raise AssertionError(method, params)
+
+    async def batch(self, requests: Sequence[tuple[str, Sequence[object]]]) -> NoReturn:
+        raise AssertionError(requests)
+
+    async def simulate(self, call: Call, sender: str) -> NoReturn:
+        raise AssertionError(call, sender)
+
+    async def simulate_each(self, calls: Sequence[Call], sender: str) -> NoReturn:
+        raise AssertionError(calls, sender)
 
 
 class ListedMemory:

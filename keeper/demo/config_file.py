@@ -47,6 +47,8 @@ name = "broker"
 host = "127.0.0.1"
 port = {mqtt_port}
 prefix = "{prefix}"
+# A demo lasts seconds: a keeper that waits as long as in production would miss most of it.
+reconnect_ms_max = 500
 {feeds}
 [[venues]]
 kind = "demo_market"
