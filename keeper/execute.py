@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -32,12 +32,14 @@ logger = structlog.get_logger(__name__)
 REFUSALS: Mapping[str, HoldReason] = {
     "not_liquidatable": HoldReason.NOT_LIQUIDATABLE,
     "no_progress": HoldReason.NO_PROGRESS,
+    "no_capital": HoldReason.NO_CAPITAL,
     "oracle": HoldReason.STALE_PRICE,
 }
 NOT_SENT: Mapping[NotSent, HoldReason] = {
     NotSent.NO_WALLET: HoldReason.DRY_RUN,
     NotSent.NO_ENDPOINT: HoldReason.NO_ENDPOINT,
     NotSent.LANE_PARKED: HoldReason.LANE_PARKED,
+    NotSent.NOT_SIGNED: HoldReason.NOT_SIGNED,
     NotSent.NOT_WRITTEN: HoldReason.JOURNAL,
 }
 
@@ -140,24 +142,31 @@ class Execution:
 
     async def _simulate_and_send(self, desk: Desk, nominated: Nominated, head: Head) -> Hold | None:
         self._stage(desk, nominated.tick_ns, nominated.decided_ns)
-        simulation = await self.simulate(desk, nominated.assessment, head)
+        # known before the simulation: who is paid, and may act at all, depends on the sender
+        wallet = self._submitter.wallet_for(desk.venue.id)
+        if wallet is None and self._submitter.wallets:
+            return self._wait(HoldReason.LANE_PARKED, head)
+        wallet = wallet or self.rules.watcher
+        account = nominated.assessment.account
+        in_flight = self._taking_over(desk, account)
+        simulation = await self.simulate(desk, nominated.assessment, wallet, head)
         if isinstance(simulation, Refused):
-            return self._refused(desk, nominated.assessment.account, simulation, head)
+            return self._refused(desk, account, simulation, head)
         fee = self._submitter.first_fee(head)
         if fee is None:
             return self._wait(HoldReason.COST_CAP, head)
         plan = self.plan(desk, nominated, simulation, fee)
         if isinstance(plan, HoldReason):
             return self._wait(plan, head)
+        if simulation.takes_over and self._taking_over(desk, account) != in_flight:
+            return self._wait(HoldReason.CAPACITY_IN_USE, head)  # it was simulated without these
         overtaken = self._overtaken(desk, nominated.assessment, head)
-        if overtaken is not None:
-            return overtaken
-        return await self._send(desk, plan, fee, head)
+        return overtaken or await self._send(desk, plan, wallet, fee, head)
 
-    async def _send(self, desk: Desk, plan: Plan, fee: Fee, head: Head) -> Hold | None:
-        if self._submitter.wallet is None:
+    async def _send(self, desk: Desk, plan: Plan, wallet: str, fee: Fee, head: Head) -> Hold | None:
+        if not self._submitter.wallets:
             self._would_send(plan)
-        result = await self._submitter.submit(plan, fee, head)
+        result = await self._submitter.submit(plan, wallet, fee, head)
         if isinstance(result, Attempt):
             # it may have been settled before its sending was noted: then nobody ends the work
             if self._submitter.attempt_of(plan.venue, plan.account) is not None:
@@ -169,13 +178,25 @@ class Execution:
             return None
         return self._wait(NOT_SENT[result], head)
 
-    async def simulate(self, desk: Desk, assessment: Assessment, head: Head) -> Simulated | Refused:
-        """Ask the chain what the liquidation would do from our wallet."""
-        wallet = self._submitter.wallet or self.rules.watcher
+    async def simulate(
+        self, desk: Desk, assessment: Assessment, wallet: str, head: Head
+    ) -> Simulated | Refused:
+        """Ask the chain what the liquidation would do from a wallet."""
+        if taking := self._taking_over(desk, assessment.account):
+            assessment = replace(assessment, in_flight=taking)
         simulation = await desk.venue.simulate(assessment, wallet, head)
         result = "ok" if isinstance(simulation, Simulated) else simulation.reason
         self._telemetry.count("keeper_simulated_total", venue=desk.venue.id, result=result)
         return simulation
+
+    def _taking_over(self, desk: Desk, account: AccountId) -> Counter[str]:
+        """Return what attempts on other accounts take over, by market: it ties up our margin."""
+        found: Counter[str] = Counter()
+        for attempt in self._submitter.open_attempts:
+            plan = attempt.plan
+            if plan.takes_over and plan.venue == desk.venue.id and plan.account != account:
+                found[plan.takes_over.market] += plan.takes_over.notional_wad
+        return found
 
     def plan(
         self, desk: Desk, nominated: Nominated, simulation: Simulated, fee: Fee

@@ -28,11 +28,13 @@ class HoldReason(StrEnum):
     COST_CAP = "cost_cap"
     OPEN_ATTEMPTS = "open_attempts"
     ATTEMPT_OPEN = "attempt_open"  # this account has one in flight
+    NO_CAPITAL = "no_capital"  # our margin at the venue, or our limits, do not allow it
     CAPACITY_IN_USE = "capacity_in_use"  # an attempt in flight draws on the same market's capacity
     BACKOFF = "backoff"
     STATE_BEHIND = "state_behind"  # our last transaction is newer than what we have read
     NO_ENDPOINT = "no_endpoint"  # every endpoint to send through is in trouble
     LANE_PARKED = "lane_parked"
+    NOT_SIGNED = "not_signed"  # the wallet's signer did not answer, or refused
     SEND_FAILED = "send_failed"
     JOURNAL = "journal"  # it cannot be written, so nothing may be sent
     DRY_RUN = "dry_run"

@@ -202,7 +202,7 @@ class Contract:
         try:
             done = await self._rpc.simulate(call, wallet)
             if not done.success:
-                return _reverted(done.output, reasons)
+                return reverted(done.output, reasons)
             logs = tuple(log for log in done.logs if log.address == self.address)
             return DryRun(call, done.gas_used, function.decoded(done.output), logs)
         except (RpcError, ProtocolError) as error:
@@ -254,10 +254,12 @@ class Reads:
         address: str,
         function: Function,
         *arguments: object,
+        sender: str | None = None,
         may_revert: bool = False,
     ) -> None:
-        """Ask what a function answers; None where it may revert and does."""
+        """Ask what a function answers, to ``sender`` if given; None if it may revert and does."""
         message = {"to": address, "data": "0x" + function.data(*arguments).hex()}
+        message |= {"from": sender} if sender else {}
         self._asked[name] = "eth_call", [message, self._block], function, may_revert
 
     def word(self, name: Hashable, address: str, slot: int) -> None:
@@ -291,7 +293,7 @@ def refusal(error: KeeperError, reasons: Mapping[str, str]) -> Refused:
     if isinstance(error, TransientRpcError):
         return Refused("unreachable", str(error))
     if isinstance(error, RpcError) and error.fault is RpcFault.REVERTED:
-        return _reverted(error.data, reasons, str(error))
+        return reverted(error.data, reasons, str(error))
     return Refused("unknown", str(error))
 
 
@@ -325,7 +327,8 @@ def words(data: bytes) -> list[bytes]:
     return [data[start : start + WORD_BYTES] for start in range(0, len(data), WORD_BYTES)]
 
 
-def _reverted(data: bytes, reasons: Mapping[str, str], otherwise: str = "") -> Refused:
+def reverted(data: bytes, reasons: Mapping[str, str], otherwise: str = "") -> Refused:
+    """Return what revert data means for a simulation; ``reasons`` as in ``dry_run``."""
     reason = revert_reason(data) or _named(data, reasons)
     detail = reason or otherwise or f"reverted with {data[:4].hex() or 'no reason'}"
     return Refused(reasons.get(reason, "unknown"), detail)

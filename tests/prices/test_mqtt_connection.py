@@ -212,13 +212,12 @@ async def test_a_password_lets_in_and_a_wrong_one_is_reported_and_tried_again(
 ) -> None:
     with running_broker(tmp_path / "nats", user="keeper", password=PASSWORD) as broker:
         right = Rig(broker, user="keeper", password=secret(PASSWORD))
-        async with right.publisher() as publisher:
-            async with reading(right.source) as ticks:
-                first = asyncio.ensure_future(anext(ticks))
-                while not first.done():  # a broker that has just come up may lose a message
-                    await publisher.price("BTC-USD")
-                    await asyncio.wait([first], timeout=0.2)
-                assert isinstance(await first, Tick)
+        async with right.publisher() as publisher, reading(right.source) as ticks:
+            first = asyncio.ensure_future(anext(ticks))
+            while not first.done():  # a broker that has just come up may lose a message
+                await publisher.price("BTC-USD")
+                await asyncio.wait([first], timeout=0.2)
+            assert isinstance(await first, Tick)
         wrong = Rig(broker, user="keeper", password=secret("letmein"))
         with pytest.raises(TransientError, match="Not authorized"):
             await wrong.source.check()

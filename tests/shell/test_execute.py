@@ -11,8 +11,10 @@ from structlog.testing import capture_logs
 
 from keeper.chain.fees import FeeRules
 from keeper.chain.journal import Journal
-from keeper.chain.signer import Signer
-from keeper.chain.submit import Lane, LaneRules
+from keeper.chain.lane_rules import LaneRules
+from keeper.chain.lanes import Lanes
+from keeper.chain.signer import KeySigner, Wallet
+from keeper.chain.submit import LaneParts
 from keeper.decide.agenda import HoldReason
 from keeper.execute import REFUSALS
 from keeper.facts import AccountId, Outcome, Refused, TxKind
@@ -22,13 +24,14 @@ from tests.shell.market import FakeChain, set_account
 from tests.shell.rig import (
     DESK_RULES,
     EXECUTION_RULES,
+    Rig,
     in_flight,
     make_rig,
     receipt_of,
     scripted_rig,
 )
 from tests.shell.rpc import FakeRpc
-from tests.shell.venue import FEEDS, VENUE
+from tests.shell.venue import FEEDS, TAKEN_WAD, VENUE
 
 ALICE, BOB = AccountId("alice"), AccountId("bob")
 UNDER = set_account(ALICE, -19_500, eth=10)
@@ -40,7 +43,9 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize("said", ["not_liquidatable", "no_progress", "oracle", "unknown", "new"])
+@pytest.mark.parametrize(
+    "said", ["not_liquidatable", "no_progress", "no_capital", "oracle", "unknown", "new"]
+)
 async def test_what_the_chain_refuses_becomes_a_hold(said: str) -> None:
     rig, lane = scripted_rig()
     await rig.started(UNDER)
@@ -81,9 +86,27 @@ async def test_simulations_side_by_side_do_not_open_more_attempts_than_allowed()
     rig, lane = scripted_rig(execution_rules=replace(EXECUTION_RULES, open_attempts_max=2))
     names = [f"account{number}" for number in range(6)]
     await rig.started(*(set_account(name, -19_500, eth=10) for name in names))
+    await _side_by_side(rig, len(names))
+    assert len(lane.plans) == 2
+    held = [name for name in names if rig.why(name) == "open_attempts"]
+    assert len(held) == 4
+
+
+async def test_simulations_side_by_side_do_not_spend_the_same_margin() -> None:
+    """Both fit alone; the second was simulated before the first was in flight."""
+    rig, lane = scripted_rig()
+    rig.venue.room_wad = TAKEN_WAD
+    await rig.started(UNDER, set_account(BOB, -21_400, eth=11))
+    await _side_by_side(rig, 2)
+    assert len(lane.plans) == 1
+    assert sorted([rig.why(ALICE), rig.why(BOB)]) == ["capacity_in_use", "in_flight"]
+
+
+async def _side_by_side(rig: Rig, count: int) -> None:
+    """Let all candidates be simulated before any of them goes on."""
     await rig.decide()
     candidates = rig.pipeline._candidates.take()
-    together = asyncio.Barrier(len(names))
+    together = asyncio.Barrier(count)
     simulate = rig.venue.simulate
 
     async def slowly(*arguments: object) -> object:
@@ -94,9 +117,6 @@ async def test_simulations_side_by_side_do_not_open_more_attempts_than_allowed()
     async with asyncio.TaskGroup() as group:
         for (_, account), nominated in candidates.items():
             group.create_task(rig.execution.attempt(rig.desk, nominated), name=account)
-    assert len(lane.plans) == 2
-    held = [name for name in names if rig.why(name) == "open_attempts"]
-    assert len(held) == 4
 
 
 async def test_an_attempt_that_ends_while_it_is_sent_does_not_leave_its_account_busy() -> None:
@@ -198,17 +218,19 @@ class HastyRpc(FakeRpc):
 
 
 async def test_a_lane_survives_that_its_attempt_is_settled_while_it_is_sent(tmp_path: Path) -> None:
-    clock, signer = ManualClock(), Signer("0x" + "42" * 32)
+    clock, signer = ManualClock(), KeySigner("0x" + "42" * 32)
     chain = FakeChain(pull=False, now_ms=clock.wall_ms)
     chain.state.balances[signer.address] = WAD
     rpc, telemetry = HastyRpc(chain), CountingTelemetry()
     fees = FeeRules(GWEI, 2_000_000, 500 * GWEI, 125_000)
     async with Journal(tmp_path / "journal.sqlite", 1) as journal:
-        rules = LaneRules(1, 1, 2, WAD, fees)
-        lane = Lane(rpc, PlainBroadcaster(rpc), journal, signer, rules, clock, telemetry)
+        wallets = [Wallet("main", signer.address, signer)]
+        parts = LaneParts(rpc, PlainBroadcaster(rpc), journal, clock, telemetry)
+        lane = Lanes(wallets, {}, LaneRules(1, 1, 2, WAD, fees), parts)
         rig = make_rig(lane, chain, clock, telemetry=telemetry)
         await lane.recover()
         await rig.started(UNDER)
+        await rig.settle()
 
         async def at_once() -> None:
             rig.mine()

@@ -12,6 +12,7 @@ from keeper.units import WAD
 from tests.fakes import ScriptedLane
 from tests.shell.market import set_account, set_open
 from tests.shell.rig import EXECUTION_RULES, WALLET, Rig, receipt_of, scripted_rig
+from tests.shell.venue import TAKEN_WAD
 
 ALICE, BOB = AccountId("alice"), AccountId("bob")
 UNDER = set_account(ALICE, -19_500, eth=10)  # equity 500, needs 1,000, pays 200
@@ -117,6 +118,30 @@ async def simulation_failed() -> Case:
         rig.clock.advance(2)
 
     return Case(rig, lane, time_passes)
+
+
+async def no_capital() -> Case:
+    """Another attempt takes over all that our margin allows."""
+    rig, lane = scripted_rig()
+    rig.venue.room_wad = TAKEN_WAD
+    await rig.started(set_account(BOB, -21_400, eth=11))
+    await rig.tried()
+    (attempt,) = lane.open_attempts
+    rig.mine(UNDER)
+    await rig.publish()
+    rig.follow()
+    assert await rig.read()
+    await rig.tried()
+
+    async def other_is_settled() -> None:
+        lane.mine(attempt, receipt_of(rig, attempt), TxKind.FIRST)
+        await rig.publish()
+        rig.follow()
+        assert await rig.read()
+        await rig.settle()
+        rig.clock.advance(2)
+
+    return Case(rig, lane, other_is_settled)
 
 
 async def unprofitable() -> Case:
@@ -265,6 +290,10 @@ async def lane_parked() -> Case:
     return await _not_sent(NotSent.LANE_PARKED)
 
 
+async def not_signed() -> Case:
+    return await _not_sent(NotSent.NOT_SIGNED)
+
+
 async def no_endpoint() -> Case:
     return await _not_sent(NotSent.NO_ENDPOINT)
 
@@ -329,6 +358,7 @@ CASES: dict[HoldReason, Callable[[], Awaitable[Case]]] = {
     HoldReason.STALE_HEAD: stale_head,
     HoldReason.NO_NATIVE_PRICE: no_native_price,
     HoldReason.SIMULATION_FAILED: simulation_failed,
+    HoldReason.NO_CAPITAL: no_capital,
     HoldReason.UNPROFITABLE: unprofitable,
     HoldReason.COST_CAP: cost_cap,
     HoldReason.OPEN_ATTEMPTS: open_attempts,
@@ -337,6 +367,7 @@ CASES: dict[HoldReason, Callable[[], Awaitable[Case]]] = {
     HoldReason.BACKOFF: backoff,
     HoldReason.STATE_BEHIND: state_behind,
     HoldReason.LANE_PARKED: lane_parked,
+    HoldReason.NOT_SIGNED: not_signed,
     HoldReason.NO_ENDPOINT: no_endpoint,
     HoldReason.SEND_FAILED: send_failed,
     HoldReason.JOURNAL: journal,

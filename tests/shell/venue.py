@@ -12,7 +12,6 @@ from keeper.facts import (
     Assessment,
     FeedId,
     Head,
-    Job,
     LiquidationSeen,
     Log,
     MarketState,
@@ -22,9 +21,11 @@ from keeper.facts import (
     Refused,
     Simulated,
     Step,
+    TakenOver,
     Touched,
     VenueId,
 )
+from keeper.jobs import Job
 from keeper.margin.rows import Row
 from keeper.units import PPM, WAD, wad_to_float
 from tests.shell import market
@@ -32,6 +33,7 @@ from tests.shell.market import AGE_S_MAX, FakeChain, Holding, Revert, Stored
 
 VENUE = VenueId("perps")
 FEEDS = {"eth": FeedId("ETH/USD"), "btc": FeedId("BTC/USD")}
+TAKEN_WAD = 1_000 * WAD  # notional that a liquidation leaves with us, where it does
 REASONS = {"not liquidatable": "not_liquidatable", "stale price": "oracle"}
 
 
@@ -85,6 +87,7 @@ class FakeVenue:
         self.reserve = 0.0  # such a one: USD that rows ask for beside the margin
         self.queue: tuple[AccountId, ...] = ()  # accounts that the contract lists by itself
         self.errands: dict[AccountId, int] = {}  # what is due whatever the prices are, until when
+        self.room_wad: int | None = None  # what our margin allows to take over; None: it pays cash
         self.compiled: list[AccountId] = []
         self.reads: list[tuple[str, ...]] = []
         self.probes = 0
@@ -255,6 +258,11 @@ class FakeVenue:
         if reward_wad == 0:
             return Refused("no_progress", "the window is used up")
         simulated = Simulated(call, market.GAS, reward_wad, call.value_wei, head)
+        if self.room_wad is not None:
+            if sum(assessment.in_flight.values()) + TAKEN_WAD > self.room_wad:
+                return Refused("no_capital", "too little margin")
+            taken = TakenOver("eth", TAKEN_WAD, TAKEN_WAD // 10, WAD)
+            simulated = replace(simulated, takes_over=taken)
         if len(calls) == 1:
             return simulated
         then = (Step(Job.LIQUIDATE, call, market.GAS),)

@@ -25,6 +25,7 @@ MINED_S_MAX = 60.0
 POLL_S = 0.01
 
 Entry = Mapping[str, Any]
+Abi = Iterable[Entry]
 BUILT_IN: Sequence[Entry] = [  # errors that the language itself raises
     {"type": "error", "name": name, "inputs": [{"name": "", "type": kind}]}
     for name, kind in (("Error", "string"), ("Panic", "uint256"))

@@ -23,7 +23,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -86,11 +86,28 @@ class Artifact:
 def artifacts() -> Mapping[str, Artifact]:
     """Return the compiled contracts by source and name, as ``a/B.sol:B``; or skip the test."""
     found = _artifacts()
-    if not isinstance(found, str):
-        return found
+    return _missing(found) if isinstance(found, str) else found
+
+
+def modules() -> Path:
+    """Return the folder ``node_modules`` with the packages; or skip the test."""
+    found = _modules()
+    return _missing(found) if isinstance(found, str) else found
+
+
+def _missing(found: str) -> NoReturn:
     if os.environ.get("KEEPER_REQUIRE_ALL") == "1":
         pytest.fail(found)
     pytest.skip(found)
+
+
+@functools.cache
+def _modules() -> Path | str:
+    """Return the folder, or why there is none; asked once, for an install takes a while."""
+    try:
+        return _installed()
+    except PackageError as error:
+        return str(error)
 
 
 @functools.cache

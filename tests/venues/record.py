@@ -22,11 +22,15 @@ import aiohttp
 import click
 from pydantic import ValidationError
 
-from keeper.chain.heads import head_from_json, read_logs
+from keeper.chain.backfill import logs_from_json
+from keeper.chain.heads import head_from_json
 from keeper.errors import KeeperError
 from keeper.facts import AccountId
 from keeper.margin.model import Account, Position
 from keeper.units import WAD
+from tests.curie.deploy import deploy as deploy_curie
+from tests.curie.world import World as CurieWorld
+from tests.curie.world import furnished as furnished_curie
 from tests.market_chain import MarketChain, furnish
 from tests.nodes import Anvil, running_anvil
 from tests.synthetix.deploy import Setup, deploy
@@ -100,6 +104,25 @@ def synthetix_orders(node: Anvil) -> tuple[dict[str, object], list[str]]:
     return settings, [str(number) for number in (ALICE, BOB)]
 
 
+def curie(node: Anvil) -> tuple[dict[str, object], list[str]]:
+    """Return settings and accounts: takers and a maker, some of them under."""
+    world = furnished_curie(CurieWorld(deploy_curie(node)))
+    names = ["alice", "bob", "dave", "erin"]
+    for name, margin in zip(names, (1_000, 5_000, 1, 950), strict=True):
+        world.deposit(name, margin)
+    world.deposit_weth("dave", 1.5)
+    for name, worth in (("alice", 9_000), ("bob", 9_000), ("dave", 12_000)):
+        world.trade(name, "ETH", worth)
+    world.trade("bob", "BTC", -3_000)
+    world.provide("erin", "ETH", (0, 9_000), (1_900, 1_990))
+    world.move("ETH", 1_850)
+    world.deposit("keeper", 20_000)
+    alice, base = world.person("alice"), world.market("ETH").base.address
+    house = world.curie.house
+    house.send("liquidate", alice, base, 0, sender=world.person("keeper"), gas=5_000_000)
+    return {"id": "curie", **world.curie.settings}, [world.person(name) for name in names]
+
+
 async def record(
     kind: str,
     url: str,
@@ -120,7 +143,8 @@ async def record(
         await venue.read_market(head)
         await venue.read_accounts(ids, head)
         first = max(0, head.number - blocks)
-        logs = await read_logs(rpc, venue.addresses(), first, head.number)
+        query = {"address": venue.addresses(), "fromBlock": hex(first), "toBlock": "latest"}
+        logs = logs_from_json(await rpc.call("eth_getLogs", [query]))
     one_of_each = {log.topics[0]: log for log in logs if log.topics}
     kept = [one_of_each[topic] for topic in sorted(one_of_each)]
     found = Recording(dict(settings), chain_id, head, ids, recorder.answers, kept)
@@ -147,6 +171,7 @@ async def record_own() -> None:
         await own("synthetix_v3", synthetix, numbers)
         orders, numbers = synthetix_orders(node)
         await own("synthetix_v3_orders", orders, numbers)
+        await own("perp_curie", *curie(node))
 
 
 def setting(text: str) -> tuple[str, object]:

@@ -243,7 +243,7 @@ async def test_the_screen_nominates_what_the_rules_call_liquidatable(
 
 # --- the actions ----------------------------------------------------------------------------------
 
-REASONS = {"not_liquidatable", "no_progress", "oracle", "unknown", "unreachable"}
+REASONS = {"not_liquidatable", "no_progress", "no_capital", "oracle", "unknown", "unreachable"}
 
 
 async def test_an_unreachable_chain_refuses(

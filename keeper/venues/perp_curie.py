@@ -1,0 +1,332 @@
+"""Perp v2 "Curie": cross margin in several tokens, pools of Uniswap v3, positions taken over.
+
+Anyone may liquidate, with margin of its own: it is handed the position at the mark price less a
+discount (half of a penalty, all of it from an account in bad debt), and has to get out of it again
+in the pool. Between half of the maintenance margin and all of it at most half of an account's
+notional is handed over. While a maker has orders they are cancelled first, which anyone may do.
+
+Accounts are addresses, markets go by their base tokens. The oracle pushes its price; positions are
+valued at a mark that lags behind it (``_perp_curie_math.py``), so a feed's new price shows where
+the mark would go if the oracle took it over. What is asked of the contracts is in
+``_perp_curie_reads.py``, our own margin and positions are in ``_perp_curie_inventory.py``.
+
+An account in a market that ``feeds`` does not name is not judged. Collateral that is not named
+counts for nothing: its owner is called under too early, and the simulation decides.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from keeper.capabilities import Capabilities, CapitalKind, PriceKind, RewardKind
+from keeper.errors import ProtocolError, RpcError
+from keeper.facts import (
+    AccountId,
+    AccountState,
+    Assessment,
+    Call,
+    FeedId,
+    Head,
+    LiquidationSeen,
+    Log,
+    MarketState,
+    Price,
+    PriceView,
+    Probe,
+    Refused,
+    Simulated,
+    Step,
+    Touched,
+    VenueId,
+)
+from keeper.jobs import Job
+from keeper.margin.rows import Row
+from keeper.ports import Rpc
+from keeper.units import PPM, WAD, mul_wad, wad_to_float
+from keeper.venues import _perp_curie_reads as reads
+from keeper.venues._abi import Contract, Function, refusal, reverted
+from keeper.venues._perp_curie_inventory import (
+    REASONS,
+    Limits,
+    Room,
+    close,
+    find_room,
+    taken_over,
+)
+from keeper.venues._perp_curie_math import Balance, System
+from keeper.venues._perp_curie_reads import EVENTS, CurieReader
+
+ADDRESS = r"^0x[0-9a-fA-F]{40}$"
+LIQUIDATE = Function("liquidate(address,address)", "")
+LIQUIDATE_PART = Function("liquidate(address,address,int256)", "")
+CANCEL_ORDERS = Function("cancelAllExcessOrders(address,address)", "")
+
+
+class Settings(BaseModel):
+    """The ``[[venues]]`` table with ``kind = "perp_curie"``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str = Field(description="Name of the venue in logs, metrics and topics")
+    address: str = Field(description="The ClearingHouse", pattern=ADDRESS)
+    vault: str = Field(description="The Vault, which holds the margin", pattern=ADDRESS)
+    feeds: dict[str, FeedId] = Field(description="Base token of each market → keeper feed")
+    collateral: tuple[str, ...] = Field(
+        default=(), description="Tokens beside the settlement token that count as margin"
+    )
+    exposure_usd_max: int = Field(
+        default=10_000, ge=0, description="USD of positions in one market that we take over at most"
+    )
+    exposure_total_usd_max: int = Field(
+        default=20_000, ge=0, description="USD of positions in all markets that we hold at most"
+    )
+
+
+@dataclass(frozen=True)
+class CurieMarkets(MarketState):
+    """Everything outside the accounts."""
+
+    system: System
+    feeds: Mapping[str, FeedId] = field(default_factory=dict)
+
+    @property
+    def epoch(self) -> str:
+        """Return the parameters that rows are compiled from."""
+        ratios = [(token, asset.ratio_ppm) for token, asset in self.system.assets.items()]
+        return f"{self.system.mm_ppm} {ratios}"
+
+
+@dataclass(frozen=True)
+class CurieAccount(AccountState):
+    """One account whole."""
+
+    balance: Balance
+
+
+class PerpCurie:
+    """One clearing house. Implements ``ports.Venue``."""
+
+    capabilities = Capabilities(
+        reward=RewardKind.INVENTORY, price=PriceKind.PUSH, capital=CapitalKind.MARGIN
+    )
+
+    def __init__(self, settings: Settings, rpc: Rpc) -> None:
+        """Remember where it is; nothing is read yet."""
+        self.id = VenueId(settings.id)
+        self._rpc = rpc
+        self._feeds = {base.lower(): feed for base, feed in settings.feeds.items()}
+        self._house = Contract(rpc, settings.address)
+        self._vault = settings.vault.lower()
+        tokens = [token.lower() for token in settings.collateral]
+        self._reader = CurieReader(rpc, self._house.address, list(self._feeds), tokens)
+        self._limits = Limits(settings.exposure_usd_max, settings.exposure_total_usd_max)
+        self._makers: dict[str, set[AccountId]] = {base: set() for base in self._feeds}
+
+    # --- reading ------------------------------------------------------------------------------
+
+    def addresses(self) -> Sequence[str]:
+        """Return the clearing house and the vault."""
+        return (self._house.address, self._vault)
+
+    def touched(self, log: Log) -> Touched:
+        """Say what a log changed; a trade also changes what the makers of its pool have."""
+        name, fields = EVENTS.read(log)
+        if name == "ReferredPositionChanged":
+            return Touched()
+        if not name:
+            self._reader.forget()
+            return Touched(everything=True)
+        account = AccountId(fields["trader"])
+        seen: tuple[LiquidationSeen, ...] = ()
+        if name == "PositionLiquidated":
+            # half of the penalty; from bad debt it is all, which this log does not tell
+            by, reward = fields["liquidator"], fields["liquidationFee"] // 2
+            seen = (LiquidationSeen(account, by, log.tx_hash, log.block_number, reward),)
+        makers = self._makers.get(fields.get("baseToken", ""), set())
+        return Touched(frozenset({account, *makers}), liquidations=seen)
+
+    async def read_market(self, head: Head) -> CurieMarkets:
+        """Read prices, pools, funding and parameters at the head's hash.
+
+        Raises RpcError; ProtocolError for another contract's answer.
+        """
+        return CurieMarkets(head, await self._reader.system(head), self._feeds)
+
+    async def read_accounts(
+        self, accounts: Sequence[AccountId], head: Head
+    ) -> Sequence[CurieAccount]:
+        """Read these accounts at the head's hash, in order; raises as ``read_market``."""
+        if not accounts:
+            return []
+        balances = await self._reader.balances(accounts, head)
+        for account, balance in zip(accounts, balances, strict=True):
+            for base, makers in self._makers.items():
+                held = balance.holdings.get(base)
+                (makers.add if held and held.orders else makers.discard)(account)
+        return [
+            CurieAccount(account, head, balance)
+            for account, balance in zip(accounts, balances, strict=True)
+        ]
+
+    # --- rules --------------------------------------------------------------------------------
+
+    def price_factors(self, market: CurieMarkets) -> Mapping[str, FeedId]:
+        """Return base tokens → keeper feeds; the factor is the oracle's price of each."""
+        return market.feeds
+
+    def index_factors(self, market: CurieMarkets) -> Sequence[str]:
+        """Return marks, funding, pool prices and prices of collateral."""
+        return list(market.system.factors(0))
+
+    def factors(self, market: CurieMarkets, at_s: int) -> Mapping[str, float]:
+        """Return the oracle's prices and what follows from the chain at this time."""
+        system = market.system
+        prices = {base: wad_to_float(one.oracle) for base, one in system.markets.items()}
+        return prices | system.factors(at_s - market.head.timestamp_s)
+
+    def indices(
+        self, market: CurieMarkets, at_s: int, prices: Mapping[str, float]
+    ) -> Mapping[str, float]:
+        """Return the marks as they would be if the oracle said so."""
+        found = market.system.markets
+        return {
+            f"M:{base}": wad_to_float(found[base].mark_at(round(price * WAD)))
+            for base, price in prices.items()
+            if base in found
+        }
+
+    def compile(
+        self, account: CurieAccount, market: CurieMarkets, values: Mapping[str, float]
+    ) -> Row | None:
+        """Compile an account to a row; none without positions, or if it cannot be judged."""
+        return market.system.row(account.balance) if market.system.knows(account.balance) else None
+
+    def assess(
+        self,
+        account: CurieAccount,
+        market: CurieMarkets,
+        prices: Mapping[FeedId, Price],
+        at_s: int,
+    ) -> Assessment:
+        """Judge as the contract does, and name the market in which most can be liquidated.
+
+        ``uses``: that market, then every market whose orders must be cancelled first; ``takes``:
+        the size that is handed over.
+        """
+        system, balance = market.system, account.balance
+        if not system.knows(balance):
+            return _verdict(account.account)
+        value = system.value(balance, max(0, at_s - market.head.timestamp_s))
+        worth = {
+            base: abs(mul_wad(system.liquidatable(value, base), one.mark))
+            for base, one in system.markets.items()
+            if one.is_open and base in balance.holdings
+        }
+        best = max(worth, key=lambda base: worth[base], default="")
+        size = system.liquidatable(value, best) if best else 0
+        ordered = [base for base in worth if balance.holdings[base].orders]
+        return Assessment(
+            account=account.account,
+            liquidatable=size != 0,
+            view=PriceView.CHAIN,
+            equity_wad=system.account_value(value),
+            requirement_wad=system.requirement(value),
+            reward_wad=system.discount(value, size, best) if size else 0,
+            bad_debt_wad=max(0, -value.settlement - value.full),
+            feeds=tuple(dict.fromkeys(market.feeds[base] for base in balance.holdings)),
+            uses=(best, *ordered) if size else (),
+            takes=(size,) if size else (),
+        )
+
+    # --- acting -------------------------------------------------------------------------------
+
+    async def probe(self, wallet: str | None) -> Probe:
+        """Say what is paid and asked for, and who has liquidated lately.
+
+        Raises TransientRpcError.
+        """
+        answers: list[Any] = [
+            await self._house.probe(reads.GETTERS["Vault"]),
+            await self._house.probe(reads.GETTERS["ClearingHouseConfig"]),
+            await self._house.probe(reads.PAUSED),
+        ]
+        for answer in answers:
+            if isinstance(answer, Probe):
+                return answer
+        vault, config, paused = answers
+        if vault != self._vault:
+            return Probe(open=False, detail=f"its vault is {vault}, not {self._vault}: mend vault")
+        penalty = await Contract(self._rpc, config).probe(reads.PENALTY)
+        if isinstance(penalty, Probe):
+            return penalty
+        facts = {
+            "reward": f"a discount of {penalty / 2 / PPM:.2%} of what is taken over",
+            "liquidators": await self._house.liquidators(EVENTS.named["PositionLiquidated"]),
+        }
+        if wallet:
+            margin = await Contract(self._rpc, vault).probe(reads.MARGIN, wallet)
+            facts["our free margin"] = f"{margin} units of the settlement token"
+        said = "the protocol is paused" if paused else "anyone with margin may liquidate"
+        return Probe(open=not paused, detail=said, facts=facts)
+
+    async def simulate(
+        self, assessment: Assessment, wallet: str, head: Head
+    ) -> Simulated | Refused:
+        """Run every step on top of the newest block, getting out again included.
+
+        What is taken over is cut to what our free margin and limits allow.
+        """
+        if not assessment.uses:
+            return Refused("not_liquidatable", "there is nothing to take over")
+        base, *ordered = assessment.uses
+        try:
+            wiring = await self._reader.wiring(head)
+            room = await find_room(self._rpc, wiring, wallet, list(self._feeds), head)
+            call = self._liquidation(assessment, room, base)
+            if call is None:
+                return Refused("no_capital", "no free margin, or the exposure limit is reached")
+            cancels = [(one, CANCEL_ORDERS.data(assessment.account, one)) for one in ordered]
+            calls = [Call(self._house.address, data) for _, data in cancels]
+            calls += [call, Call(self._house.address, close(base))]
+            done = await self._rpc.simulate_each(calls, wallet)
+        except (RpcError, ProtocolError) as error:
+            return refusal(error, REASONS)
+        for one in done:
+            if not one.success:
+                return reverted(one.output, REASONS)
+        taken = taken_over(done[-2].logs, done[-1].logs, wallet, base, room)
+        if isinstance(taken, Refused):
+            return taken
+        reward, position = taken
+        jobs = [Job.PREPARE for _ in cancels] + [Job.LIQUIDATE, Job.FLATTEN]
+        steps = [
+            Step(job, one, run.gas_used) for job, one, run in zip(jobs, calls, done, strict=True)
+        ]
+        first, *then = steps
+        return Simulated(
+            first.call, first.gas, reward, 0, head, first.job, tuple(then), takes_over=position
+        )
+
+    def _liquidation(self, assessment: Assessment, room: Room, base: str) -> Call | None:
+        """Return the call that takes over as much as there is room for; None: there is none."""
+        (size,) = assessment.takes
+        notional = room.notional_max(base, self._limits, assessment.in_flight)
+        whole = abs(mul_wad(size, room.marks[base]))
+        if notional >= whole:
+            return Call(self._house.address, LIQUIDATE.data(assessment.account, base))
+        part = size * notional // whole if notional > 0 else 0
+        if not part:
+            return None
+        return Call(self._house.address, LIQUIDATE_PART.data(assessment.account, base, part))
+
+
+def _verdict(account: AccountId) -> Assessment:
+    """Return the verdict on an account that cannot be judged."""
+    return Assessment(account, False, PriceView.CHAIN, 0, 0, 0, 0, ())  # noqa: FBT003
+
+
+def build(settings: Settings, rpc: Rpc, chain_id: int) -> PerpCurie:  # noqa: ARG001 - the loader's
+    """Make the venue; the loader calls this."""
+    return PerpCurie(settings, rpc)
