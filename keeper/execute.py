@@ -11,6 +11,7 @@ from keeper.decide.economics import Economics, Fee, reward_in_wei
 from keeper.decide.gate import Facts, Limits, after_simulation, before_simulation
 from keeper.desk import Desk, Nominated
 from keeper.facts import (
+    UPKEEP,
     AccountId,
     Assessment,
     Attempt,
@@ -205,7 +206,8 @@ class Execution:
         for step in simulation.then:
             step_limit = step.gas * self.rules.gas_limit_factor_ppm // PPM
             worst.append(step_limit * fee.max_fee_wei + step.call.value_wei)
-        reason = after_simulation(economics, max(worst), self._limits(desk))
+        upkeep = simulation.job in UPKEEP
+        reason = after_simulation(economics, max(worst), self._limits(desk), upkeep=upkeep)
         if reason is not None:
             return reason
         return Plan(

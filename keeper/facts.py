@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NewType
 
+from keeper.capabilities import Gain
 from keeper.decide.economics import Economics
 
 VenueId = NewType("VenueId", str)
@@ -166,6 +167,7 @@ class Job(StrEnum):
 
 
 LIQUIDATIONS = frozenset({Job.LIQUIDATE, Job.COLLATERAL})
+UPKEEP = frozenset({Job.FLATTEN, Job.FUND})  # of what is ours: it is not done for its own profit
 PAID = LIQUIDATIONS | {Job.SETTLE}  # the venue's log shows that it was done; the rest just succeeds
 
 
@@ -374,7 +376,7 @@ class Settled:
     reward_wad: int  # negative: a loss, as the price of getting out of a position
     reward_wei: int
     cost_wei: int
-    gains: Mapping[str, int] = field(default_factory=dict)  # what ``reward_wad`` is made of
+    gains: Mapping[Gain, int] = field(default_factory=dict)  # what ``reward_wad`` is made of
     native_usd_wad: int | None = None  # price of the native token then; None: it was not known
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from keeper.capabilities import Gain
 from keeper.chain.journal import Journal, JournalError
 from keeper.chain.journal_read import read_attempts
 from keeper.chain.signer import Signer
@@ -71,7 +72,7 @@ async def test_a_plan_of_several_steps_is_read_back_whole(tmp_path: Path) -> Non
         (found,) = await journal.open_attempts()
         assert found.plan == replace(whole, tick_ns=0, decided_ns=0)
         assert [tx.job for tx in found.transactions] == [Job.PREPARE, Job.LIQUIDATE]
-        gains = {"discount": 7, "fee": -(10**20)}
+        gains = {Gain.DISCOUNT: 7, Gain.FEE: -(10**20)}
         await journal.settle(Settled(first, Outcome.DONE, "", None, -5, -4, 3, gains), 9)
     (row,) = read_attempts(tmp_path / "j")
     assert (row.job, row.gains, row.reward_wei) == ("prepare", gains, -4)
