@@ -1,7 +1,6 @@
 """The composition root: settings → parts → loops. The only file that names concrete classes."""
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -11,12 +10,14 @@ import aiohttp
 import structlog
 
 from keeper import __version__
+from keeper.chain.backfill import Finder, LogReader, ReadRules
 from keeper.chain.broadcast import Broadcast
 from keeper.chain.endpoints import EndpointRules, Endpoints, Role
 from keeper.chain.fees import FeeRules
-from keeper.chain.heads import ChainFollower, FollowSettings, announce_heads, backfill
+from keeper.chain.heads import ChainFollower, FollowSettings, announce_heads
 from keeper.chain.journal import Journal
 from keeper.chain.jsonrpc import JsonRpcClient
+from keeper.chain.ledger import Ledger
 from keeper.chain.rpc import WATCHER, HttpRpc
 from keeper.chain.signer import Signer, load_signer
 from keeper.chain.submit import Lane, LaneRules
@@ -24,10 +25,12 @@ from keeper.clock import SystemClock
 from keeper.config import Settings, VenueSettings, find_module
 from keeper.desk import Desk, DeskRules
 from keeper.execute import Execution, ExecutionRules
-from keeper.facts import AccountId, Head, Settled, VenueId
+from keeper.facts import VenueId
 from keeper.intake import Intake
 from keeper.observe.http import Views, serve
 from keeper.observe.metrics import Metrics
+from keeper.observe.outcomes import publishers
+from keeper.observe.progress import LogProgress
 from keeper.pipeline import BEAT_S, Pipeline
 from keeper.ports import AnyVenue, Broadcaster, PriceSource, Rpc
 from keeper.prices.board import FeedRules, PriceBoard
@@ -152,7 +155,7 @@ def _lane(
 
 def _following(settings: Settings) -> FollowSettings:
     chain = settings.chain
-    return FollowSettings(chain.poll_ms, chain.reorg_depth_max, chain.log_range_max)
+    return FollowSettings(chain.poll_ms, chain.reorg_depth_max)
 
 
 def _execution_rules(settings: Settings) -> ExecutionRules:
@@ -182,32 +185,6 @@ def _desk_rules(settings: Settings, venue: VenueSettings) -> DeskRules:
     )
 
 
-async def discover(
-    journal: Journal,
-    rpc: Rpc,
-    start_blocks: Mapping[VenueId, int],
-    log_range_max: int,
-    desk: Desk,
-    head: Head,
-) -> AsyncIterator[tuple[int, list[AccountId]]]:
-    """Yield the accounts of a venue: those the journal knows, then those in the logs since."""
-    first = start_blocks[desk.venue.id]
-    known, mark = await journal.known(desk.scope)
-    if mark is not None:
-        block, block_hash = mark
-        raw = await rpc.call("eth_getBlockByNumber", [hex(block), False])
-        if isinstance(raw, dict) and raw.get("hash") == block_hash:
-            yield block, known
-            first = block + 1
-        else:
-            logger.warning("chain history changed: reading all logs again", venue=desk.venue.id)
-            await journal.forget(desk.scope)
-    addresses = desk.venue.addresses()
-    async for block, logs in backfill(rpc, addresses, first, head.number, log_range_max):
-        found = {account for log in logs for account in desk.venue.touched(log).accounts}
-        yield block, sorted(found)
-
-
 @asynccontextmanager
 async def build(settings: Settings) -> AsyncIterator[Parts]:
     """Put the parts together; raises ConfigError, or JournalError when it is in use."""
@@ -219,15 +196,40 @@ async def build(settings: Settings) -> AsyncIterator[Parts]:
         rpc = build_rpc(settings, session, metrics)
         journal = Journal(path, settings.chain.id, settings.keeper.journal_days_max)
         await stack.enter_async_context(journal)
+        ledger = await stack.enter_async_context(_ledger(settings))
         broadcast = Broadcast(rpc.endpoints, settings.chain.rpc_attempts_max, metrics)
         await stack.enter_async_context(broadcast)
-        parts = _assemble(settings, metrics, rpc, broadcast, journal)
+        parts = _assemble(settings, metrics, rpc, broadcast, journal, ledger)
         parts.settlement.profit_wei.update(await journal.profit_wei())
         yield parts
 
 
+def _ledger(settings: Settings) -> Ledger:
+    path = settings.keeper.state_dir / f"ledger-{settings.chain.id}.sqlite"
+    return Ledger(path, settings.chain.reorg_depth_max)
+
+
+def _readers(
+    settings: Settings, rpc: Rpc, ledger: Ledger, metrics: Metrics
+) -> tuple[LogReader, Finder]:
+    chain = settings.chain
+    rules = ReadRules(
+        log_range_max=chain.log_range_max,
+        log_queries_at_once_max=chain.log_queries_at_once_max,
+        log_queries_per_s_max=chain.log_queries_per_s_max,
+    )
+    reader = LogReader(rpc, rules)
+    start_blocks = {venue.id: venue.start_block for venue in settings.venues}
+    return reader, Finder(rpc, reader, ledger, start_blocks, metrics, LogProgress())
+
+
 def _assemble(
-    settings: Settings, metrics: Metrics, rpc: HttpRpc, broadcast: Broadcast, journal: Journal
+    settings: Settings,
+    metrics: Metrics,
+    rpc: HttpRpc,
+    broadcast: Broadcast,
+    journal: Journal,
+    ledger: Ledger,
 ) -> Parts:
     """Wire everything that needs no waiting."""
     _know_labels(settings, metrics, rpc)
@@ -237,29 +239,23 @@ def _assemble(
     sources = build_sources(settings, clock, metrics)
     lane = _lane(settings, rpc, broadcast, journal, clock, metrics)
     chain = settings.chain
+    parts = board, quarantine, metrics, clock
     desks = {
-        each.id: Desk(
-            build_venue(each, rpc, chain.id),
-            _desk_rules(settings, each),
-            board,
-            quarantine,
-            metrics,
-            clock,
-        )
+        each.id: Desk(build_venue(each, rpc, chain.id), _desk_rules(settings, each), *parts)
         for each in settings.venues
     }
     addresses = [address for desk in desks.values() for address in desk.venue.addresses()]
-    follower = ChainFollower(rpc, addresses, _following(settings), clock)
+    reader, finder = _readers(settings, rpc, ledger, metrics)
+    follower = ChainFollower(rpc, reader, addresses, _following(settings), clock)
     execution = Execution(_execution_rules(settings), lane, board, metrics, clock)
-    settlement = Settlement(desks, execution, lane, _publishers(sources), metrics)
-    start_blocks = {venue.id: venue.start_block for venue in settings.venues}
+    settlement = Settlement(desks, execution, lane, publishers(sources), metrics)
     pipeline = Pipeline(
         desks=desks,
         intakes={id_: Intake(desk.venue, chain.reorg_depth_max) for id_, desk in desks.items()},
         board=board,
         chain=follower,
-        discover=partial(discover, journal, rpc, start_blocks, chain.log_range_max),
-        memory=journal,
+        discover=finder.find,
+        memory=ledger,
         execution=execution,
         settlement=settlement,
         submitter=lane,
@@ -286,33 +282,6 @@ def _assemble(
     metrics.before_render(status.set_gauges)
     supervisor = Supervisor(metrics, quarantine, heartbeats, RETRYING)
     return Parts(settings, metrics, supervisor, lane, sources, follower, pipeline, status)
-
-
-def _publishers(
-    sources: Mapping[str, PriceSource],
-) -> list[Callable[[Settled], None]]:
-    """Return what publishes outcomes: every source whose transport can also send."""
-    return [
-        partial(_publish_outcome, source.publish)
-        for source in sources.values()
-        if hasattr(source, "publish")
-    ]
-
-
-def _publish_outcome(publish: Callable[[str, bytes], None], settled: Settled) -> None:
-    attempt, receipt = settled.attempt, settled.receipt
-    message = {
-        "id": attempt.id,
-        "account": attempt.plan.account,
-        "outcome": settled.outcome.value,
-        "tx": receipt.tx_hash if receipt else None,
-        "block": receipt.block_number if receipt else None,
-        "reward_wei": str(settled.reward_wei),
-        "cost_wei": str(settled.cost_wei),
-        "ts": attempt.sent_ms or attempt.opened_ms,
-    }
-    topic = f"venues/{attempt.plan.venue}/liquidations"
-    publish(topic, json.dumps(message, separators=(",", ":")).encode())
 
 
 def _loops(parts: Parts) -> dict[str, Callable[[], Awaitable[None]]]:
@@ -350,7 +319,7 @@ def _loops(parts: Parts) -> dict[str, Callable[[], Awaitable[None]]]:
             announce_heads,
             url,
             chain.id,
-            parts.follower,
+            parts.follower.wake,
             chain.head_silence_ms_max,
             partial(parts.heartbeats.beat, name),
         )

@@ -13,7 +13,7 @@ import aiohttp
 from keeper import __version__
 from keeper.app import build_board, build_rpc, build_sources, build_venue
 from keeper.chain.endpoints import Role
-from keeper.chain.heads import ChainFollower, FollowSettings, announce_heads, head_from_json
+from keeper.chain.heads import announce_heads, head_from_json
 from keeper.chain.journal import Journal, JournalError, JournalInUseError
 from keeper.chain.rpc import HttpRpc, quantity
 from keeper.chain.signer import load_signer
@@ -48,7 +48,7 @@ async def preflight(settings: Settings) -> list[Finding]:
     async with aiohttp.ClientSession() as session:
         rpc = build_rpc(settings, session, metrics)
         alive = await _endpoints(rpc, settings, findings)
-        await _websockets(settings, rpc, clock, findings)
+        await _websockets(settings, findings)
         if alive:
             await _balance(settings, rpc, wallet, findings)
             findings += [await _venue(settings, venue, rpc, wallet) for venue in settings.venues]
@@ -95,20 +95,16 @@ async def _endpoints(rpc: HttpRpc, settings: Settings, findings: list[Finding]) 
     return any(not each.failures for each in rpc.endpoints.all if Role.READ in each.roles)
 
 
-async def _websockets(
-    settings: Settings, rpc: HttpRpc, clock: SystemClock, findings: list[Finding]
-) -> None:
+async def _websockets(settings: Settings, findings: list[Finding]) -> None:
     """Wait for one announced head, or for as long as the keeper would."""
     chain = settings.chain
-    rules = FollowSettings(chain.poll_ms, chain.reorg_depth_max, chain.log_range_max)
     for number, endpoint in enumerate(chain.ws):
         announced = asyncio.Event()
-        follower = ChainFollower(rpc, [], rules, clock)
         try:
             async with asyncio.TaskGroup() as group:
                 url = endpoint.read().get_secret_value()
                 listening = announce_heads(
-                    url, chain.id, follower, chain.head_silence_ms_max, announced.set
+                    url, chain.id, announced.set, chain.head_silence_ms_max, lambda: None
                 )
                 task = group.create_task(listening, name=f"ws{number}")
                 await announced.wait()

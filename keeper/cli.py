@@ -1,4 +1,4 @@
-"""The command line: run, check, demo, config, keys.
+"""The command line: run, check, demo, config, keys; `keeper journal` is in journal_cli.py.
 
 Exit codes: 0 stopped or passed, 1 a bug or a failed check, 2 a mistake in the configuration.
 """
@@ -17,6 +17,7 @@ from rich.table import Table
 from keeper import __version__
 from keeper.config import difference, flat, json_schema, load, read_private
 from keeper.errors import ConfigError, FatalError
+from keeper.journal_cli import journal
 
 CONFIG = click.option(
     "--config",
@@ -237,6 +238,9 @@ def _password(path: Path | None, *, confirm: bool) -> str:
         return read_private(path).strip()
     asked: str = click.prompt("password", hide_input=True, confirmation_prompt=confirm, err=True)
     return asked
+
+
+cli.add_command(journal)
 
 
 def main() -> None:

@@ -11,12 +11,12 @@ from keeper.decide.economics import Economics, Fee, reward_in_wei
 from keeper.decide.gate import Facts, Limits, after_simulation, before_simulation
 from keeper.desk import Desk, Nominated
 from keeper.facts import (
-    UPKEEP,
     AccountId,
     Assessment,
     Attempt,
     FeedId,
     Head,
+    Job,
     NotSent,
     Outcome,
     Plan,
@@ -36,6 +36,7 @@ REFUSALS: Mapping[str, HoldReason] = {
     "no_capital": HoldReason.NO_CAPITAL,
     "oracle": HoldReason.STALE_PRICE,
 }
+UPKEEP = frozenset({Job.FLATTEN, Job.FUND})  # of what is ours: it is not done for its own profit
 NOT_SENT: Mapping[NotSent, HoldReason] = {
     NotSent.NO_WALLET: HoldReason.DRY_RUN,
     NotSent.NO_ENDPOINT: HoldReason.NO_ENDPOINT,

@@ -93,12 +93,14 @@ class ChainUpdate:
 
     ``reorged_from``: the first block number whose hash changed; what was touched from there on must
     be read again. ``resync``: the gap could not be bridged, everything must be read again.
+    ``covers_from``: the first block whose logs are here, those up to the head too; None: none are.
     """
 
     head: Head
     logs: tuple[Log, ...]
     reorged_from: int | None = None
     resync: bool = False
+    covers_from: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +169,6 @@ class Job(StrEnum):
 
 
 LIQUIDATIONS = frozenset({Job.LIQUIDATE, Job.COLLATERAL})
-UPKEEP = frozenset({Job.FLATTEN, Job.FUND})  # of what is ours: it is not done for its own profit
 PAID = LIQUIDATIONS | {Job.SETTLE}  # the venue's log shows that it was done; the rest just succeeds
 
 
@@ -288,8 +289,7 @@ class Simulated:
 class Refused:
     """The chain would not accept it, or we could not ask."""
 
-    # not_liquidatable, no_progress, no_capital, oracle, unknown, unreachable: a closed set
-    reason: str
+    reason: str  # a closed set: ``execute.REFUSALS``, unknown, unreachable
     detail: str
     until_s: int | None = None  # chain time at which that may turn by itself
 

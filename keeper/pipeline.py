@@ -46,7 +46,7 @@ RETRIES_MAX = 8  # accounts set aside that are read again at once; were it 16, t
 READ_MAX = 256  # accounts read in one go; a reading of all is posted as it comes in
 
 
-Discover = Callable[[Desk, Head], AsyncIterator[tuple[int, list[AccountId]]]]
+Discover = Callable[[Desk, Head], AsyncIterator[list[AccountId]]]
 
 
 class Pipeline:
@@ -211,10 +211,7 @@ class Pipeline:
         """Mark the accounts in the logs up to a head that no update has brought or will bring."""
         venue, intake.gap = desk.venue.id, False
         try:
-            async for block, found in self._discover(desk, head):
-                logger.info(
-                    "accounts found", venue=venue, block=block, head=head.number, new=len(found)
-                )
+            async for found in self._discover(desk, head):
                 intake.mark(found)
                 self._heartbeats.beat(f"accounts/{venue}")
         except BaseException:
@@ -245,12 +242,23 @@ class Pipeline:
             for start in range(0, len(dirty), READ_MAX):
                 await self._read_some(desk, dirty[start : start + READ_MAX], head)
                 self._heartbeats.beat(f"accounts/{venue}")
-            await self._memory.checkpoint(desk.scope, head.number, head.hash, dirty)
+            await self._note(desk, intake, head, dirty)
         except BaseException:
             intake.mark(dirty)
             intake.everything = intake.everything or everything
             raise
         desk.loaded = True
+
+    async def _note(
+        self, desk: Desk, intake: Intake, head: Head, accounts: Sequence[AccountId]
+    ) -> None:
+        """Put in the ledger what has been folded in and read; what cannot be is kept for later."""
+        intake.touched.update(dict.fromkeys(accounts, head.number))
+        noted = await self._memory.cover(
+            desk.scope, intake.covered, intake.touched, cut_from=intake.cut_from
+        )
+        if noted:
+            intake.noted()
 
     def _mark_set_aside(self, venue: VenueId, intake: Intake) -> None:
         """Read again by and by what a bug has set aside: perhaps nothing will touch it."""

@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from keeper.capabilities import Capabilities, Gain
+from keeper.coverage import Covered
 from keeper.decide.economics import Fee
 from keeper.errors import RpcError
 from keeper.facts import (
@@ -219,10 +220,21 @@ class Chain(Protocol):
 class Memory(Protocol):
     """What survives a restart of what was found in the logs."""
 
-    async def checkpoint(
-        self, scope: str, block: int, block_hash: str, accounts: Sequence[AccountId]
-    ) -> None:
-        """Note that a scope's logs are read up to a block, and the accounts found in them."""
+    async def cover(
+        self,
+        scope: str,
+        ranges: Sequence[Covered],
+        touched: Mapping[AccountId, int],
+        *,
+        everything: int | None = None,
+        cut_from: int | None = None,
+    ) -> bool:
+        """Note ranges whose logs have been read and the newest block that touched each account.
+
+        ``everything``: a block that touched all accounts. ``cut_from``: the first block that a
+        reorg replaced; what was read from there on is forgotten first. Returns whether it could be
+        written.
+        """
         ...
 
 

@@ -1,9 +1,10 @@
 """Hand-written fakes for what a test must be able to set: time, what was counted, what is sent."""
 
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
+from keeper.coverage import Covered
 from keeper.decide.economics import Fee
 from keeper.errors import RpcError, RpcFault
 from keeper.facts import (
@@ -78,15 +79,27 @@ class ListedSource:
 
 
 class ListedMemory:
-    """Checkpoints in a list. Implements ``pipeline.Memory``."""
+    """What was noted, in a list. Implements ``ports.Memory``."""
 
     def __init__(self) -> None:
-        self.checkpoints: list[tuple[str, int, str, tuple[AccountId, ...]]] = []
+        self.full = False
+        self.noted: list[tuple[list[Covered], set[AccountId], int | None]] = []
 
-    async def checkpoint(
-        self, scope: str, block: int, block_hash: str, accounts: Sequence[AccountId]
-    ) -> None:
-        self.checkpoints.append((scope, block, block_hash, tuple(accounts)))
+    async def cover(
+        self,
+        scope: str,
+        ranges: Sequence[Covered],
+        touched: Mapping[AccountId, int],
+        *,
+        everything: int | None = None,
+        cut_from: int | None = None,
+    ) -> bool:
+        assert scope
+        assert everything is None, "the finder's business"
+        if self.full:
+            return False
+        self.noted.append((list(ranges), set(touched), cut_from))
+        return True
 
 
 class PlainBroadcaster:

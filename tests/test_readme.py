@@ -29,8 +29,9 @@ def test_every_command_is_there() -> None:
                 assert parameter.opts[0] in README, f"keeper {name} {parameter.opts[0]}"
 
 
-def test_the_venue_example_is_accepted(tmp_path: Path) -> None:
-    (example,) = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
+def test_the_venue_examples_are_accepted(tmp_path: Path) -> None:
+    examples = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
     shipped = (Path(__file__).parent.parent / "config.toml").read_text()
-    (tmp_path / "config.toml").write_text(shipped + "\n" + example)
-    assert [venue.kind for venue in load(tmp_path / "config.toml").venues][-1] == "synthetix_v3"
+    (tmp_path / "config.toml").write_text("\n".join([shipped, *examples]))
+    kinds = [venue.kind for venue in load(tmp_path / "config.toml").venues]
+    assert kinds[1:] == ["synthetix_v3", "perp_curie"]

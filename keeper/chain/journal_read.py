@@ -4,7 +4,7 @@ import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import quote
 
@@ -50,6 +50,7 @@ def reading(path: Path) -> Iterator[sqlite3.Connection]:
                 "an older one is brought up to date when its keeper is started"
             )
             raise JournalError(msg)
+        db.execute(_TOLD)
         yield db
     except sqlite3.Error as error:
         msg = f"journal {path}: {error}; run this as the keeper's user, on the keeper's own file"
@@ -88,3 +89,83 @@ def read_attempts(path: Path) -> list[AttemptRow]:
         )
         for row in rows
     ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """Which attempts; None: any. ``outcome`` may be "open"."""
+
+    venue: str | None = None
+    account: str | None = None
+    outcome: str | None = None
+    wallet: str | None = None
+    since_ms: int | None = None  # opened then or later
+
+
+# the plan and the raw bytes are the keeper's own business
+_TOLD = """
+CREATE TEMP VIEW told AS
+SELECT id, venue, account, wallet, nonce, job, opened_ms, sent_ms, tick_to_sent_ms,
+    coalesce(outcome, 'open') AS outcome, detail, settled_ms, tx_hash, included_block,
+    reward_wad, reward_wei, cost_wei, native_usd_wad,
+    (SELECT count(*) FROM transactions WHERE attempt = attempts.id) AS transactions,
+    (SELECT event FROM history WHERE attempt = attempts.id AND event != 'resumed'
+        ORDER BY seq DESC LIMIT 1) AS state
+FROM attempts"""
+_FIND = """
+SELECT * FROM told WHERE id IN (
+    SELECT id FROM attempts
+    WHERE (:venue IS NULL OR venue = :venue) AND (:account IS NULL OR account = :account)
+        AND (:outcome IS NULL OR coalesce(outcome, 'open') = :outcome)
+        AND (:wallet IS NULL OR lower(wallet) = lower(:wallet))
+        AND (:since_ms IS NULL OR opened_ms >= :since_ms)
+    ORDER BY opened_ms DESC, nonce DESC LIMIT :limit
+) ORDER BY opened_ms, nonce"""
+Document = dict[str, object]
+
+
+def find(db: sqlite3.Connection, wanted: Wanted, limit: int | None = None) -> Iterator[Document]:
+    """Yield attempts, oldest first; with a limit the newest so many. Amounts are text."""
+    arguments = {**asdict(wanted), "limit": -1 if limit is None else limit}
+    for row in db.execute(_FIND, arguments):
+        yield dict(row)
+
+
+def story(db: sqlite3.Connection, path: Path, name: str) -> Document:
+    """Return one attempt with all its transactions and its history.
+
+    ``name``: its id, the beginning of it, or the hash of one of its transactions. Raises
+    JournalError when that is nobody's, or of several.
+    """
+    pattern = name.lower().replace("%", "").replace("_", "") + "%"
+    found = db.execute(
+        "SELECT * FROM told WHERE id LIKE ?"
+        " OR id IN (SELECT attempt FROM transactions WHERE hash LIKE ?) LIMIT 2",
+        (pattern, pattern),
+    ).fetchall()
+    if len(found) != 1:
+        problem = "is the beginning of several attempts" if found else "is no attempt"
+        msg = f"{name} {problem} in journal {path}; `keeper journal list` shows their ids"
+        raise JournalError(msg)
+    return whole(db, dict(found[0]))
+
+
+def whole(db: sqlite3.Connection, attempt: Document) -> Document:
+    """Add transactions and history to an attempt."""
+    signed = db.execute(
+        "SELECT hash, kind, job, max_fee_wei, priority_fee_wei, cost_wei_max, signed_ms, block"
+        " FROM transactions WHERE attempt = ? ORDER BY rowid",
+        (attempt["id"],),
+    )
+    lines = db.execute(
+        "SELECT at_ms, event, tx_hash, block, facts FROM history WHERE attempt = ? ORDER BY seq",
+        (attempt["id"],),
+    )
+    history = [{**dict(line), "facts": json.loads(line["facts"])} for line in lines]
+    gains = db.execute("SELECT gains FROM attempts WHERE id = ?", (attempt["id"],)).fetchone()[0]
+    return {
+        **attempt,
+        "gains_wad": json.loads(gains or "{}"),
+        "transactions": [dict(row) for row in signed],
+        "history": history,
+    }

@@ -2,7 +2,7 @@
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from enum import StrEnum
 from typing import Any
@@ -10,7 +10,6 @@ from typing import Any
 from keeper.chain.signer import worst_cost_wei
 from keeper.decide.economics import Economics
 from keeper.facts import (
-    AccountId,
     Attempt,
     Call,
     Job,
@@ -25,7 +24,7 @@ from keeper.facts import (
 
 
 class Event(StrEnum):
-    """What can happen to an attempt; the last one is its state."""
+    """What can happen to an attempt; the last one is its state, but for the last here."""
 
     PLANNED = "planned"
     SIGNED = "signed"  # once for every transaction
@@ -33,6 +32,7 @@ class Event(StrEnum):
     INCLUDED = "included"
     ORPHANED = "orphaned"  # the block that included it is gone
     SETTLED = "settled"
+    RESUMED = "resumed"  # found in flight by a keeper that was started meanwhile; no state
 
 
 def plan_to_json(plan: Plan) -> str:
@@ -203,6 +203,11 @@ def sent(
     _happened(db, attempt_id, sent_ms, Event.BROADCAST, tick_to_sent_ms=tick_to_sent_ms)
 
 
+def resumed(db: sqlite3.Connection, attempt_id: str, now_ms: int) -> None:
+    """Write that another process goes on with the attempt."""
+    _happened(db, attempt_id, now_ms, Event.RESUMED)
+
+
 def found_on_chain(
     attempt_id: str, receipt: Receipt | None, now_ms: int
 ) -> Callable[[sqlite3.Connection], None]:
@@ -297,26 +302,6 @@ def prune(db: sqlite3.Connection, before_ms: int, limit: int) -> None:
         db.execute("DELETE FROM attempts WHERE id = ?", (attempt_id,))
 
 
-# --- accounts -------------------------------------------------------------------------------------
-
-
-def write_checkpoint(
-    db: sqlite3.Connection, scope: str, block: int, block_hash: str, accounts: Iterable[AccountId]
-) -> None:
-    """Write up to which block a scope's logs are read, and the accounts found in them."""
-    found = [(scope, account) for account in accounts]
-    db.executemany("INSERT OR IGNORE INTO accounts VALUES (?, ?)", found)
-    db.execute("INSERT OR REPLACE INTO checkpoints VALUES (?, ?, ?)", (scope, block, block_hash))
-
-
-def forget_scope(db: sqlite3.Connection, scope: str) -> None:
-    """Delete a scope's accounts and checkpoint."""
-    db.execute("DELETE FROM accounts WHERE scope = ?", (scope,))
-    db.execute("DELETE FROM checkpoints WHERE scope = ?", (scope,))
-
-
-def known(db: sqlite3.Connection, scope: str) -> tuple[list[AccountId], tuple[int, str] | None]:
-    """Read a scope's accounts and its checkpoint (block, hash)."""
-    found = db.execute("SELECT account FROM accounts WHERE scope = ?", (scope,)).fetchall()
-    mark = db.execute("SELECT block, hash FROM checkpoints WHERE scope = ?", (scope,)).fetchone()
-    return [AccountId(row[0]) for row in found], (mark[0], mark[1]) if mark else None
+def touch(db: sqlite3.Connection) -> None:
+    """Write something that changes nothing."""
+    db.execute("UPDATE meta SET value = value WHERE key = 'version'")

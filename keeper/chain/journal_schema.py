@@ -32,14 +32,6 @@ CREATE TABLE transactions (
     signed_ms INTEGER NOT NULL, block INTEGER NOT NULL, job TEXT, cost_wei_max TEXT
 )""",
     "CREATE INDEX transactions_attempt ON transactions (attempt)",
-    """
-CREATE TABLE checkpoints (
-    scope TEXT PRIMARY KEY, block INTEGER NOT NULL, hash TEXT NOT NULL
-) WITHOUT ROWID""",
-    """
-CREATE TABLE accounts (
-    scope TEXT NOT NULL, account TEXT NOT NULL, PRIMARY KEY (scope, account)
-) WITHOUT ROWID""",
 )
 SINCE_3 = (
     """
@@ -64,7 +56,8 @@ CREATE TABLE totals (
     """
 CREATE VIEW open_attempts AS
 SELECT id, venue, account, wallet, nonce, opened_ms,
-    (SELECT event FROM history WHERE attempt = attempts.id ORDER BY seq DESC LIMIT 1) AS state,
+    (SELECT event FROM history WHERE attempt = attempts.id AND event != 'resumed'
+        ORDER BY seq DESC LIMIT 1) AS state,
     (SELECT count(*) FROM transactions WHERE attempt = attempts.id) AS transactions
 FROM attempts WHERE outcome IS NULL ORDER BY wallet, nonce""",
 )
@@ -80,19 +73,17 @@ FROM_2 = (  # it kept no history: what its rows tell of it is written down
     "ALTER TABLE transactions ADD COLUMN cost_wei_max TEXT",
     *SINCE_3,
     """
-INSERT INTO history (attempt, at_ms, event, facts)
-SELECT id, opened_ms, 'planned', '{}' FROM attempts ORDER BY opened_ms, nonce""",
-    """
 INSERT INTO history (attempt, at_ms, event, tx_hash, block, facts)
-SELECT attempt, signed_ms, 'signed', hash, block, json_object('kind', kind)
-FROM transactions ORDER BY rowid""",
-    """
-INSERT INTO history (attempt, at_ms, event, facts)
-SELECT id, sent_ms, 'broadcast', '{}' FROM attempts WHERE sent_ms IS NOT NULL""",
-    """
-INSERT INTO history (attempt, at_ms, event, tx_hash, block, facts)
-SELECT id, settled_ms, 'settled', tx_hash, included_block, json_object('outcome', outcome)
-FROM attempts WHERE outcome IS NOT NULL""",
+SELECT attempt, at_ms, event, hash, block, facts FROM (
+    SELECT 1 AS step, id AS attempt, opened_ms AS at_ms, 'planned' AS event,
+        NULL AS hash, NULL AS block, '{}' AS facts FROM attempts
+    UNION ALL SELECT 2, attempt, signed_ms, 'signed', hash, block, json_object('kind', kind)
+        FROM transactions
+    UNION ALL SELECT 3, id, sent_ms, 'broadcast', NULL, NULL, '{}'
+        FROM attempts WHERE sent_ms IS NOT NULL
+    UNION ALL SELECT 4, id, settled_ms, 'settled', tx_hash, included_block,
+        json_object('outcome', outcome) FROM attempts WHERE outcome IS NOT NULL
+) ORDER BY at_ms, step""",
 )
 
 

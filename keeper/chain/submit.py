@@ -152,6 +152,7 @@ class Lane:
                 logger.error("open attempt of another wallet", wallet=attempt.wallet, id=attempt.id)
             else:
                 logger.info("found in flight", attempt=attempt.id, nonce=attempt.nonce)
+        await self._journal.resumed(attempts, self._clock.wall_ms())
         self._recovered = True
         return attempts
 

@@ -3,19 +3,18 @@
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, SerializeAsAny
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny
 
 from keeper.config.keyref import (
     ConfigPath,
-    Endpoint,
     HttpEndpoint,
     SecretRef,
     WsEndpoint,
-    is_secret_name,
 )
+from keeper.config.show import plain, references
 from keeper.decide.rank import Objective
 from keeper.errors import ConfigError
 from keeper.facts import FeedId, VenueId
@@ -47,7 +46,8 @@ class KeeperSettings(Table):
 
     state_dir: ConfigPath = Field(
         default="state",  # type: ignore[assignment]  # validated like a written one
-        description="Folder of the journal (journal.sqlite), relative to this file.",
+        description="Folder of the journal (journal.sqlite) and of what was read from the chain, "
+        "relative to this file.",
     )
     journal_days_max: int = _whole(
         400, 2, 36_500, "Days the journal keeps a settled attempt; its money is summed up for good."
@@ -128,7 +128,11 @@ class ChainSettings(Table):
     reorg_depth_max: int = _whole(
         64, 1, 4_096, "Blocks a reorganisation is followed back; deeper, all is read again."
     )
-    log_range_max: int = _whole(2_000, 1, 100_000, "Blocks a log query spans at most.")
+    log_range_max: int = _whole(
+        2_000, 1, 100_000, "Blocks a log query spans at most; what is refused is halved."
+    )
+    log_queries_at_once_max: int = _whole(4, 1, 64, "Log queries running at the same time.")
+    log_queries_per_s_max: int = _whole(20, 1, 1_000, "Log queries a second, while a gap is read.")
     head_age_ms_max: int = _whole(
         30_000, 500, _MS_MAX, "Milliseconds after which a head is too old to act on."
     )
@@ -316,7 +320,7 @@ class Settings(Table):
 
     def secrets(self) -> Mapping[str, SecretRef]:
         """Return every secret reference by its key path, for a preflight to ``read``."""
-        return dict(_references(self, ""))
+        return dict(references(self, ""))
 
     def secret_values(self) -> list[str]:
         """Read what is referenced, to be blanked out of logs; what cannot be read is left out."""
@@ -331,7 +335,7 @@ class Settings(Table):
 
         ``reveal_urls``: with the paths of URLs, which may hold an API key; only to compare.
         """
-        shown: dict[str, Any] = _plain(self, reveal_urls=reveal_urls)
+        shown: dict[str, Any] = plain(self, reveal_urls=reveal_urls)
         return shown
 
     @property
@@ -339,61 +343,3 @@ class Settings(Table):
         """SHA-256 (hexadecimal) of the effective config; referenced secrets do not enter it."""
         text = json.dumps(self.show(reveal_urls=True), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _references(value: object, path: str) -> Iterator[tuple[str, SecretRef]]:
-    match value:
-        case Endpoint() if value.url is not None:
-            return
-        case SecretRef():
-            yield path, value
-        case BaseModel():
-            for name, inner in value:
-                # The keys of a kind stand in the same table as the common ones.
-                is_kind = name == "options" and isinstance(value, SourceSettings | VenueSettings)
-                below = path if is_kind else f"{path}.{name}".removeprefix(".")
-                yield from _references(inner, below)
-        case tuple() | list():
-            for index, inner in enumerate(value):
-                yield from _references(inner, f"{path}[{index}]")
-        case Mapping():
-            for name, inner in value.items():
-                yield from _references(inner, f"{path}.{name}")
-
-
-def _plain(value: object, *, reveal_urls: bool) -> Any:  # noqa: ANN401 - JSON
-    plain: object
-    match value:
-        case SecretRef():
-            plain = _plain_reference(value, reveal_urls=reveal_urls)
-        case SecretStr():
-            plain = "***"
-        case BaseModel():
-            plain = _plain_fields(value, reveal_urls=reveal_urls)
-        case tuple() | list() | set() | frozenset():
-            items = sorted(value) if isinstance(value, set | frozenset) else value
-            plain = [_plain(item, reveal_urls=reveal_urls) for item in items]
-        case Mapping():
-            plain = {str(key): _plain(item, reveal_urls=reveal_urls) for key, item in value.items()}
-        case None | bool() | int() | float():
-            plain = value
-        case _:
-            plain = str(value)
-    return plain
-
-
-def _plain_reference(value: SecretRef, *, reveal_urls: bool) -> str:
-    if not isinstance(value, Endpoint) or value.url is None:
-        return f"*** from {value.label}"
-    return value.url.get_secret_value() if reveal_urls else value.label
-
-
-def _plain_fields(model: BaseModel, *, reveal_urls: bool) -> dict[str, Any]:
-    fields: dict[str, Any] = {}
-    for name, value in model:
-        if name == "options" and isinstance(model, SourceSettings | VenueSettings):
-            fields |= _plain(value, reveal_urls=reveal_urls)
-        elif value is not None:
-            hidden = isinstance(value, str) and is_secret_name(name)
-            fields[name] = "***" if hidden else _plain(value, reveal_urls=reveal_urls)
-    return fields

@@ -225,6 +225,11 @@ _CHAIN = (
     _gauge("head_block", "Number of the newest block."),
     _gauge("head_age_seconds", "Seconds since the newest block was learned of.", unit="seconds"),
     _gauge("wallet_balance_wei", "Balance of the wallet in wei.", unit="wei"),
+    _gauge(
+        "backfill_blocks_left",
+        "Blocks whose logs are still to be read for the venue before it is complete.",
+        venue=VENUE,
+    ),
     _counter("reorgs_total", "Blocks found to have replaced ones that were read before."),
     _counter(
         "rpc_requests_total",

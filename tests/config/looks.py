@@ -26,6 +26,7 @@ from keeper.app import (
     build_rpc,
     build_sources,
 )
+from keeper.chain.backfill import Finder
 from keeper.chain.broadcast import Broadcast
 from keeper.chain.journal import Journal
 from keeper.chain.rpc import HttpRpc
@@ -311,10 +312,15 @@ def websocket_silence_ms(parts: Parts) -> object:
     return announce.args[3]
 
 
-def discovering(parts: Parts) -> tuple[Any, ...]:
-    """Return what finding accounts is given: journal, rpc, start blocks, log range."""
-    arguments: tuple[Any, ...] = parts.pipeline._discover.args  # type: ignore[attr-defined]
-    return arguments
+def finder(parts: Parts) -> Finder:
+    """Return what finds accounts."""
+    found: Finder = parts.pipeline._discover.__self__  # type: ignore[attr-defined]
+    return found
+
+
+async def queries_at_once(settings: Settings) -> object:
+    async with build(settings) as parts:
+        return len(finder(parts)._reader._wave([range(100)] * 100))
 
 
 def blocks_remembered(parts: Parts) -> object:
@@ -324,6 +330,10 @@ def blocks_remembered(parts: Parts) -> object:
 
 def folder_of_the_journal(parts: Parts) -> object:
     return parts.status.journal._path.parent.name
+
+
+def folder_of_the_ledger(parts: Parts) -> object:
+    return finder(parts)._ledger._path.parent.name
 
 
 def addresses(parts: Parts) -> object:

@@ -10,16 +10,16 @@ import random
 from collections import Counter
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
 
-from keeper.app import discover
+from keeper.chain.backfill import Finder, LogReader, ReadRules
 from keeper.chain.fees import FeeRules
 from keeper.chain.journal import Journal
 from keeper.chain.journal_read import AttemptRow, read_attempts
+from keeper.chain.ledger import Ledger
 from keeper.chain.signer import Signer
 from keeper.chain.submit import Lane, LaneRules
 from keeper.decide.agenda import HoldReason
@@ -245,8 +245,11 @@ async def start(world: World, rpc: FakeRpc, stack: AsyncExitStack) -> tuple[Rig,
     rules = replace(EXECUTION_RULES, transaction_cost_wei_max=10**17, profit_wei_min=10**15)
     rig = make_rig(lane, world.chain, world.clock, telemetry=world.telemetry, execution_rules=rules)
     rig.venue.lost = rpc.lost
-    rig.pipeline._memory = journal
-    rig.pipeline._discover = partial(discover, journal, rpc, {VENUE: 0}, 1_000)
+    ledger = await stack.enter_async_context(Ledger(world.path.with_name("ledger.sqlite"), 8))
+    reader = LogReader(rpc, ReadRules(1_000, 2, 1_000))
+    rig.pipeline._memory = ledger
+    finder = Finder(rpc, reader, ledger, {VENUE: 0}, world.telemetry, lambda *_: None)
+    rig.pipeline._discover = finder.find
     faulty, world.faulty = world.faulty, False  # a start that fails is tried again until it works
     await lane.recover()
     rig.follow()
