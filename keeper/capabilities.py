@@ -1,4 +1,4 @@
-"""What a venue declares itself to be, nothing is guessed; and what its rewards are made of."""
+"""What a venue declares itself to be; nothing is guessed."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -38,21 +38,6 @@ class CapitalKind(StrEnum):
 
     NONE = "none"
     MARGIN = "margin"  # its own, deposited at the venue, for the positions it takes over
-
-
-class Gain(StrEnum):
-    """What a reward is made of, where it is more than cash. A closed set: a metric label.
-
-    A position counts at what it cost until it is closed.
-    """
-
-    DISCOUNT = "discount"  # below the mark price, of a position taken over
-    UNREALISED = "unrealised"  # the same, negative: it is not ours before the position is closed
-    TRADE = "trade"  # realised by closing, fees apart: discount, slippage, moves of the market
-    FEE = "fee"  # paid for trading
-    FUNDING = "funding"
-    REPAID = "repaid"  # paid for an account's collateral
-    COLLATERAL = "collateral"  # that collateral, at the venue's own price
 
 
 @dataclass(frozen=True, slots=True)

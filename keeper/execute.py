@@ -16,7 +16,6 @@ from keeper.facts import (
     Attempt,
     FeedId,
     Head,
-    Job,
     NotSent,
     Outcome,
     Plan,
@@ -24,6 +23,7 @@ from keeper.facts import (
     Simulated,
     VenueId,
 )
+from keeper.jobs import UPKEEP
 from keeper.ports import Board, Clock, Submitter, Telemetry
 from keeper.units import PPM, WAD
 
@@ -36,11 +36,11 @@ REFUSALS: Mapping[str, HoldReason] = {
     "no_capital": HoldReason.NO_CAPITAL,
     "oracle": HoldReason.STALE_PRICE,
 }
-UPKEEP = frozenset({Job.FLATTEN, Job.FUND})  # of what is ours: it is not done for its own profit
 NOT_SENT: Mapping[NotSent, HoldReason] = {
     NotSent.NO_WALLET: HoldReason.DRY_RUN,
     NotSent.NO_ENDPOINT: HoldReason.NO_ENDPOINT,
     NotSent.LANE_PARKED: HoldReason.LANE_PARKED,
+    NotSent.NOT_SIGNED: HoldReason.NOT_SIGNED,
     NotSent.NOT_WRITTEN: HoldReason.JOURNAL,
 }
 
@@ -143,9 +143,13 @@ class Execution:
 
     async def _simulate_and_send(self, desk: Desk, nominated: Nominated, head: Head) -> Hold | None:
         self._stage(desk, nominated.tick_ns, nominated.decided_ns)
+        # known before the simulation: who is paid, and may act at all, depends on the sender
         account = nominated.assessment.account
+        wallet = self._sender(desk, account)
+        if wallet is None:
+            return self._wait(HoldReason.LANE_PARKED, head)
         in_flight = self._taking_over(desk, account)
-        simulation = await self.simulate(desk, nominated.assessment, head)
+        simulation = await self.simulate(desk, nominated.assessment, wallet, head)
         if isinstance(simulation, Refused):
             return self._refused(desk, account, simulation, head)
         fee = self._submitter.first_fee(head)
@@ -157,14 +161,19 @@ class Execution:
         if simulation.takes_over and self._taking_over(desk, account) != in_flight:
             return self._wait(HoldReason.CAPACITY_IN_USE, head)  # it was simulated without these
         overtaken = self._overtaken(desk, nominated.assessment, head)
-        if overtaken is not None:
-            return overtaken
-        return await self._send(desk, plan, fee, head)
+        return overtaken or await self._send(desk, plan, wallet, fee, head)
 
-    async def _send(self, desk: Desk, plan: Plan, fee: Fee, head: Head) -> Hold | None:
-        if self._submitter.wallet is None:
+    def _sender(self, desk: Desk, account: AccountId) -> str | None:
+        """Return who is to send: for a wallet's own account that wallet; None: all are parked."""
+        wallets = self._submitter.wallets_of(desk.venue.id)
+        own = next((wallet for wallet in wallets if wallet.lower() == account), None)
+        chosen = own or self._submitter.wallet_for(desk.venue.id)
+        return chosen if self._submitter.wallets else self.rules.watcher
+
+    async def _send(self, desk: Desk, plan: Plan, wallet: str, fee: Fee, head: Head) -> Hold | None:
+        if not self._submitter.wallets:
             self._would_send(plan)
-        result = await self._submitter.submit(plan, fee, head)
+        result = await self._submitter.submit(plan, wallet, fee, head)
         if isinstance(result, Attempt):
             # it may have been settled before its sending was noted: then nobody ends the work
             if self._submitter.attempt_of(plan.venue, plan.account) is not None:
@@ -176,9 +185,10 @@ class Execution:
             return None
         return self._wait(NOT_SENT[result], head)
 
-    async def simulate(self, desk: Desk, assessment: Assessment, head: Head) -> Simulated | Refused:
-        """Ask the chain what the liquidation would do from our wallet."""
-        wallet = self._submitter.wallet or self.rules.watcher
+    async def simulate(
+        self, desk: Desk, assessment: Assessment, wallet: str, head: Head
+    ) -> Simulated | Refused:
+        """Ask the chain what the liquidation would do from a wallet."""
         if taking := self._taking_over(desk, assessment.account):
             assessment = replace(assessment, in_flight=taking)
         simulation = await desk.venue.simulate(assessment, wallet, head)

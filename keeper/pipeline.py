@@ -18,7 +18,6 @@ from keeper.desk import QUARANTINE_MS, Desk, Nominated
 from keeper.errors import RpcError, TransientError
 from keeper.execute import Execution
 from keeper.facts import (
-    LIQUIDATIONS,
     AccountId,
     AccountState,
     Head,
@@ -30,6 +29,7 @@ from keeper.facts import (
     VenueId,
 )
 from keeper.intake import Intake
+from keeper.jobs import LIQUIDATIONS
 from keeper.mailbox import LatestWins
 from keeper.ports import Board, Chain, Clock, Memory, PriceSource, Submitter, Telemetry
 from keeper.quarantine import Quarantine
@@ -162,10 +162,8 @@ class Pipeline:
         """Count a liquidation on chain; for one that is not ours, say why we did not have it."""
         if seen.job not in LIQUIDATIONS:
             return  # anybody's; the capture rate is of liquidations
-        wallet = (self._submitter.wallet or "").lower()
-        ours = self._submitter.is_ours(seen.tx_hash) or (
-            bool(wallet) and seen.liquidator.lower() == wallet
-        )
+        wallets = {wallet.lower() for wallet in self._submitter.wallets}
+        ours = self._submitter.is_ours(seen.tx_hash) or seen.liquidator.lower() in wallets
         venue = desk.venue.id
         self._telemetry.count(
             "keeper_liquidations_seen_total", venue=venue, by="us" if ours else "other"
@@ -234,7 +232,7 @@ class Pipeline:
         dirty = intake.take()
         try:
             if everything:
-                desk.open = (await desk.venue.probe(self._submitter.wallet)).open
+                desk.open = await self._is_open(desk)
             market = await desk.venue.read_market(head)
             self._inbox.put(("market", venue), market)
             known = {*desk.states, *dirty}
@@ -248,6 +246,11 @@ class Pipeline:
             intake.everything = intake.everything or everything
             raise
         desk.loaded = True
+
+    async def _is_open(self, desk: Desk) -> bool:
+        """Ask whether every wallet that may be chosen, or anybody, may liquidate there."""
+        wallets: Sequence[str | None] = self._submitter.wallets_of(desk.venue.id) or [None]
+        return all([(await desk.venue.probe(wallet)).open for wallet in wallets])
 
     async def _note(
         self, desk: Desk, intake: Intake, head: Head, accounts: Sequence[AccountId]

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from keeper.capabilities import Gain
 from keeper.decide.agenda import HoldReason
 from keeper.errors import EndpointState, RpcFault
 from keeper.facts import Outcome, Rejection, TxKind
+from keeper.jobs import Gain
 
 # from half a millisecond (a decision) to a minute (five blocks of the slowest chain)
 BUCKETS_S = (
@@ -72,6 +72,7 @@ def _set(*values: Iterable[str]) -> frozenset[str]:
 FEED = Given("feed")
 SOURCE = Given("source")
 VENUE = Given("venue")
+WALLET = Given("wallet")
 LOOP = Given("loop")
 STREAM = Given("stream")
 ENDPOINT = Given("endpoint")
@@ -224,7 +225,8 @@ _ATTEMPTS = (
 _CHAIN = (
     _gauge("head_block", "Number of the newest block."),
     _gauge("head_age_seconds", "Seconds since the newest block was learned of.", unit="seconds"),
-    _gauge("wallet_balance_wei", "Balance of the wallet in wei.", unit="wei"),
+    _gauge("wallet_balance_wei", "Balance of the wallet in wei.", unit="wei", wallet=WALLET),
+    _gauge("wallet_parked", "1 while the wallet starts no attempt, else 0.", wallet=WALLET),
     _gauge(
         "backfill_blocks_left",
         "Blocks whose logs are still to be read for the venue before it is complete.",

@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from keeper.capabilities import Gain
 from keeper.errors import ProtocolError
-from keeper.facts import Call, Head, Job, Log, Refused, Simulated, Step, TakenOver
+from keeper.facts import Call, Head, Log, Refused, Simulated, Step, TakenOver
+from keeper.jobs import Gain, Job
 from keeper.ports import Rpc
 from keeper.units import PPM, WAD, mul_wad
 from keeper.venues._abi import Function, Reads, reverted
@@ -82,10 +82,14 @@ class Policy(BaseModel):
         default=0, ge=0, description="USD of margin it is topped up to; 0: nothing is deposited"
     )
     exposure_usd_max: int = Field(
-        default=10_000, ge=0, description="USD of positions in one market that we take over at most"
+        default=10_000,
+        ge=0,
+        description="USD of positions in one market that a wallet takes over at most",
     )
     exposure_total_usd_max: int = Field(
-        default=20_000, ge=0, description="USD of positions in all markets that we hold at most"
+        default=20_000,
+        ge=0,
+        description="USD of positions in all markets that a wallet holds at most",
     )
     flatten: Flatten = Field(
         default=Flatten.NOW,

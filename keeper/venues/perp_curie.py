@@ -20,7 +20,7 @@ from typing import Any
 
 from pydantic import Field
 
-from keeper.capabilities import Capabilities, CapitalKind, Gain, PriceKind, RewardKind
+from keeper.capabilities import Capabilities, CapitalKind, PriceKind, RewardKind
 from keeper.errors import ProtocolError, RpcError
 from keeper.facts import (
     AccountId,
@@ -29,7 +29,6 @@ from keeper.facts import (
     Call,
     FeedId,
     Head,
-    Job,
     LiquidationSeen,
     Log,
     MarketState,
@@ -42,6 +41,7 @@ from keeper.facts import (
     Touched,
     VenueId,
 )
+from keeper.jobs import Gain, Job
 from keeper.margin.rows import Row
 from keeper.ports import Rpc
 from keeper.units import PPM, WAD, mul_wad, wad_to_float

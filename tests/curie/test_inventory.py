@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from keeper.capabilities import Gain
 from keeper.chain.rpc import HttpRpc
-from keeper.facts import AccountId, Assessment, Job, Log, Refused, Simulated
+from keeper.facts import AccountId, Assessment, Log, Refused, Simulated
+from keeper.jobs import Gain, Job
 from keeper.units import WAD
 from keeper.venues._perp_curie_inventory import AGAIN_S, FOREVER_S, WINDOW_S
 from keeper.venues.perp_curie import PerpCurie

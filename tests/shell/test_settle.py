@@ -7,11 +7,9 @@ import pytest
 from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
-from keeper.capabilities import Gain
 from keeper.facts import (
     AccountId,
     Attempt,
-    Job,
     Log,
     Outcome,
     Receipt,
@@ -19,6 +17,7 @@ from keeper.facts import (
     TxKind,
     VenueId,
 )
+from keeper.jobs import Gain, Job
 from keeper.units import GWEI, WAD
 from tests.fakes import ScriptedLane
 from tests.shell.market import GAS, REVERT_GAS, UPDATE_FEE_WEI, place_order, set_account
