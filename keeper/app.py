@@ -97,14 +97,14 @@ def build_venue(settings: VenueSettings, rpc: Rpc, chain_id: int) -> AnyVenue:
 
 
 def build_sources(
-    settings: Settings, clock: SystemClock, metrics: Metrics
+    settings: Settings, clock: SystemClock, metrics: Metrics, rpc: Rpc
 ) -> dict[str, PriceSource]:
     """Make every price source by the ``build`` of its kind's module, for the feeds that name it."""
     sources: dict[str, PriceSource] = {}
     for source in settings.sources:
         feeds = [feed.id for feed in settings.feeds if source.name in feed.sources]
         build = find_module("prices", source.kind).build
-        sources[source.name] = build(source.options, source.name, feeds, clock, metrics)
+        sources[source.name] = build(source.options, source.name, feeds, clock, metrics, rpc)
     return sources
 
 
@@ -186,7 +186,7 @@ def _assemble(
     clock = SystemClock()
     heartbeats, quarantine = Heartbeats(clock), Quarantine(clock, metrics)
     board = build_board(settings, clock)
-    sources = build_sources(settings, clock, metrics)
+    sources = build_sources(settings, clock, metrics, rpc)
     chain = settings.chain
     parts = board, quarantine, metrics, clock
     desks = {

@@ -59,7 +59,7 @@ async def preflight(settings: Settings) -> list[Finding]:
                     await _venue(settings, venue, rpc, address) for address in own or [None]
                 ]
         findings.append(await _journal(settings))
-        sources = build_sources(settings, clock, metrics)
+        sources = build_sources(settings, clock, metrics, rpc)
         reachable = [await _source(source) for source in sources.values()]
         findings += reachable
         if all(finding.verdict == "ok" for finding in reachable):

@@ -39,7 +39,7 @@ from keeper.facts import AccountId, Attempt, FeedId, Head, Receipt, Refused, Rej
 from keeper.observe.metrics import Metrics
 from keeper.rules import desk_rules, execution_rules
 from keeper.units import GWEI, WAD
-from tests.fakes import CountingTelemetry, ManualClock, ScriptedLane
+from tests.fakes import CountingTelemetry, ManualClock, NoRpc, ScriptedLane
 from tests.shell.market import set_account
 from tests.shell.rig import Rig, in_flight, scripted_rig
 
@@ -438,7 +438,7 @@ def greeting(look: Callable[[bytes], object]) -> Look:
             options = first.options.model_copy(update={"port": port})
             sources = (first.model_copy(update={"options": options}),)
             changed = settings.model_copy(update={"sources": sources})
-            source = build_sources(changed, SystemClock(), Metrics("1"))["main"]
+            source = build_sources(changed, SystemClock(), Metrics("1"), NoRpc())["main"]
             with contextlib.suppress(TransientError):
                 await source.check()
             return look(await greeted)

@@ -114,7 +114,7 @@ EXPECTED = [
     (
         23,
         'sources[0].kind = "tap"',
-        "unknown kind; did you mean tape? kinds in keeper/prices: mqtt",
+        "unknown kind; did you mean tape? kinds in keeper/prices: ",
     ),
     (25, "sources[1].host", "is missing; add it (Host.)"),
     (27, 'sources[1].name = "main"', "is taken by the one on line 24; choose another"),
