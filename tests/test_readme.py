@@ -41,6 +41,6 @@ def test_the_examples_of_config_are_accepted(tmp_path: Path) -> None:
     assert [source.kind for source in found.sources] == ["mqtt", "hermes", "binance"]
     assert [venue.kind for venue in found.venues] == [
         "demo_market",
-        "synthetix_v3",
         "perp_curie",
+        "synthetix_v3",
     ]
