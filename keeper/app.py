@@ -25,6 +25,7 @@ from keeper.chain.signer import load_wallets
 from keeper.chain.submit import LaneParts
 from keeper.clock import SystemClock
 from keeper.config import Settings, VenueSettings, find_module
+from keeper.config.settings import ChainSettings
 from keeper.desk import Desk
 from keeper.execute import Execution
 from keeper.facts import OWN, VenueId
@@ -33,13 +34,15 @@ from keeper.observe.http import Views, serve
 from keeper.observe.metrics import Metrics
 from keeper.observe.outcomes import publishers
 from keeper.observe.progress import LogProgress
-from keeper.pipeline import BEAT_S, Pipeline
+from keeper.pipeline import Pipeline
 from keeper.ports import AnyVenue, PriceSource, Rpc
 from keeper.prices.board import PriceBoard
 from keeper.quarantine import Quarantine
+from keeper.reading import BEAT_S, Reading
 from keeper.reconcile import Reconciler, ReconcileRules, fields_of
 from keeper.rules import desk_rules, execution_rules, feed_rules, lane_rules
 from keeper.settle import Settlement
+from keeper.snapshot import Snapshots, WarmStart
 from keeper.status import Status
 from keeper.supervise import Backoff, Heartbeats, Supervisor, run
 
@@ -49,6 +52,7 @@ CONNECTIONS_MAX = 32  # to all endpoints together
 PRICES_LIMIT_S = 45.0  # dialling a host that does not answer takes a source tens of seconds
 # a chain that comes and goes must be followed again at once, or liquidations are late
 RETRYING = Backoff(first_s=0.25, ceiling_s=4.0, healthy_s=15.0)
+SNAPSHOT_LIMIT_S = 120.0  # writing some 100,000 accounts to a slow disk
 BEAT_LIMIT_S = 15.0  # a loop beats every second; a slow cycle is tolerated, a stuck one is not
 
 
@@ -63,6 +67,7 @@ class Parts:
     sources: Mapping[str, PriceSource]
     follower: ChainFollower
     pipeline: Pipeline
+    snapshots: Snapshots
     status: Status
 
     @property
@@ -178,6 +183,33 @@ def _ledger(settings: Settings) -> Ledger:
     return Ledger(path, settings.chain.reorg_depth_max)
 
 
+def _reading(  # noqa: PLR0913, PLR0917 - wiring
+    desks: Mapping[VenueId, Desk],
+    finder: Finder,
+    ledger: Ledger,
+    warm: WarmStart,
+    reconciler: Reconciler,
+    lanes: Lanes,
+    heartbeats: Heartbeats,
+    parts: tuple[Quarantine, Metrics, SystemClock],
+    chain: ChainSettings,
+) -> Reading:
+    quarantine, metrics, clock = parts
+    return Reading(
+        desks=desks,
+        intakes={id_: Intake(desk.venue, chain.reorg_depth_max) for id_, desk in desks.items()},
+        discover=finder.find,
+        memory=ledger,
+        warm=warm,
+        reconciler=reconciler,
+        submitter=lanes,
+        quarantine=quarantine,
+        heartbeats=heartbeats,
+        telemetry=metrics,
+        clock=clock,
+    )
+
+
 def _reconciler(
     settings: Settings,
     rpc: Rpc,
@@ -228,22 +260,17 @@ def _assemble(
     follower = ChainFollower(rpc, reader, addresses, _following(settings), clock)
     execution = Execution(execution_rules(settings), lanes, board, metrics, clock)
     settlement = Settlement(desks, execution, lanes, publishers(sources), metrics)
+    snapshots = Snapshots(settings.keeper.state_dir, chain.id, quarantine)
+    warm = WarmStart(rpc, ledger, snapshots)
+    reconciler = _reconciler(settings, rpc, desks, parts)
+    reading = _reading(desks, finder, ledger, warm, reconciler, lanes, heartbeats, parts, chain)
     pipeline = Pipeline(
-        desks=desks,
-        intakes={id_: Intake(desk.venue, chain.reorg_depth_max) for id_, desk in desks.items()},
+        reading=reading,
         board=board,
         chain=follower,
-        discover=finder.find,
-        memory=ledger,
-        reconciler=_reconciler(settings, rpc, desks, parts),
         execution=execution,
         settlement=settlement,
-        submitter=lanes,
         recover=lanes.recover,
-        quarantine=quarantine,
-        heartbeats=heartbeats,
-        telemetry=metrics,
-        clock=clock,
         simulations_at_once_max=settings.gate.simulations_at_once_max,
     )
     status = Status(
@@ -261,7 +288,9 @@ def _assemble(
     )
     metrics.before_render(status.set_gauges)
     supervisor = Supervisor(metrics, quarantine, heartbeats, RETRYING)
-    return Parts(settings, metrics, supervisor, lanes, sources, follower, pipeline, status)
+    return Parts(
+        settings, metrics, supervisor, lanes, sources, follower, pipeline, snapshots, status
+    )
 
 
 def _loops(parts: Parts) -> dict[str, Callable[[], Awaitable[None]]]:
@@ -281,12 +310,19 @@ def _loops(parts: Parts) -> dict[str, Callable[[], Awaitable[None]]]:
     for venue in parts.desks:
         name = f"accounts/{venue}"
         parts.heartbeats.register(name, BEAT_LIMIT_S + slowest_s)
-        body = partial(pipeline.accounts, venue)
+        body = partial(pipeline.reading.accounts, venue)
         loops[name] = partial(supervisor.run_venue_loop, name, venue, body)
     for source in parts.sources.values():
         name = f"prices/{source.name}"
         parts.heartbeats.register(name, PRICES_LIMIT_S)
         loops[name] = partial(pipeline.prices, source)
+    parts.heartbeats.register("snapshots", SNAPSHOT_LIMIT_S)
+    loops["snapshots"] = partial(
+        parts.snapshots.keep,
+        list(parts.desks.values()),
+        parts.settings.keeper.snapshot_s,
+        partial(parts.heartbeats.beat, "snapshots"),
+    )
     parts.heartbeats.register("endpoints", BEAT_LIMIT_S + slowest_s + chain.probe_ms / 1000)
     loops["endpoints"] = partial(
         parts.status.endpoints.watch, partial(parts.heartbeats.beat, "endpoints")
@@ -330,7 +366,9 @@ async def run_keeper(settings: Settings) -> int:
             status=parts.status.snapshot,
         )
         async with serve(settings.http.host, settings.http.port, views):
-            return await run(loops)
+            code = await run(loops)
+        await parts.snapshots.save_all(list(parts.desks.values()))
+        return code
 
 
 def main_loop(settings: Settings) -> int:
