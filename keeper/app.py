@@ -11,13 +11,15 @@ import structlog
 
 from keeper import __version__
 from keeper.chain.backfill import Finder, LogReader, ReadRules
-from keeper.chain.broadcast import Broadcast
+from keeper.chain.broadcast import Broadcast, BroadcastRules
 from keeper.chain.endpoints import EndpointRules, Endpoints, Role
 from keeper.chain.heads import ChainFollower, FollowSettings, announce_heads
 from keeper.chain.journal import Journal
 from keeper.chain.jsonrpc import JsonRpcClient
 from keeper.chain.lanes import Lanes
 from keeper.chain.ledger import Ledger
+from keeper.chain.proxies import implementations
+from keeper.chain.relay import Relay, RelayProtocol, load_relay_key
 from keeper.chain.rpc import HttpRpc
 from keeper.chain.signer import load_wallets
 from keeper.chain.submit import LaneParts
@@ -35,6 +37,7 @@ from keeper.pipeline import BEAT_S, Pipeline
 from keeper.ports import AnyVenue, PriceSource, Rpc
 from keeper.prices.board import PriceBoard
 from keeper.quarantine import Quarantine
+from keeper.reconcile import Reconciler, ReconcileRules, fields_of
 from keeper.rules import desk_rules, execution_rules, feed_rules, lane_rules
 from keeper.settle import Settlement
 from keeper.status import Status
@@ -87,7 +90,24 @@ def build_rpc(settings: Settings, session: aiohttp.ClientSession, metrics: Metri
     endpoints.add([each.read().get_secret_value() for each in chain.http], Role.READ)
     senders = chain.send or chain.http
     endpoints.add([each.read().get_secret_value() for each in senders], Role.SEND)
+    relays = [relay.url.read().get_secret_value() for relay in settings.relays]
+    endpoints.add(relays, Role.PRIVATE)
     return HttpRpc(endpoints, chain.rpc_attempts_max)
+
+
+def build_broadcast(settings: Settings, rpc: HttpRpc, metrics: Metrics) -> Broadcast:
+    """Make what sends transactions; reads the keys that relays know us by."""
+    relays = [
+        Relay(
+            url=each.url.read().get_secret_value(),
+            protocol=RelayProtocol(each.protocol),
+            key=load_relay_key(each.signing_key) if each.signing_key else None,
+        )
+        for each in settings.relays
+    ]
+    chain = settings.chain
+    rules = BroadcastRules(chain.rpc_attempts_max, relays, chain.public_after_blocks)
+    return Broadcast(rpc.endpoints, rules, metrics)
 
 
 def build_venue(settings: VenueSettings, rpc: Rpc, chain_id: int) -> AnyVenue:
@@ -145,8 +165,7 @@ async def build(settings: Settings) -> AsyncIterator[Parts]:
         journal = Journal(path, settings.chain.id, settings.keeper.journal_days_max)
         await stack.enter_async_context(journal)
         ledger = await stack.enter_async_context(_ledger(settings))
-        broadcast = Broadcast(rpc.endpoints, settings.chain.rpc_attempts_max, metrics)
-        await stack.enter_async_context(broadcast)
+        broadcast = await stack.enter_async_context(build_broadcast(settings, rpc, metrics))
         lane_parts = LaneParts(rpc, broadcast, journal, SystemClock(), metrics)
         lanes = build_lanes(settings, session, lane_parts)
         parts = _assemble(settings, metrics, rpc, journal, lanes, ledger)
@@ -157,6 +176,17 @@ async def build(settings: Settings) -> AsyncIterator[Parts]:
 def _ledger(settings: Settings) -> Ledger:
     path = settings.keeper.state_dir / f"ledger-{settings.chain.id}.sqlite"
     return Ledger(path, settings.chain.reorg_depth_max)
+
+
+def _reconciler(
+    settings: Settings,
+    rpc: Rpc,
+    desks: Mapping[VenueId, Desk],
+    parts: tuple[Quarantine, Metrics, SystemClock],
+) -> Reconciler:
+    parts[1].know("field", {name for desk in desks.values() for name in fields_of(desk.venue)})
+    rules = ReconcileRules(**settings.reconcile.model_dump())
+    return Reconciler(rules, partial(implementations, rpc), *parts)
 
 
 def _readers(
@@ -188,9 +218,9 @@ def _assemble(
     board = build_board(settings, clock)
     sources = build_sources(settings, clock, metrics, rpc)
     chain = settings.chain
-    parts = board, quarantine, metrics, clock
+    parts = quarantine, metrics, clock
     desks = {
-        each.id: Desk(build_venue(each, rpc, chain.id), desk_rules(settings, each), *parts)
+        each.id: Desk(build_venue(each, rpc, chain.id), desk_rules(settings, each), board, *parts)
         for each in settings.venues
     }
     addresses = [address for desk in desks.values() for address in desk.venue.addresses()]
@@ -205,6 +235,7 @@ def _assemble(
         chain=follower,
         discover=finder.find,
         memory=ledger,
+        reconciler=_reconciler(settings, rpc, desks, parts),
         execution=execution,
         settlement=settlement,
         submitter=lanes,

@@ -142,7 +142,7 @@ class Run:
         )
 
     def walk(self, bp: int, where: str) -> None:
-        """Measure a random walk; every 20th tick also recompute the exposed accounts."""
+        """Measure a random walk, and recomputing the exposed accounts of some of its ticks."""
         counts = np.array([len(rows) for rows in self.exposed], dtype=np.float64)
         if where == "popular":
             numbers = np.full(self.ticks, counts.argmax())
@@ -150,13 +150,14 @@ class Run:
             share = counts / counts.sum() if where == "traded" else None
             numbers = self.rng.choice(len(counts), self.ticks, p=share)
         steps = np.exp(self.rng.normal(0.0, bp / 1e4, self.ticks))
-        times, plain = [], []
-        for turn, (number, step) in enumerate(zip(numbers.tolist(), steps.tolist(), strict=True)):
+        times = []
+        for number, step in zip(numbers.tolist(), steps.tolist(), strict=True):
             at = np.array([number])
             times.append(self.move(at, self.accounts.values[at] * step))
-            if turn % 20 == 0:
-                rows = self.exposed[number]
-                plain.append(timed(lambda rows=rows: self.accounts.recompute(rows)))  # type: ignore[misc]
+        plain = []
+        for number in numbers[:: max(1, self.ticks // 50)].tolist():
+            rows = self.exposed[number]
+            plain.append(timed(lambda rows=rows: self.accounts.screen(rows)))  # type: ignore[misc]
         against_us = statistics.median(plain) / 1e3
         found = line(f"{bp} bp, {where} factor", times, against="exposed", against_us=against_us)
         goal, met = "", None

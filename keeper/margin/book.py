@@ -8,6 +8,7 @@ nominate an account too many rather than one too few.
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Generic
 
 import numpy as np
@@ -104,7 +105,11 @@ class MarginBook(Generic[IdT]):
         follower = self._follower(len(exposures))
         number = follower.slab.insert(id_, row.constant, exposures)
         self._home[id_] = (follower, number)
-        self._start(follower, np.array([number], dtype=np.intp))
+        under, unpriced = follower.start_one(number, row.constant, exposures)
+        if unpriced:
+            self._unpriced.add(id_)
+        if under:
+            self._under_seen = None
 
     def drop(self, id_: IdT, /) -> None:
         """Remove one row. Raises KeyError for an id that is not in the book."""
@@ -157,7 +162,10 @@ class MarginBook(Generic[IdT]):
             )
             for k, row in zip(part.tolist(), rows.tolist(), strict=True):
                 self._home[names[k]] = (follower, row)
-            self._start(follower, rows)
+            under, unpriced = follower.start(rows)
+            self._unpriced.update(follower.slab.names(rows[unpriced]))
+            if under.any():
+                self._under_seen = None
 
     def row(self, id_: IdT, /) -> Row:
         """Return an id's row; a factor that only its envelope names has weight 0.
@@ -195,7 +203,7 @@ class MarginBook(Generic[IdT]):
         left: list[tuple[int, float]] = []
         fence = self._fence
         for number, value in checked.items():
-            before = float(fence.values[number])
+            before = fence.values.item(number)
             if before == value:
                 continue
             fence.values[number] = value
@@ -240,6 +248,9 @@ class MarginBook(Generic[IdT]):
     def _look(self, places: Ints) -> list[tuple[Slab[IdT], Changes]]:
         """Decide watched rows that may have changed sides."""
         widths, rows = self._watch.slab[places], self._watch.row[places]
+        if len(self._followers) == 1:
+            [only] = self._followers.values()
+            return [(only.slab, only.look(rows))]
         return [
             (self._followers[width].slab, self._followers[width].look(rows[widths == width]))
             for width in np.unique(widths).tolist()
@@ -247,17 +258,15 @@ class MarginBook(Generic[IdT]):
 
     def _moved(self, changes: Sequence[tuple[Slab[IdT], Changes]]) -> Moved[IdT]:
         """Name the rows that changed."""
-        under: list[IdT] = []
-        cured: list[IdT] = []
-        expired: list[IdT] = []
         for slab, change in changes:
-            under += slab.names(change.under)
-            cured += slab.names(change.cured)
-            expired += slab.names(change.expired)
-            self._unpriced.difference_update(slab.names(change.priced))
+            if len(change.priced):
+                self._unpriced.difference_update(slab.names(change.priced))
+        under = tuple(chain.from_iterable(slab.names(one.under) for slab, one in changes))
+        cured = tuple(chain.from_iterable(slab.names(one.cured) for slab, one in changes))
+        expired = tuple(chain.from_iterable(slab.names(one.expired) for slab, one in changes))
         if under or cured:
             self._under_seen = None
-        return Moved(tuple(under), tuple(cured), tuple(expired))
+        return Moved(under, cured, expired)
 
     def _settle_all(self) -> None:
         self._steps = 0
@@ -328,11 +337,13 @@ class MarginBook(Generic[IdT]):
         checked = {}
         for name, value in values.items():
             number = self._number(name)
-            amount = finite(value, f"value of {name}")
-            if amount <= 0.0 and self._fence.is_price(number):
+            is_price = self._fence.is_price(number)
+            if type(value) is not float or not -math.inf < value < math.inf:
+                value = finite(value, f"value of {name}")  # noqa: PLW2901 - as the book keeps it
+            if is_price and value <= 0.0:
                 msg = f"price of {name} must be positive, got {value!r}"
                 raise ValueError(msg)
-            checked[number] = amount
+            checked[number] = value
         return checked
 
     def _number(self, name: str) -> int:
@@ -366,13 +377,6 @@ class MarginBook(Generic[IdT]):
         if follower is None:
             follower = self._followers[width] = Follower(Slab(width), self._fence, self._watch)
         return follower
-
-    def _start(self, follower: Follower[IdT], rows: Ints) -> None:
-        """Take the state of rows just inserted into the book's sets."""
-        under, unpriced = follower.start(rows)
-        self._unpriced.update(follower.slab.names(rows[unpriced]))
-        if under.any():
-            self._under_seen = None
 
     def _forget(self, id_: IdT) -> None:
         """Remove an id wherever it stands; unknown ones are fine."""

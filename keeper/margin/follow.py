@@ -5,17 +5,18 @@ inside their fences can take the excess from there, float64 errors included. Bey
 middle's sign is the row's side; the rows within are decided from scratch, and watched.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Generic, NamedTuple
 
 import numpy as np
 
 from keeper.margin.fence import ERROR, Fence
-from keeper.margin.slab import CHUNK, Bools, IdT, Ints, Slab
+from keeper.margin.slab import CHUNK, GUARD, Bools, Exposure, Floats, IdT, Ints, Slab
 from keeper.margin.watch import Watch
 
 _HUGE = 1e290  # of gross: beyond, sums may overflow and a row is decided from scratch every time
-_WHOLE = 0.4  # of a slab's rows: a pass over all of them in order is faster than over a column
+_WHOLE = 0.8  # of a slab's rows: a pass over all of them in order is faster than over a column
 _NONE: Ints = np.zeros(0, dtype=np.intp)
 
 
@@ -50,42 +51,76 @@ class Follower(Generic[IdT]):
     # --- rows come and go -------------------------------------------------------------------------
 
     def start(self, rows: Ints) -> tuple[Bools, Bools]:
-        """Work out the state of rows just inserted: (under, unpriced)."""
+        """Work out the state of many rows just inserted, without envelopes: (under, unpriced)."""
         slab, fence = self.slab, self._fence
-        factors = slab.factor[rows]
-        at = fence.values[factors]
-        slab.missing[rows] = np.isnan(at).sum(axis=1)
-        if slab.bounded:
-            low, high = slab.low[rows], slab.high[rows]
-            slab.expired[rows] = ((at < low) | (at > high)).any(axis=1)
-            for k, j in np.argwhere((low > -np.inf) | (high < np.inf)).tolist():
-                self._mind(int(factors[k, j]), np.array([(rows[k] << slab.shift) + j]))
+        slab.missing[rows] = np.isnan(fence.values.take(slab.factor[rows])).sum(axis=1)
         self._settle(rows)
-        slab.under[rows] = slab.now_under(rows, fence.values)
-        self._rewatch(rows)
-        return slab.under[rows], slab.missing[rows] > 0
+        under, excess = slab.now_under(rows, fence.values)
+        slab.under[rows] = under
+        near = self._near(rows)
+        self._rewatch(rows[near], excess[near])
+        return under, slab.missing[rows] > 0
+
+    def start_one(
+        self, row: int, constant: float, exposures: Sequence[Exposure]
+    ) -> tuple[bool, bool]:
+        """Work out the state of a row just inserted: (under, unpriced).
+
+        Without arrays, which is faster; the sums are those of ``_settle`` and ``Slab.excess``.
+        """
+        slab, fence = self.slab, self._fence
+        excess = middle = constant
+        gross = largest = abs(constant)
+        reach, missing, expired = ERROR * gross, 0, False
+        for number, weight, low, high in exposures:
+            value, size = fence.values.item(number), abs(weight)
+            if math.isnan(value):
+                missing += 1
+                continue
+            excess += weight * value
+            gross += abs(weight * value)
+            middle += weight * fence.anchors.item(number)
+            reach += size * fence.spreads.item(number)
+            largest += size * fence.scales.item(number)
+            expired = expired or not low <= value <= high
+        slab.missing[row], slab.expired[row] = missing, expired
+        slab.under[row] = under = not missing and (expired or not excess >= GUARD * gross)
+        slab.middle[row], slab.reach[row] = middle, reach * (1.0 + ERROR)
+        if not largest <= _HUGE:
+            slab.reach[row] = math.inf
+        if slab.bounded:
+            for k, (number, _, low, high) in enumerate(exposures):
+                if low > -math.inf or high < math.inf:
+                    self._mind(number, np.array([(row << slab.shift) + k]))
+        if missing or expired:
+            self._encode(np.array([row]))
+        elif not abs(middle) > slab.reach[row]:
+            self._rewatch(np.array([row]), np.array([excess]))
+        return under, missing > 0
 
     def remove(self, row: int) -> None:
         """Remove a row."""
-        place = int(self.slab.watched[row])
-        if place:
-            self._watch.free(np.array([place - 1]))
+        if self.slab.watched[row]:
+            self._unwatch(np.array([row]))
         self.slab.remove(row)
 
     # --- moves ------------------------------------------------------------------------------------
 
     def look(self, rows: Ints) -> Changes:
         """Decide watched rows from scratch and return who changed sides."""
-        flipped = self._decide(rows)
+        flipped, _ = self._decide(rows)
         if len(flipped):
-            self._watch.flip(self._places(flipped))
+            self._watch.flip(self._places(flipped), self.slab.factor[flipped])
         return self._changes(flipped, _NONE, _NONE)
 
     def settle_all(self) -> None:
         """Work out everything from scratch, so that float64 errors do not add up for ever."""
         rows = np.flatnonzero(self.slab.live)
         self._settle(rows)
-        self._rewatch(rows)
+        near = rows[self._near(rows)]
+        excess, _ = self.slab.excess(near, self._fence.values)
+        self._unwatch(self._watch.rows(self.slab.width))
+        self._rewatch(near, excess)
 
     def move(self, beyond: Beyond) -> Changes:
         """Follow factors beyond their fences."""
@@ -100,17 +135,14 @@ class Follower(Generic[IdT]):
         if len(resized) + sum(len(slab.columns[f]) for f, _ in anchored) > _WHOLE * len(slab.ids):
             near, flipped = self._pass_all(resized)
         else:
-            for factor, step in anchored:
-                self._shift(factor, step)
-            self._settle(resized)
-            rows = self._union([*beyond.resized, *(f for f, _ in anchored)])
-            near, flipped = self._compare(rows)
+            near, flipped = self._pass(anchored, beyond.resized, resized)
         changed = expired[~slab.under[expired] & (slab.missing[expired] == 0)]
         slab.under[changed] = True
-        flipped = np.concatenate([flipped, changed, self._decide(near)])
+        turned, excess = self._decide(near)
         watched = self._watch.rows(slab.width)
-        gone = watched[np.abs(slab.middle[watched]) > slab.reach[watched]]
-        self._rewatch(np.concatenate([near, gone]))
+        self._unwatch(watched[~self._near(watched)])
+        self._rewatch(near, excess)
+        flipped = np.concatenate([flipped, changed, turned])
         priced = _NONE
         if was_missing is not None:
             priced = np.flatnonzero(was_missing & (slab.missing == 0))
@@ -120,13 +152,12 @@ class Follower(Generic[IdT]):
         now = self.slab.under[flipped]
         return Changes(flipped[now], flipped[~now], expired, priced)
 
-    def _decide(self, rows: Ints) -> Ints:
-        """Decide rows from scratch and return those that changed sides."""
-        now = self.slab.now_under(rows, self._fence.values)
+    def _decide(self, rows: Ints) -> tuple[Ints, Floats]:
+        """Decide rows from scratch; return those that changed sides, and the excess of all."""
+        now, excess = self.slab.now_under(rows, self._fence.values)
         changed = now != self.slab.under[rows]
         self.slab.under[rows] = now
-        flipped: Ints = rows[changed]
-        return flipped
+        return rows[changed], excess
 
     # --- middles and reaches ----------------------------------------------------------------------
 
@@ -174,86 +205,101 @@ class Follower(Generic[IdT]):
         unpriced = rows[slab.missing[rows] > 0]
         slab.middle[unpriced], slab.reach[unpriced] = np.inf, 0.0
 
-    def _shift(self, factor: int, step: float) -> None:
-        """Take the middles of a factor's rows along with its anchor."""
+    def _pass(
+        self, anchored: Sequence[tuple[int, float]], resized: Sequence[int], settled: Ints
+    ) -> tuple[Ints, Ints]:
+        """Follow anchors; return (rows within their reach, rows beyond it that changed sides).
+
+        ``settled``: the rows of ``resized``, which are worked out from scratch.
+        """
+        if len(anchored) == 1 and not resized:
+            return self._compare(self._shift(*anchored[0]))
+        for factor, step in anchored:
+            for _ in self._shift(factor, step):
+                pass
+        self._settle(settled)
+        rows = self._union([*resized, *(factor for factor, _ in anchored)])
+        chunks = (rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK))
+        return self._compare((part, self.slab.middle.take(part)) for part in chunks)
+
+    def _shift(self, factor: int, step: float) -> Iterator[tuple[Ints, Floats]]:
+        """Take the middles of a factor's rows along with its anchor; yield (rows, middles)."""
         slab, entries = self.slab, self.slab.columns[factor].entries
         weight = slab.weight.reshape(-1)
-        with np.errstate(over="ignore", invalid="ignore"):
-            for start in range(0, len(entries), CHUNK):
-                part = entries[start : start + CHUNK].astype(np.intp)
-                steps = weight.take(part)
-                steps *= step
-                part >>= slab.shift
-                steps += slab.middle.take(part)
-                slab.middle[part] = steps
-
-    def _compare(self, rows: Ints) -> tuple[Ints, Ints]:
-        """Return (rows within their reach, rows beyond it that changed sides)."""
-        slab, near, flipped = self.slab, [_NONE], [_NONE]
-        for start in range(0, len(rows), CHUNK):
-            part = rows[start : start + CHUNK]
-            middle = slab.middle.take(part)
-            clear = np.abs(middle) > slab.reach.take(part)
-            changed = ((middle < 0.0) != slab.under.take(part)) & clear
-            near.append(part[~clear])
-            flipped.append(part[changed])
-        turned = np.concatenate(flipped)
-        slab.under[turned] ^= True
-        return np.concatenate(near), turned
+        for start in range(0, len(entries), CHUNK):
+            rows = entries[start : start + CHUNK].astype(np.intp)
+            with np.errstate(over="ignore", invalid="ignore"):
+                middle = weight.take(rows)
+                middle *= step
+                rows >>= slab.shift
+                middle += slab.middle.take(rows)
+            slab.middle[rows] = middle
+            yield rows, middle
 
     def _pass_all(self, resized: Ints) -> tuple[Ints, Ints]:
-        """Work out all middles from scratch, and compare them: as ``_compare``."""
+        """Work out all middles from scratch: as ``_pass``, faster when it would be most rows."""
+        self._settle(resized)
+        return self._compare(self._middles())
+
+    def _middles(self) -> Iterator[tuple[slice, Floats]]:
+        """Work out every middle from scratch and yield (rows, middles)."""
         slab, anchors = self.slab, self._fence.anchors
         size, ones = len(slab.ids), np.ones(slab.width)
         product = np.empty((CHUNK, slab.width))
         for start in range(0, size, CHUNK):
             part = slice(start, min(start + CHUNK, size))
-            terms = product[: part.stop - start]
+            terms, kept = product[: part.stop - start], slab.middle[part]
             anchors.take(slab.factor[part], out=terms, mode="clip")
             with np.errstate(over="ignore", invalid="ignore"):
                 terms *= slab.weight[part]
                 middle = terms @ ones
                 middle += slab.constant[part]
-            fixed = np.isinf(slab.middle[part])
-            if fixed.any():
-                middle[fixed] = slab.middle[part][fixed]
+            np.copyto(middle, kept, where=np.isinf(kept))  # no price decides these
             slab.middle[part] = middle
-        self._settle(resized)
-        near, flipped = [_NONE], [_NONE]
-        for start in range(0, size, CHUNK):
-            part = slice(start, min(start + CHUNK, size))
-            middle = slab.middle[part]
-            clear = np.abs(middle) > slab.reach[part]
-            changed = ((middle < 0.0) != slab.under[part]) & clear
-            near.append(np.flatnonzero(~clear) + start)
-            flipped.append(np.flatnonzero(changed) + start)
-        turned = np.concatenate(flipped)
+            yield part, middle
+
+    def _compare(self, chunks: Iterable[tuple[Ints | slice, Floats]]) -> tuple[Ints, Ints]:
+        """Sort rows by their middles: as ``_pass``."""
+        slab, found = self.slab, [_NONE]
+        for rows, middle in chunks:
+            changed = (middle < 0.0) != slab.under[rows]
+            np.abs(middle, out=middle)
+            changed |= ~(middle > slab.reach[rows])
+            if isinstance(rows, slice):
+                found.append(np.flatnonzero(changed) + rows.start)
+            else:
+                found.append(rows[changed])
+        either = np.concatenate(found)
+        near = self._near(either)
+        turned = either[~near]
         slab.under[turned] ^= True
-        return np.concatenate(near), turned
+        return either[near], turned
 
     # --- the watch --------------------------------------------------------------------------------
 
-    def _rewatch(self, rows: Ints) -> None:
-        """Let the watch hold exactly those of these rows that are near their edge."""
+    def _near(self, rows: Ints) -> Bools:
+        """Say which rows are within their reach of their edge."""
+        near: Bools = ~(np.abs(self.slab.middle[rows]) > self.slab.reach[rows])
+        return near
+
+    def _unwatch(self, rows: Ints) -> None:
+        """Take rows out of the watch."""
+        self._watch.free(self._places(rows), self.slab.factor[rows])
+        self.slab.watched[rows] = 0
+
+    def _rewatch(self, rows: Ints, excess: Floats) -> None:
+        """Watch these rows, each named once, of which ``excess`` is the present one."""
         slab = self.slab
-        near = ~(np.abs(slab.middle[rows]) > slab.reach[rows])
-        gone = rows[~near & (slab.watched[rows] > 0)]
-        if len(gone):
-            gone = np.unique(gone)
-            self._watch.free(self._places(gone))
-            slab.watched[gone] = 0
-        rows = np.unique(rows[near])
         new = rows[slab.watched[rows] == 0]
         if len(new):
             slab.watched[new] = self._watch.take(slab.width, new) + 1
         if len(rows):
-            self._set(rows)
+            self._set(rows, excess)
 
-    def _set(self, rows: Ints) -> None:
-        """Tell the watch how these rows stand at present values."""
+    def _set(self, rows: Ints, excess: Floats) -> None:
+        """Tell the watch how these rows stand."""
         slab, fence = self.slab, self._fence
         factors, weights = slab.factor[rows], slab.weight[rows]
-        excess, _ = slab.excess(rows, fence.values)
         sign = np.where(slab.under[rows], -1.0, 1.0)
         with np.errstate(over="ignore", invalid="ignore"):
             error = (np.abs(weights) * fence.scales[factors]).sum(axis=1)

@@ -7,8 +7,8 @@ row leaves in a time that does not depend on how many others share its factors.
 """
 
 import math
-from collections.abc import Hashable, Sequence
-from typing import Generic, NamedTuple, TypeVar
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import Generic, NamedTuple, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -116,21 +116,30 @@ class Slab(Generic[IdT]):
 
     def insert(self, id_: IdT, constant: float, exposures: Sequence[Exposure]) -> int:
         """Store a row and return its number; ``start`` must follow."""
-        row = self._allocate([id_])[0]
-        count = len(exposures)
+        if self._free:
+            row = self._free.pop()
+        else:
+            row = len(self.ids)
+            self.ids.append(None)
+            self._grow(row + 1)
+        self.ids[row] = id_
+        self.live[row] = True
         self.constant[row] = constant
-        self._blank(row)
-        if count:
-            factors, weights, lows, highs = zip(*exposures, strict=True)
-            self.factor[row, :count] = factors
-            self.weight[row, :count] = weights
-            if self.bounded or max(lows) > -np.inf or min(highs) < np.inf:
-                self._bound()
-                self.low[row, :count] = lows
-                self.high[row, :count] = highs
-            base = row << self.shift
-            for k, factor in enumerate(factors):
-                self._place[row, k] = self._column(factor).append(base + k)
+        padding = [0] * (self.width - len(exposures))
+        self.factor[row] = [one.factor for one in exposures] + padding
+        self.weight[row] = [one.weight for one in exposures] + padding
+        base = row << self.shift
+        places = [self._column(one.factor).append(base + k) for k, one in enumerate(exposures)]
+        self._place[row] = places + padding
+        if not self.bounded and any(
+            one.low > -math.inf or one.high < math.inf for one in exposures
+        ):
+            self.bounded = True
+            self.low = np.full_like(self.weight, -np.inf)
+            self.high = np.full_like(self.weight, np.inf)
+        if self.bounded:
+            self.low[row] = [one.low for one in exposures] + [-math.inf] * len(padding)
+            self.high[row] = [one.high for one in exposures] + [math.inf] * len(padding)
         return row
 
     def insert_many(
@@ -142,7 +151,9 @@ class Slab(Generic[IdT]):
         """
         rows: Ints = np.array(self._allocate(ids), dtype=np.intp)
         self.constant[rows] = constants
-        self._blank(rows)
+        self.factor[rows], self.weight[rows] = 0, 0.0
+        if self.bounded:
+            self.low[rows], self.high[rows] = -np.inf, np.inf
         starts = np.cumsum(counts) - counts
         entries = np.arange(len(factors)) + np.repeat((rows << self.shift) - starts, counts)
         self.factor.reshape(-1)[entries] = factors
@@ -179,20 +190,6 @@ class Slab(Generic[IdT]):
             column = self.columns[factor] = Column()
         return column
 
-    def _blank(self, rows: int | Ints) -> None:
-        self.factor[rows] = 0
-        self.weight[rows] = 0.0
-        if self.bounded:
-            self.low[rows] = -np.inf
-            self.high[rows] = np.inf
-
-    def _bound(self) -> None:
-        """Make the arrays of envelopes when the first one comes."""
-        if not self.bounded:
-            self.bounded = True
-            self.low = np.full_like(self.weight, -np.inf)
-            self.high = np.full_like(self.weight, np.inf)
-
     def _allocate(self, ids: Sequence[IdT]) -> list[int]:
         """Take freed rows first, then fresh ones."""
         rows = [self._free.pop() for _ in range(min(len(ids), len(self._free)))]
@@ -201,18 +198,22 @@ class Slab(Generic[IdT]):
         self.ids.extend([None] * len(fresh))
         for row, id_ in zip(rows, ids, strict=True):
             self.ids[row] = id_
-        need = len(self.ids)
-        if need > len(self.constant):
-            self.constant = _grown(self.constant, need)
-            self.weight, self.factor = _grown(self.weight, need), _grown(self.factor, need)
-            if self.bounded:
-                self.low, self.high = _grown(self.low, need), _grown(self.high, need)
-            self._place, self.missing = _grown(self._place, need), _grown(self.missing, need)
-            self.live, self.under = _grown(self.live, need), _grown(self.under, need)
-            self.expired, self.watched = _grown(self.expired, need), _grown(self.watched, need)
-            self.middle, self.reach = _grown(self.middle, need), _grown(self.reach, need)
+        self._grow(len(self.ids))
         self.live[rows] = True
         return rows
+
+    def _grow(self, need: int) -> None:
+        """Make room for so many rows."""
+        if need <= len(self.constant):
+            return
+        self.constant = _grown(self.constant, need)
+        self.weight, self.factor = _grown(self.weight, need), _grown(self.factor, need)
+        if self.bounded:
+            self.low, self.high = _grown(self.low, need), _grown(self.high, need)
+        self._place, self.missing = _grown(self._place, need), _grown(self.missing, need)
+        self.live, self.under = _grown(self.live, need), _grown(self.under, need)
+        self.expired, self.watched = _grown(self.expired, need), _grown(self.watched, need)
+        self.middle, self.reach = _grown(self.middle, need), _grown(self.reach, need)
 
     # --- looking ----------------------------------------------------------------------------------
 
@@ -224,28 +225,37 @@ class Slab(Generic[IdT]):
         rows = zip(*(column.tolist() for column in columns), strict=True)
         return [Exposure(*items) for items in rows if items[0]]
 
-    def names(self, rows: Ints) -> list[IdT]:
+    def names(self, rows: Ints) -> Iterator[IdT]:
         """Return the ids of rows in use."""
-        ids = self.ids
-        return [ids[row] for row in rows.tolist()]
+        at = cast("Callable[[int], IdT]", self.ids.__getitem__)
+        return map(at, rows.tolist())
 
     def excess(self, rows: Ints, values: Floats) -> tuple[Floats, Floats]:
         """Return (excess, gross) of rows, NaN where a factor has no value.
 
         Added up from the left in factor order, always from scratch: no error is carried along.
         """
+        parts = [rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK)]
+        if len(parts) == 1:
+            return self._sums(rows, values)
+        excess, gross = np.empty(len(rows)), np.empty(len(rows))
+        for number, part in enumerate(parts):
+            at = slice(number * CHUNK, number * CHUNK + len(part))
+            excess[at], gross[at] = self._sums(part, values)
+        return excess, gross
+
+    def _sums(self, rows: Ints, values: Floats) -> tuple[Floats, Floats]:
+        """Return (excess, gross) of a few rows."""
         excess = self.constant.take(rows)
         gross = np.abs(excess)
         with np.errstate(over="ignore", invalid="ignore"):
-            for start in range(0, len(rows), CHUNK):
-                part = slice(start, start + CHUNK)
-                terms = values.take(self.factor.take(rows[part], axis=0))
-                terms *= self.weight.take(rows[part], axis=0)
-                for k in range(self.width):
-                    excess[part] += terms[:, k]
-                np.abs(terms, out=terms)
-                for k in range(self.width):
-                    gross[part] += terms[:, k]
+            terms = values.take(self.factor.take(rows, axis=0))
+            terms *= self.weight.take(rows, axis=0)
+            for term in terms.T:
+                excess += term
+            np.abs(terms, out=terms)
+            for term in terms.T:
+                gross += term
         return excess, gross
 
     def distances(self, values: Floats, prices: Floats) -> tuple[Ints, Floats]:
@@ -263,9 +273,12 @@ class Slab(Generic[IdT]):
         distance[np.isnan(distance)] = -np.inf  # overflowed: under, see ``now_under``
         return rows, np.where(self.expired[rows], np.minimum(distance, 0.0), distance)
 
-    def now_under(self, rows: Ints, values: Floats) -> Bools:
-        """Decide the side. Sums that overflowed are NaN and count as under: never one too few."""
+    def now_under(self, rows: Ints, values: Floats) -> tuple[Bools, Floats]:
+        """Decide the side; return it and the excess.
+
+        Sums that overflowed are NaN and count as under: never one too few.
+        """
         excess, gross = self.excess(rows, values)
         under: Bools = ~(excess >= GUARD * gross) | self.expired[rows]
         under &= self.missing[rows] == 0
-        return under
+        return under, excess

@@ -45,6 +45,7 @@ def test_the_seed_decides_and_every_way_finds_the_same() -> None:
     assert 30 < under.sum() < 2900
     assert (one.screen() == under).all()
     assert (one.recompute(np.arange(50, 90)) == under[50:90]).all()
+    assert (one.screen(np.arange(50, 90)) == under[50:90]).all()
     assert one.naive(len(one)) == under.sum()
     assert len({len(set(row)) for row in one.factors.tolist()}) == 1, "markets are distinct"
     product = _sparse(one)

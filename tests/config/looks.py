@@ -20,6 +20,7 @@ from keeper.app import (
     _loops,
     build,
     build_board,
+    build_broadcast,
     build_lanes,
     build_rpc,
     build_sources,
@@ -37,6 +38,7 @@ from keeper.decide.economics import Fee
 from keeper.errors import RpcError, TransientError
 from keeper.facts import AccountId, Attempt, FeedId, Head, Receipt, Refused, Rejected, Tick
 from keeper.observe.metrics import Metrics
+from keeper.reconcile import ReconcileRules
 from keeper.rules import desk_rules, execution_rules
 from keeper.units import GWEI, WAD
 from tests.fakes import CountingTelemetry, ManualClock, NoRpc, ScriptedLane
@@ -87,7 +89,7 @@ def text_of(keys: Keys) -> str:
         if not key:
             tables[name] = value
             continue
-        table = tables.setdefault(name, [{}] if name == "wallets" else {})
+        table = tables.setdefault(name, [{}] if name in {"wallets", "relays"} else {})
         (table[0] if isinstance(table, list) else table)[key] = value
     lines = []
     for name, table in tables.items():
@@ -207,7 +209,7 @@ async def lanes_for(settings: Settings) -> AsyncIterator[Lanes]:
     ):
         metrics = Metrics("1")
         rpc = build_rpc(settings, session, metrics)
-        broadcast = Broadcast(rpc.endpoints, settings.chain.rpc_attempts_max, metrics)
+        broadcast = build_broadcast(settings, rpc, metrics)
         parts = LaneParts(rpc, broadcast, journal, SystemClock(), metrics)
         yield build_lanes(settings, session, parts)
 
@@ -340,6 +342,25 @@ def state_of(*, lag: int = 0, latency_ms: float = 1.0) -> Callable[[HttpRpc], ob
     return looked
 
 
+def broadcast_part(look: Callable[[Broadcast], object]) -> Look:
+    async def looked(settings: Settings) -> object:
+        async with aiohttp.ClientSession() as session:
+            metrics = Metrics("1")
+            return look(build_broadcast(settings, build_rpc(settings, session, metrics), metrics))
+
+    return looked
+
+
+def relay_method(broadcast: Broadcast) -> object:
+    (relay,) = broadcast._rules.relays
+    return relay.request("0x", 1)[0]
+
+
+def relay_address(broadcast: Broadcast) -> object:
+    (relay,) = broadcast._rules.relays
+    return relay.key and relay.key.address
+
+
 async def requests_of_a_call(settings: Settings) -> object:
     telemetry = CountingTelemetry()
     async with aiohttp.ClientSession() as session:
@@ -364,6 +385,10 @@ def finder(parts: Parts) -> Finder:
 async def queries_at_once(settings: Settings) -> object:
     async with build(settings) as parts:
         return len(finder(parts)._reader._wave([range(100)] * 100))
+
+
+def reconciling(parts: Parts) -> ReconcileRules:
+    return parts.pipeline._reconciler._rules
 
 
 def blocks_remembered(parts: Parts) -> object:
