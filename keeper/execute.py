@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 import structlog
 
 from keeper.decide.agenda import Hold, HoldReason
-from keeper.decide.economics import Economics, Fee, reward_in_wei
+from keeper.decide.economics import Economics, Fee, Spend, reward_in_wei
 from keeper.decide.gate import Facts, Limits, after_simulation, before_simulation
+from keeper.decide.rank import Objective
 from keeper.desk import Desk, Nominated
 from keeper.facts import (
     AccountId,
@@ -152,18 +153,48 @@ class Execution:
         simulation = await self.simulate(desk, nominated.assessment, wallet, head)
         if isinstance(simulation, Refused):
             return self._refused(desk, account, simulation, head)
-        fee = self._submitter.first_fee(head)
-        if fee is None:
-            return self._wait(HoldReason.COST_CAP, head)
-        plan = self.plan(desk, nominated, simulation, fee)
-        if isinstance(plan, HoldReason):
-            return self._wait(plan, head)
+        weighed = self._weigh(desk, nominated, simulation, head)
+        if isinstance(weighed, HoldReason):
+            return self._wait(weighed, head)
         if simulation.takes_over and self._taking_over(desk, account) != in_flight:
             return self._wait(HoldReason.CAPACITY_IN_USE, head)  # it was simulated without these
         overtaken = self._overtaken(desk, nominated.assessment, head)
-        return overtaken or await self._send(desk, plan, wallet, fee, head)
+        return overtaken or await self._send(desk, *weighed, wallet, head)
 
-    async def _send(self, desk: Desk, plan: Plan, wallet: str, fee: Fee, head: Head) -> Hold | None:
+    def _weigh(
+        self, desk: Desk, nominated: Nominated, simulation: Simulated, head: Head
+    ) -> tuple[Plan, Fee] | HoldReason:
+        """Return what to send at which fee, or why not to."""
+        spend = self.spend(desk, simulation)
+        if spend is None:
+            return HoldReason.NO_NATIVE_PRICE
+        fee = self._submitter.first_fee(desk.venue.id, head, spend)
+        if isinstance(fee, HoldReason):
+            return fee
+        plan = self.plan(desk, nominated, simulation, fee)
+        return plan if isinstance(plan, HoldReason) else (plan, fee)
+
+    def spend(self, desk: Desk, simulation: Simulated) -> Spend | None:
+        """Say what a simulated liquidation is worth at most; None: a price for that is missing.
+
+        That is what is expected of it before all costs, and for solvency the budget on top.
+        """
+        reward_wei = self.reward_wei(desk, simulation.reward_wad)
+        taken = simulation.takes_over
+        exit_cost_wei = self.reward_wei(desk, taken.exit_cost_wad) if taken else 0
+        if reward_wei is None or exit_cost_wei is None:
+            return None
+        worth_wei = (reward_wei - exit_cost_wei) * self.rules.p_win_ppm // PPM
+        if desk.rules.objective is Objective.SOLVENCY:
+            worth_wei += desk.rules.solvency_budget_wei
+        return Spend(
+            worth_wei=worth_wei - sum(step.call.value_wei for step in simulation.then),
+            gas=simulation.gas + sum(step.gas for step in simulation.then),
+            gas_limit=simulation.gas * self.rules.gas_limit_factor_ppm // PPM,
+            value_wei=simulation.call.value_wei,
+        )
+
+    async def _send(self, desk: Desk, plan: Plan, fee: Fee, wallet: str, head: Head) -> Hold | None:
         if not self._submitter.wallets:
             self._would_send(plan)
         result = await self._submitter.submit(plan, wallet, fee, head)

@@ -38,6 +38,14 @@ def lane_rules(settings: Settings) -> LaneRules:
             base_fee_headroom_ppm=settings.fees.base_fee_headroom_ppm,
             max_fee_per_gas_wei_max=settings.fees.max_fee_per_gas_wei_max,
             replacement_bump_ppm=settings.fees.replacement_bump_ppm,
+            strategy=settings.fees.strategy,
+            percentile=settings.fees.percentile,
+            profit_share_ppm=settings.fees.profit_share_ppm,
+            by_venue={
+                venue.id: venue.fee_strategy
+                for venue in settings.venues
+                if venue.fee_strategy is not None
+            },
         ),
     )
 

@@ -15,6 +15,7 @@ from keeper.config.keyref import (
     WsEndpoint,
 )
 from keeper.config.show import plain, references
+from keeper.decide.economics import FeeStrategy
 from keeper.decide.rank import Objective
 from keeper.errors import ConfigError
 from keeper.facts import FeedId, VenueId
@@ -177,9 +178,22 @@ class WalletSettings(Table):
 
 
 class FeesSettings(Table):
-    """EIP-1559 fees and gas limits."""
+    """What is paid for inclusion, and gas limits."""
 
-    priority_fee_wei: int = _whole(1_000_000, 0, _WEI_MAX, "Wei a gas for the block builder.")
+    strategy: FeeStrategy = Field(
+        default=FeeStrategy.FIXED,
+        description="How the priority fee of a first try is found: fixed (priority_fee_wei), "
+        "percentile (of what others pay), profit_share (of what it is expected to leave).",
+    )
+    priority_fee_wei: int = _whole(
+        1_000_000, 0, _WEI_MAX, "Wei a gas for the block builder, at least."
+    )
+    percentile: int = _whole(
+        50, 1, 99, "Percentile of the priority fees of the latest blocks, for that strategy."
+    )
+    profit_share_ppm: int = _whole(
+        100_000, 0, PPM, "Parts per million of the expected profit, for that strategy."
+    )
     base_fee_headroom_ppm: int = _whole(
         2 * PPM,
         PPM,
@@ -300,6 +314,9 @@ class VenueCommon(Table):
     )
     reward_feed: FeedId | None = Field(
         default=None, description="Feed that prices the reward token; without it rewards are USD."
+    )
+    fee_strategy: FeeStrategy | None = Field(
+        default=None, description="As fees.strategy, for this venue; without it that one holds."
     )
     wallets: tuple[str, ...] = Field(
         default=(),

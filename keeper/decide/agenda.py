@@ -26,6 +26,7 @@ class HoldReason(StrEnum):
     SIMULATION_FAILED = "simulation_failed"  # unknown is never treated as fine
     UNPROFITABLE = "unprofitable"
     COST_CAP = "cost_cap"
+    FEE_UNKNOWN = "fee_unknown"  # nobody could say what a transaction costs now
     OPEN_ATTEMPTS = "open_attempts"
     ATTEMPT_OPEN = "attempt_open"  # this account has one in flight
     NO_CAPITAL = "no_capital"  # our margin at the venue, or our limits, do not allow it

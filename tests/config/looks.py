@@ -26,6 +26,7 @@ from keeper.app import (
 )
 from keeper.chain.backfill import Finder
 from keeper.chain.broadcast import Broadcast
+from keeper.chain.fees import read_tip
 from keeper.chain.journal import Journal
 from keeper.chain.lanes import Lanes
 from keeper.chain.rpc import HttpRpc
@@ -33,7 +34,7 @@ from keeper.chain.signer import RemoteSigner, Wallet
 from keeper.chain.submit import Lane, LaneParts
 from keeper.clock import SystemClock
 from keeper.config import Settings
-from keeper.decide.economics import Fee
+from keeper.decide.economics import Fee, Spend
 from keeper.errors import RpcError, TransientError
 from keeper.facts import AccountId, Attempt, FeedId, Head, Receipt, Refused, Rejected, Tick
 from keeper.observe.metrics import Metrics
@@ -150,7 +151,7 @@ def planned(look: Callable[[Rig, ScriptedLane], object]) -> Look:
 
 
 def revert_gas(rig: Rig, lane: ScriptedLane) -> int:
-    assert lane.fee is not None
+    assert isinstance(lane.fee, Fee)
     per_gas = lane.fee.paid_at(rig.chain.head.base_fee_wei)
     return lane.plans[0].expected.revert_cost_wei // per_gas
 
@@ -224,13 +225,33 @@ def head(number: int = 10, base_fee_wei: int = 1) -> Head:
     return Head(number, f"{number:#x}", f"{number - 1:#x}", 1_700_000_000, base_fee_wei, 0)
 
 
-def first_fee(base_fee_wei: int) -> Look:
+def first_fee(base_fee_wei: int, tip_wei: int | None = None) -> Look:
+    """Look at the fee of what is worth a thousandth of a token and takes 100,000 gas."""
+
     async def looked(settings: Settings) -> object:
         async with lanes_for(settings) as lanes:
-            fee = lanes.first_fee(head(base_fee_wei=base_fee_wei))
-            return (fee.max_fee_wei, fee.priority_fee_wei) if fee else None
+            lanes._tip_wei = tip_wei
+            spend = Spend(WAD // 1_000, 100_000, 150_000, 0)
+            venue = settings.venues[0].id
+            fee = lanes.first_fee(venue, head(base_fee_wei=base_fee_wei), spend)
+            return (fee.max_fee_wei, fee.priority_fee_wei) if isinstance(fee, Fee) else fee.value
 
     return looked
+
+
+async def percentile_asked(settings: Settings) -> object:
+    async with lanes_for(settings) as lanes:
+        asked: list[object] = []
+
+        class Asked:
+            async def call(self, method: str, params: object) -> object:
+                asked.extend([method, params])
+                return {"reward": [], "gasUsedRatio": []}
+
+        fees = lanes._rules.fees
+        if fees.needs_tip(head()):
+            await read_tip(Asked(), head(), fees)  # type: ignore[arg-type]
+        return asked
 
 
 async def flying(lane: Lane) -> Attempt:
@@ -243,7 +264,7 @@ async def flying(lane: Lane) -> Attempt:
 
 async def replacement_fee(settings: Settings) -> object:
     async with lane_for(settings) as lane:
-        fee = lane.replacement_fee(await flying(lane), head(), 300_000, 0)
+        fee = lane.replacement_fee(await flying(lane), head(), Spend(WAD, 200_000, 300_000, 0))
         return (fee.max_fee_wei, fee.priority_fee_wei) if fee else None
 
 

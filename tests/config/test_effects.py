@@ -77,11 +77,28 @@ EFFECTS = [
     Effect("gate.backoff_ms_max", 50_000, looks.backed_off_ms(9), 50_000),
     Effect("gate.simulations_at_once_max", 3, part(lambda p: p.pipeline._slots._value), 3),
     Effect("fees.priority_fee_wei", 7, looks.first_fee(100), (207, 7)),
+    Effect("fees.strategy", "percentile", looks.first_fee(100), "fee_unknown"),
+    Effect("fees.strategy", "percentile", looks.first_fee(100, 5 * 10**6), (5_000_200, 5_000_000)),
+    Effect(
+        "fees.percentile",
+        80,
+        looks.percentile_asked,
+        ["eth_feeHistory", ["0x5", "latest", [80]]],
+        {"fees.strategy": "percentile"},
+    ),
+    Effect(
+        "fees.profit_share_ppm",
+        400_000,
+        looks.first_fee(2 * GWEI),
+        (7_200_000_000, 3_200_000_000),
+        {"fees.strategy": "profit_share"},
+    ),
+    Effect("venues.fee_strategy", "percentile", looks.first_fee(100), "fee_unknown"),
     Effect("fees.base_fee_headroom_ppm", 3 * 10**6, looks.first_fee(GWEI), (3_001 * 10**6, 10**6)),
     Effect(
         "fees.max_fee_per_gas_wei_max", GWEI + 10**6, looks.first_fee(GWEI), (GWEI + 10**6, 10**6)
     ),
-    Effect("fees.max_fee_per_gas_wei_max", GWEI, looks.first_fee(GWEI), None),
+    Effect("fees.max_fee_per_gas_wei_max", GWEI, looks.first_fee(GWEI), "cost_cap"),
     Effect("fees.max_fee_per_gas_wei_max", 2 * GWEI, looks.replacement_fee, None),
     Effect(
         "fees.replacement_bump_ppm",

@@ -160,10 +160,10 @@ async def unprofitable() -> Case:
     return Case(rig, lane, account_grows)
 
 
-async def cost_cap() -> Case:
+async def _no_fee(reason: HoldReason) -> Case:
     rig, lane = scripted_rig()
     await rig.started(UNDER)
-    fee, lane.fee = lane.fee, None
+    fee, lane.fee = lane.fee, reason
     await rig.tried()
 
     async def base_fee_falls() -> None:
@@ -171,6 +171,14 @@ async def cost_cap() -> Case:
         rig.clock.advance(2)
 
     return Case(rig, lane, base_fee_falls)
+
+
+async def cost_cap() -> Case:
+    return await _no_fee(HoldReason.COST_CAP)
+
+
+async def fee_unknown() -> Case:
+    return await _no_fee(HoldReason.FEE_UNKNOWN)
 
 
 async def open_attempts() -> Case:
@@ -361,6 +369,7 @@ CASES: dict[HoldReason, Callable[[], Awaitable[Case]]] = {
     HoldReason.NO_CAPITAL: no_capital,
     HoldReason.UNPROFITABLE: unprofitable,
     HoldReason.COST_CAP: cost_cap,
+    HoldReason.FEE_UNKNOWN: fee_unknown,
     HoldReason.OPEN_ATTEMPTS: open_attempts,
     HoldReason.CAPACITY_IN_USE: capacity_in_use,
     HoldReason.ATTEMPT_OPEN: attempt_open,
