@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import structlog
 
+from keeper.brakes import Brakes
 from keeper.decide.agenda import Hold, HoldReason
 from keeper.decide.economics import Economics, Fee, Spend, reward_in_wei
 from keeper.decide.gate import Facts, Limits, after_simulation, before_simulation
@@ -59,6 +60,8 @@ class ExecutionRules:
     hold_ms: int
     native_feed: FeedId
     watcher: str  # the address dry runs simulate from
+    candidate_ms_max: int = 60_000
+    backup_delay_blocks: int = 0
 
 
 class Execution:
@@ -71,6 +74,7 @@ class Execution:
         board: Board,
         telemetry: Telemetry,
         clock: Clock,
+        brakes: Brakes,
     ) -> None:
         """Hold no state but which accounts are being worked on."""
         self.rules = rules
@@ -78,6 +82,7 @@ class Execution:
         self._board = board
         self._telemetry = telemetry
         self._clock = clock
+        self.brakes = brakes
         self._working: set[tuple[VenueId, AccountId]] = set()
 
     async def attempt(self, desk: Desk, nominated: Nominated) -> None:
@@ -103,6 +108,7 @@ class Execution:
             return
         held = (
             self._before(desk, head)
+            or self._left_to_others(desk, assessment.account, head)
             or self._behind(desk, assessment, head)
             or await self._simulate_and_send(desk, nominated, head)
         )
@@ -110,8 +116,15 @@ class Execution:
             desk.hold(assessment.account, held)
 
     def _before(self, desk: Desk, head: Head) -> Hold | None:
-        reason = before_simulation(self._facts(desk, head), self._limits(desk))
+        reason = self.brakes.hold(desk.venue.id) or before_simulation(
+            self._facts(desk, head), self._limits(desk)
+        )
         return self._wait(reason, head) if reason else None
+
+    def _left_to_others(self, desk: Desk, account: AccountId, head: Head) -> Hold | None:
+        """Hold what a back-up keeper leaves to the first ones until some blocks have passed."""
+        due = desk.agenda.first_block(account, head.number) + self.rules.backup_delay_blocks
+        return Hold(HoldReason.BACKUP_DELAY, until_block=due) if head.number < due else None
 
     def _behind(self, desk: Desk, assessment: Assessment, head: Head) -> Hold | None:
         """Hold what would get nothing behind the attempts in flight.
@@ -135,11 +148,17 @@ class Execution:
                 return None
         return self._wait(HoldReason.CAPACITY_IN_USE, head)
 
-    def _overtaken(self, desk: Desk, assessment: Assessment, head: Head) -> Hold | None:
-        """Hold what others have left no room for: they were simulated and sent meanwhile."""
+    def _overtaken(self, desk: Desk, nominated: Nominated, head: Head) -> Hold | None:
+        """Hold what came too late: others were sent meanwhile, or it took too long."""
+        waited_ns = self._clock.monotonic_ns() - nominated.decided_ns
+        if waited_ns > self.rules.candidate_ms_max * 1_000_000:
+            return self._wait(HoldReason.CANDIDATE_EXPIRED, head)
+        reason = self.brakes.hold(desk.venue.id)
+        if reason is not None:
+            return self._wait(reason, head)
         if len(self._submitter.open_attempts) >= self.rules.open_attempts_max:
             return self._wait(HoldReason.OPEN_ATTEMPTS, head)
-        return self._behind(desk, assessment, head)
+        return self._behind(desk, nominated.assessment, head)
 
     async def _simulate_and_send(self, desk: Desk, nominated: Nominated, head: Head) -> Hold | None:
         self._stage(desk, nominated.tick_ns, nominated.decided_ns)
@@ -158,7 +177,7 @@ class Execution:
             return self._wait(weighed, head)
         if simulation.takes_over and self._taking_over(desk, account) != in_flight:
             return self._wait(HoldReason.CAPACITY_IN_USE, head)  # it was simulated without these
-        overtaken = self._overtaken(desk, nominated.assessment, head)
+        overtaken = self._overtaken(desk, nominated, head)
         return overtaken or await self._send(desk, *weighed, wallet, head)
 
     def _weigh(
@@ -197,12 +216,14 @@ class Execution:
     async def _send(self, desk: Desk, plan: Plan, fee: Fee, wallet: str, head: Head) -> Hold | None:
         if not self._submitter.wallets:
             self._would_send(plan)
+        self.brakes.sending(plan.venue)
         result = await self._submitter.submit(plan, wallet, fee, head)
         if isinstance(result, Attempt):
             # it may have been settled before its sending was noted: then nobody ends the work
             if self._submitter.attempt_of(plan.venue, plan.account) is not None:
                 desk.agenda.start(plan.account)
             return None
+        self.brakes.not_sent(plan.venue)
         if result is NotSent.DROPPED:
             self._dropped(plan)
             desk.send_failed(plan.account)

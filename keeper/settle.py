@@ -112,6 +112,8 @@ class Settlement:
             cost_wei=(receipt.cost_wei if receipt else 0) + value_wei,
         )
         await self._tracker.close(settled)
+        kind = mined.transaction.kind if mined.transaction else None
+        self._execution.brakes.settled(settled, kind)
         if desk is not None:
             block = receipt.block_number if receipt else head.number
             desk.settled(attempt.plan.account, failed=outcome in FAILED, block=block)
@@ -177,9 +179,11 @@ class Settlement:
 
     async def _renew(self, attempt: Attempt, head: Head) -> None:
         """Simulate again: still worth it → dearer at the same nonce; else → cancel."""
-        again: tuple[Plan, Fee] | Wait | str = "the account is in quarantine"
-        with self._guard(attempt):
-            again = await self._plan_again(attempt, head)
+        again: tuple[Plan, Fee] | Wait | str = self._execution.brakes.paused
+        if not again:
+            again = "the account is in quarantine"
+            with self._guard(attempt):
+                again = await self._plan_again(attempt, head)
         if isinstance(again, tuple):
             plan, fee = again
             await self._tracker.replace(attempt, plan, fee, head)

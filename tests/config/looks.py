@@ -24,6 +24,7 @@ from keeper.app import (
     build_lanes,
     build_rpc,
     build_sources,
+    views_of,
 )
 from keeper.chain.backfill import Finder
 from keeper.chain.broadcast import Broadcast
@@ -38,12 +39,14 @@ from keeper.config import Settings
 from keeper.decide.economics import Fee, Spend
 from keeper.errors import RpcError, TransientError
 from keeper.facts import AccountId, Attempt, FeedId, Head, Receipt, Refused, Rejected, Tick
+from keeper.observe.http import serve
 from keeper.observe.metrics import Metrics
-from keeper.rules import desk_rules, execution_rules
+from keeper.rules import brake_rules, desk_rules, execution_rules
 from keeper.units import GWEI, WAD
 from tests.fakes import CountingTelemetry, ManualClock, NoRpc, ScriptedLane
 from tests.shell.market import set_account
 from tests.shell.rig import Rig, in_flight, scripted_rig
+from tests.shell.venue import VENUE
 
 ALICE, BOB, CAROL = (AccountId(name) for name in ("alice", "bob", "carol"))
 UNDER = set_account(ALICE, -19_500, eth=10)  # liquidating it pays 200 USD
@@ -77,6 +80,7 @@ id = "perps"
 address = "0x00000000000000000000000000000000000000aa"
 """
 
+TOKEN = "opensesame"  # noqa: S105 - of a file made by the test
 Look = Callable[[Settings], Awaitable[object]]
 Keys = Mapping[str, object]
 
@@ -112,6 +116,7 @@ def rig_for(settings: Settings) -> tuple[Rig, ScriptedLane]:
     return scripted_rig(
         desk_rules=desk_rules(settings, settings.venues[0]),
         execution_rules=execution_rules(settings),
+        brake_rules=brake_rules(settings),
     )
 
 
@@ -125,6 +130,45 @@ async def attempted(settings: Settings) -> tuple[Rig, ScriptedLane]:
 async def why(settings: Settings) -> object:
     rig, _ = await attempted(settings)
     return rig.why(ALICE)
+
+
+async def why_beside_a_file(settings: Settings) -> object:
+    folder = settings.keeper.state_dir.parent
+    (folder / "pause").touch()
+    return await why(settings)
+
+
+def why_after(reverts: int, rested_ms: int) -> Look:
+    async def looked(settings: Settings) -> object:
+        rig, _ = rig_for(settings)
+        await rig.started(UNDER)
+        for _ in range(reverts):
+            breaker = rig.execution.brakes._breakers[VENUE]
+            breaker.ended(reverted=True, now_ms=rig.clock.now_ms - rested_ms)
+        await rig.tried()
+        return rig.why(ALICE)
+
+    return looked
+
+
+async def why_a_second_later(settings: Settings) -> object:
+    rig, _ = rig_for(settings)
+    await rig.started(UNDER)
+    await rig.decide()
+    rig.clock.advance(1)
+    await rig.attempt()
+    return rig.why(ALICE)
+
+
+async def answer_to_a_pause(settings: Settings) -> object:
+    async with (
+        build(settings) as parts,
+        serve("127.0.0.1", 0, views_of(parts)) as port,
+        aiohttp.ClientSession() as session,
+    ):
+        url, headers = f"http://127.0.0.1:{port}/api/v1/pause", {"Authorization": f"Bearer {TOKEN}"}
+        async with session.post(url, headers=headers) as answer:
+            return answer.status, parts.status.brakes.paused
 
 
 async def why_at_a_loss(settings: Settings) -> object:
