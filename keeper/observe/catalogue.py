@@ -10,6 +10,7 @@ from typing import Literal
 from keeper.decide.agenda import HoldReason
 from keeper.errors import EndpointState, RpcFault
 from keeper.facts import Outcome, Rejection, TxKind
+from keeper.jobs import Gain
 
 # from half a millisecond (a decision) to a minute (five blocks of the slowest chain)
 BUCKETS_S = (
@@ -182,6 +183,19 @@ _ATTEMPTS = (
     ),
     _gauge("open_attempts", "Attempts that are not settled."),
     _counter("reward_wei_total", "Rewards received, in wei.", unit="wei", venue=VENUE),
+    _counter(
+        "losses_wei_total",
+        "Rewards below zero, as those of getting out of a position, in wei.",
+        unit="wei",
+        venue=VENUE,
+    ),
+    _gauge(
+        "gains_usd",
+        "What our jobs left us with since the start where that is more than cash, by part, in USD.",
+        unit="usd",
+        venue=VENUE,
+        part=_set(Gain),
+    ),
     _counter(
         "gas_spent_wei_total",
         "Paid for inclusion, data fees of layer 2 included, in wei.",
