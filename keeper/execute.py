@@ -25,6 +25,7 @@ from keeper.facts import (
     Simulated,
     VenueId,
 )
+from keeper.in_flight import leaves_no_room, taking_over
 from keeper.jobs import UPKEEP
 from keeper.ports import Board, Clock, Submitter, Telemetry
 from keeper.units import PPM, WAD
@@ -128,26 +129,9 @@ class Execution:
         return Hold(HoldReason.BACKUP_DELAY, until_block=due) if head.number < due else None
 
     def _behind(self, desk: Desk, assessment: Assessment, head: Head) -> Hold | None:
-        """Hold what would get nothing behind the attempts in flight.
-
-        Simulated on top of the newest block, it does not see what those take. A market without
-        numbers has room for one at a time.
-        """
-        if not assessment.alone or not assessment.uses:
-            return None
-        taken: Counter[str] = Counter()
-        busy: set[str] = set()
-        for attempt in self._submitter.open_attempts:
-            plan = attempt.plan
-            if plan.venue == desk.venue.id:
-                busy.update(plan.uses)
-                taken.update(dict(zip(plan.uses, plan.takes, strict=False)))
-        room = dict(zip(assessment.uses, assessment.room, strict=False))
-        for market in assessment.uses:
-            left = room.get(market, 0)
-            if market not in busy or left is None or left > taken[market]:
-                return None
-        return self._wait(HoldReason.CAPACITY_IN_USE, head)
+        """Hold what would get nothing behind the attempts in flight."""
+        no_room = leaves_no_room(assessment, desk.venue.id, self._submitter.open_attempts)
+        return self._wait(HoldReason.CAPACITY_IN_USE, head) if no_room else None
 
     def _overtaken(self, desk: Desk, nominated: Nominated, head: Head) -> Hold | None:
         """Hold what came too late: others were sent meanwhile, or it took too long."""
@@ -251,13 +235,7 @@ class Execution:
         return simulation
 
     def _taking_over(self, desk: Desk, account: AccountId) -> Counter[str]:
-        """Return what attempts on other accounts take over, by market: it ties up our margin."""
-        found: Counter[str] = Counter()
-        for attempt in self._submitter.open_attempts:
-            plan = attempt.plan
-            if plan.takes_over and plan.venue == desk.venue.id and plan.account != account:
-                found[plan.takes_over.market] += plan.takes_over.notional_wad
-        return found
+        return taking_over(desk.venue.id, account, self._submitter.open_attempts)
 
     def plan(
         self, desk: Desk, nominated: Nominated, simulation: Simulated, fee: Fee
