@@ -45,6 +45,7 @@ class HoldReason(StrEnum):
     BREAKER_OPEN = "breaker_open"  # transactions of the venue reverted one after the other
     BACKUP_DELAY = "backup_delay"  # it is left to others for a while
     CANDIDATE_EXPIRED = "candidate_expired"  # what was decided is too old to be acted on
+    SUSPECT = "suspect"  # its venue drifts: the fresh reading was another one than the book's
 
 
 BACKOFFS = frozenset({HoldReason.BACKOFF, HoldReason.SEND_FAILED})  # no new fact ends these

@@ -432,6 +432,22 @@ async def candidate_expired() -> Case:
     return Case(rig, lane, time_passes)
 
 
+async def suspect() -> Case:
+    rig, lane = scripted_rig()
+    await rig.started(UNDER)
+    rig.desk.suspect = "for a test"
+    rig.mine(set_account(ALICE, -19_400, eth=10))
+    rig.chain.blocks[-1].logs.clear()
+    rig.follow()
+    await rig.publish()
+    await rig.tried()
+
+    async def it_is_read() -> None:
+        assert await rig.read()
+
+    return Case(rig, lane, it_is_read)
+
+
 CASES: dict[HoldReason, Callable[[], Awaitable[Case]]] = {
     HoldReason.NOT_LIQUIDATABLE: not_liquidatable,
     HoldReason.NO_PROGRESS: no_progress,
@@ -460,6 +476,7 @@ CASES: dict[HoldReason, Callable[[], Awaitable[Case]]] = {
     HoldReason.BREAKER_OPEN: breaker_open,
     HoldReason.BACKUP_DELAY: backup_delay,
     HoldReason.CANDIDATE_EXPIRED: candidate_expired,
+    HoldReason.SUSPECT: suspect,
 }
 
 
