@@ -109,15 +109,19 @@ class Pipeline:
         if isinstance(tick, Rejected):
             self._refuse(tick)
             return
-        returned = self._board.fresh(tick.feed, self._clock.wall_ms()) is None
-        price = self._board.offer(tick)
-        if isinstance(price, Rejected):
-            self._refuse(price)
-            return
-        self._telemetry.count("keeper_price_updates_total", feed=tick.feed, source=tick.source)
-        self._inbox.put(("price", price.feed), price)
-        if returned:
-            self._inbox.put(("returned", price.feed), price)
+        now_ms = self._clock.wall_ms()
+        affected = self._board.affected(tick.feed)
+        missing = {feed for feed in affected if self._board.fresh(feed, now_ms) is None}
+        made = self._board.offer(tick)
+        for each in made:
+            if isinstance(each, Rejected):
+                self._refuse(each)
+                continue
+            self._inbox.put(("price", each.feed), each)
+            if each.feed in missing:
+                self._inbox.put(("returned", each.feed), each)
+        if not any(isinstance(each, Rejected) for each in made):
+            self._telemetry.count("keeper_price_updates_total", feed=tick.feed, source=tick.source)
 
     def _refuse(self, rejected: Rejected) -> None:
         self._telemetry.count(

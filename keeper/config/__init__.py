@@ -1,6 +1,7 @@
 """config.toml → frozen settings; every mistake at once; JSON schema; secrets by reference."""
 
 from keeper.config.changes import difference, flat
+from keeper.config.feeds import FeedSettings
 from keeper.config.keyref import (
     ConfigPath,
     Endpoint,
@@ -14,7 +15,6 @@ from keeper.config.load import load
 from keeper.config.schema import json_schema
 from keeper.config.settings import (
     ChainSettings,
-    FeedSettings,
     FeesSettings,
     GateSettings,
     HttpSettings,

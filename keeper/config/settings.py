@@ -6,8 +6,9 @@ import json
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny
+from pydantic import BaseModel, Field, SerializeAsAny
 
+from keeper.config.feeds import FeedSettings
 from keeper.config.keyref import (
     ConfigPath,
     HttpEndpoint,
@@ -15,30 +16,15 @@ from keeper.config.keyref import (
     WsEndpoint,
 )
 from keeper.config.show import plain, references
+from keeper.config.tables import MS_MAX, NAME, Table
+from keeper.config.tables import whole as _whole
 from keeper.decide.rank import Objective
 from keeper.errors import ConfigError
 from keeper.facts import FeedId, VenueId
 from keeper.units import GWEI, PPM
 
-NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"  # also an MQTT topic level and a metric label
-FEED = r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,63}$"  # "ETH/USD"; no MQTT wildcards
-_MS_MAX = 3_600_000  # an hour: nothing in a keeper waits longer
 _WEI_MAX = 10**24  # a million native tokens
 _BLOCK_MAX = 2**63 - 1
-
-
-def _whole(default: int, low: int, high: int, text: str) -> int:
-    """Declare a key for a whole number; floats, strings and booleans are refused."""
-    field: int = Field(default=default, ge=low, le=high, strict=True, description=text)
-    return field
-
-
-class Table(BaseModel):
-    """A table of config.toml: frozen, unknown keys refused, values never in error texts."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", hide_input_in_errors=True, validate_default=True
-    )
 
 
 class KeeperSettings(Table):
@@ -108,7 +94,7 @@ class ChainSettings(Table):
     )
     rpc_attempts_max: int = _whole(3, 1, 20, "Attempts a request, over all endpoints.")
     probe_ms: int = _whole(
-        1_000, 100, _MS_MAX, "Milliseconds between two probes of every endpoint's chain and head."
+        1_000, 100, MS_MAX, "Milliseconds between two probes of every endpoint's chain and head."
     )
     head_lag_blocks_max: int = _whole(
         3,
@@ -134,10 +120,10 @@ class ChainSettings(Table):
     log_queries_at_once_max: int = _whole(4, 1, 64, "Log queries running at the same time.")
     log_queries_per_s_max: int = _whole(20, 1, 1_000, "Log queries a second, while a gap is read.")
     head_age_ms_max: int = _whole(
-        30_000, 500, _MS_MAX, "Milliseconds after which a head is too old to act on."
+        30_000, 500, MS_MAX, "Milliseconds after which a head is too old to act on."
     )
     head_silence_ms_max: int = _whole(
-        15_000, 500, _MS_MAX, "Milliseconds without a head until the WebSocket is reconnected."
+        15_000, 500, MS_MAX, "Milliseconds without a head until the WebSocket is reconnected."
     )
 
 
@@ -223,13 +209,13 @@ class GateSettings(Table):
         256, 1, 100_000, "Accounts assessed exactly in one step; the worst come first."
     )
     backoff_ms_min: int = _whole(
-        1_000, 1, _MS_MAX, "Milliseconds an account rests after its first failed attempt."
+        1_000, 1, MS_MAX, "Milliseconds an account rests after its first failed attempt."
     )
     backoff_ms_max: int = _whole(
-        60_000, 1, _MS_MAX, "Milliseconds an account rests at most; the rest doubles up to here."
+        60_000, 1, MS_MAX, "Milliseconds an account rests at most; the rest doubles up to here."
     )
     hold_ms: int = _whole(
-        2_000, 1, _MS_MAX, "Milliseconds until a candidate that did not pay is looked at again."
+        2_000, 1, MS_MAX, "Milliseconds until a candidate that did not pay is looked at again."
     )
 
 
@@ -247,37 +233,6 @@ class SourceSettings(SourceCommon):
     """A price source; ``options`` is the ``Settings`` of its kind."""
 
     options: SerializeAsAny[BaseModel]
-
-
-class FeedSettings(Table):
-    """A price the keeper works with, and the gates in front of it."""
-
-    id: FeedId = Field(
-        pattern=FEED, description="Name of the feed: 1 to 64 letters, digits and . _ : / -"
-    )
-    sources: tuple[str, ...] = Field(
-        min_length=1,
-        max_length=16,
-        description="Names of its sources; the first is the primary one.",
-    )
-    age_ms_max: int = _whole(
-        5_000, 1, _MS_MAX, "Milliseconds after which a price is stale and holds what needs it."
-    )
-    future_ms_max: int = _whole(
-        2_000, 0, _MS_MAX, "Milliseconds a price may be ahead of this machine's clock."
-    )
-    conf_ppm_max: int = _whole(
-        20_000,
-        1,
-        PPM,
-        "Confidence interval, in parts per million of the price, beyond which a price is refused.",
-    )
-    change_ppm_max: int = _whole(
-        500_000,
-        1,
-        1_000 * PPM,
-        "Parts per million beyond which a jump against a still fresh price is refused.",
-    )
 
 
 class VenueCommon(Table):

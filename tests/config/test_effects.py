@@ -42,6 +42,11 @@ UNPAYABLE = "cannot pay for another attempt; fund it"
 START = {"eth": 2_000 * WAD, "btc": 60_000 * WAD}  # of the fake market
 SOLVENCY: Keys = {"venues.objective": "solvency"}
 HIGH = {"price_wad": 2_100 * WAD}
+APART = ({"price_wad": 2_000 * WAD}, {"source": "spare", "price_wad": 2_020 * WAD})
+BITCOIN = {"feed": "BTC/USD", "price_wad": 2 * WAD}
+TWO: Keys = {"feeds.sources": ["main", "spare"]}
+INVERSE: Keys = {"feeds.sources": [], "feeds.denominator": "BTC/USD"}
+EVENING: Keys = {"feeds.market_hours": ["Mon-Sun 20:00-24:00"]}  # the test's clock shows 22:13
 
 
 @dataclass(frozen=True)
@@ -164,6 +169,13 @@ EFFECTS = [
     Effect("feeds.future_ms_max", 400, looks.priced({"published_ms": looks.AHEAD_MS}), "future"),
     Effect("feeds.conf_ppm_max", 1_000, looks.priced({"conf_wad": 10 * WAD}), "wide_confidence"),
     Effect("feeds.change_ppm_max", 40_000, looks.priced(HIGH), "jump"),
+    Effect("feeds.rule", "median", looks.fused(*APART), 2_010, TWO),
+    Effect("feeds.quorum", 2, looks.fused(APART[0]), None, TWO),
+    Effect("feeds.deviation_ppm_max", 4_000, looks.fused(*APART), None, TWO),
+    Effect("feeds.contract_source", "spare", looks.fused(*APART), 2_020, TWO),
+    Effect("feeds.numerator", "BTC/USD", looks.fused(BITCOIN), 1.0, INVERSE),
+    Effect("feeds.market_hours", ["Mon-Sun 00:00-00:01"], looks.fused(*APART), None, TWO),
+    Effect("feeds.market_timezone", "Asia/Tokyo", looks.fused(*APART), None, EVENING),
     Effect("venues.id", "acme", part(lambda p: list(p.desks)), ["acme"]),
     Effect("venues.objective", "solvency", looks.first_of_two, looks.ALICE),
     Effect("venues.solvency_budget_wei", WAD, looks.why_at_a_loss, "in_flight", SOLVENCY),
@@ -202,6 +214,7 @@ ELSEWHERE = {
     "sources.reconnect_ms_max": CONNECTION + "delays_grow_with_jitter_up_to_the_maximum",
     "sources.payload_bytes_max": "tests/prices/test_mqtt.py::"
     "test_unknown_feeds_and_large_messages_are_refused_unread",
+    "feeds.denominator": "tests/prices/test_fusing.py::test_derived_prices_are_quotients",
     "feeds.id": "tests/e2e/test_junk.py::test_junk_is_refused_and_counted",
     "venues.kind": "tests/config/test_config.py::test_unknown_kind_lists_the_kinds",
     "venues.feeds": "tests/venues/test_demo_market.py::test_factors_follow_the_mapping",

@@ -5,12 +5,15 @@ import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from keeper.config import json_schema, load
-from keeper.config.settings import Settings, SourceCommon, Table, VenueCommon
+from keeper.config.settings import Settings, SourceCommon, VenueCommon
+
+if TYPE_CHECKING:
+    from keeper.config.tables import Table
 
 EXAMPLE = Path(__file__).parents[2] / "config.toml"
 TABLES = ("keeper", "log", "http", "chain", "fees", "gate")
