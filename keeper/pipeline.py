@@ -24,8 +24,6 @@ from keeper.facts import (
     LiquidationSeen,
     MarketState,
     Price,
-    Rejected,
-    Tick,
     VenueId,
 )
 from keeper.intake import Intake
@@ -35,6 +33,7 @@ from keeper.ports import Board, Chain, Clock, Memory, PriceSource, Submitter, Te
 from keeper.quarantine import Quarantine
 from keeper.settle import Settlement
 from keeper.supervise import Heartbeats
+from keeper.ticks import facts_of
 
 logger = structlog.get_logger(__name__)
 
@@ -102,35 +101,11 @@ class Pipeline:
         async with contextlib.aclosing(source.ticks()) as ticks:
             async for tick in ticks:
                 self._heartbeats.beat(f"prices/{source.name}")
-                if tick is not None:
-                    self._take_tick(tick)
-
-    def _take_tick(self, tick: Tick | Rejected) -> None:
-        if isinstance(tick, Rejected):
-            self._refuse(tick)
-            return
-        now_ms = self._clock.wall_ms()
-        affected = self._board.affected(tick.feed)
-        missing = {feed for feed in affected if self._board.fresh(feed, now_ms) is None}
-        made = self._board.offer(tick)
-        for each in made:
-            if isinstance(each, Rejected):
-                self._refuse(each)
-                continue
-            self._inbox.put(("price", each.feed), each)
-            if each.feed in missing:
-                self._inbox.put(("returned", each.feed), each)
-        if not any(isinstance(each, Rejected) for each in made):
-            self._telemetry.count("keeper_price_updates_total", feed=tick.feed, source=tick.source)
-
-    def _refuse(self, rejected: Rejected) -> None:
-        self._telemetry.count(
-            "keeper_price_rejections_total",
-            feed=rejected.feed,
-            source=rejected.source,
-            reason=rejected.reason.value,
-        )
-        logger.debug("price refused", reason=rejected.reason.value, detail=rejected.detail)
+                if tick is None:
+                    continue
+                now_ms = self._clock.wall_ms()
+                for key, price in facts_of(tick, self._board, self._telemetry, now_ms):
+                    self._inbox.put(key, price)
 
     # --- chain ------------------------------------------------------------------------------------
 

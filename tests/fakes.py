@@ -158,6 +158,7 @@ class ScriptedLane:
         self.cancelled: list[Attempt] = []
         self.closed: list[Settled] = []
         self.parked = ""
+        self.sending_trouble = ""
         self.balance_wei = 10**18
         self.tick_to_sent_ms: list[float] = []
         self._open: dict[tuple[VenueId, AccountId], Attempt] = {}

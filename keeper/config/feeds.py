@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from keeper.config.tables import MS_MAX, Table, whole
+from keeper.config.table import MS_MAX, Table, whole
 from keeper.facts import FeedId, PriceRule
 from keeper.units import PPM
 

@@ -15,9 +15,10 @@ from keeper.config.keyref import (
     SecretRef,
     WsEndpoint,
 )
+from keeper.config.relays import RelaySettings
 from keeper.config.show import plain, references
-from keeper.config.tables import MS_MAX, NAME, Table
-from keeper.config.tables import whole as _whole
+from keeper.config.table import MS_MAX, NAME, Table
+from keeper.config.table import whole as _whole
 from keeper.decide.rank import Objective
 from keeper.errors import ConfigError
 from keeper.facts import FeedId, VenueId
@@ -80,6 +81,14 @@ class ChainSettings(Table):
         max_length=16,
         description="Endpoints that transactions are sent to, all at once; empty: those of http.",
     )
+    public_after_blocks: int | None = Field(
+        default=None,
+        ge=1,
+        le=1_000,
+        strict=True,
+        description="Blocks after which an attempt that went to [[relays]] is sent publicly as "
+        "well; without it, never.",
+    )
     ws: tuple[WsEndpoint, ...] = Field(
         default=(),
         max_length=16,
@@ -140,7 +149,8 @@ class WalletSettings(Table):
         description="Where the private key is (hexadecimal); or use keystore, or signer.",
     )
     keystore: ConfigPath | None = Field(
-        default=None, description="Path of an encrypted JSON keystore, relative to this file."
+        default=None,
+        description="Path of an encrypted JSON keystore, relative to this file; mode 600.",
     )
     password: SecretRef | None = Field(
         default=None, description="Where the password of the keystore is."
@@ -283,6 +293,11 @@ class Settings(Table):
         default=(),
         max_length=64,
         description="Who signs, side by side; one table a wallet. Without any nothing is sent.",
+    )
+    relays: tuple[RelaySettings, ...] = Field(
+        default=(),
+        max_length=16,
+        description="Where transactions go instead of chain.send; one table a relay.",
     )
     fees: FeesSettings = Field(default_factory=FeesSettings)
     gate: GateSettings = Field(default_factory=GateSettings)

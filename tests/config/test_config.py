@@ -6,7 +6,7 @@ from pydantic import BaseModel
 
 from keeper.config import Settings, find_module, kinds, load
 from keeper.config.load import CONFIG_BYTES_MAX, NESTING_MAX
-from keeper.config.tables import Table
+from keeper.config.table import Table
 from keeper.errors import ConfigError
 from tests.config.support import GOOD, VENUE, add, mistakes, read
 

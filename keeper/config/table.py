@@ -1,4 +1,4 @@
-"""What every table of config.toml is made of."""
+"""What every table of config.toml has in common."""
 
 from pydantic import BaseModel, ConfigDict, Field
 
