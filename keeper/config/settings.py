@@ -232,7 +232,7 @@ class GateSettings(Table):
 class ReconcileSettings(Table):
     """How the book is compared with the chain, all the time."""
 
-    every_ms: int = _whole(5_000, 50, _MS_MAX, "Milliseconds between two slices of a venue.")
+    every_ms: int = _whole(5_000, 50, MS_MAX, "Milliseconds between two slices of a venue.")
     accounts_max: int = _whole(
         100, 2, 10_000, "Accounts of a slice: half are the nearest, half go round all of them."
     )
