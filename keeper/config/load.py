@@ -20,13 +20,13 @@ from keeper.config.problems import (
     report_unknown_keys,
 )
 from keeper.config.relays import RelaySettings
+from keeper.config.sending import WalletSettings
 from keeper.config.settings import (
     Settings,
     SourceCommon,
     SourceSettings,
     VenueCommon,
     VenueSettings,
-    WalletSettings,
 )
 from keeper.errors import ConfigError
 
