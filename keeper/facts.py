@@ -55,6 +55,7 @@ class Rejection(StrEnum):
     DEVIATION = "deviation"  # the sources do not agree
     NO_QUORUM = "no_quorum"
     MARKET_CLOSED = "market_closed"
+    SEQUENCER_DOWN = "sequencer_down"
 
 
 class PriceRule(StrEnum):

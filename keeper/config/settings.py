@@ -139,6 +139,15 @@ class ChainSettings(Table):
     head_age_ms_max: int = _whole(
         30_000, 500, _MS_MAX, "Milliseconds after which a head is too old to act on."
     )
+    sequencer_feed: str | None = Field(
+        default=None,
+        pattern=r"^0x[0-9a-fA-F]{40}$",
+        description="Chainlink's uptime feed of the sequencer, on a layer 2: no price counts while "
+        "it is down.",
+    )
+    sequencer_grace_s: int = _whole(
+        3_600, 0, 86_400, "Seconds after the sequencer came up until prices count again."
+    )
     head_silence_ms_max: int = _whole(
         15_000, 500, _MS_MAX, "Milliseconds without a head until the WebSocket is reconnected."
     )

@@ -36,11 +36,16 @@ class PriceBoard:
         self._clock = clock
         self._last: dict[tuple[FeedId, str], Tick] = {}
         self._jumped: dict[tuple[FeedId, str], Tick] = {}  # not borne out yet
+        self._closed = ""
         self._affected: dict[FeedId, list[FeedId]] = {feed: [feed] for feed in rules}
         for feed in rules:
             for part in self._parts(feed, ()):
                 if feed not in self._affected[part]:
                     self._affected[part].append(feed)
+
+    def close(self, why: str) -> None:
+        """Have no price of any feed until it is called with an empty text."""
+        self._closed = why
 
     def affected(self, feed: FeedId) -> Sequence[FeedId]:
         """Return the feeds whose price moves with this one's, itself first."""
@@ -107,6 +112,8 @@ class PriceBoard:
         rules = self._rules.get(feed)
         if rules is None:
             return Fault(Rejection.UNKNOWN_FEED, f"no feed {feed!r} is configured")
+        if self._closed:
+            return Fault(Rejection.SEQUENCER_DOWN, self._closed)
         if rules.hours is not None and not rules.hours.open_at(now_ms):
             return Fault(Rejection.MARKET_CLOSED, "its market is closed")
         if rules.sources:

@@ -198,6 +198,12 @@ EFFECTS = [
         1_000,
     ),
     Effect("chain.head_age_ms_max", 1_000, looks.why_two_seconds_after_the_head, "stale_head"),
+    Effect(
+        "chain.sequencer_feed",
+        "0x" + "a" * 40,
+        part(lambda p: sorted(set(_loops(p)) & {"sequencer"})),
+        ["sequencer"],
+    ),
     Effect("chain.head_silence_ms_max", 700, part(looks.websocket_silence_ms), 700, WS),
     Effect("keeper.state_dir", "elsewhere", part(looks.folder_of_the_journal), "elsewhere"),
     Effect("keeper.state_dir", "elsewhere", part(looks.folder_of_the_ledger), "elsewhere"),
@@ -253,6 +259,8 @@ ELSEWHERE = {
     "http.host": PROCESS,
     "http.port": PROCESS,
     "wallets.password": "tests/chain/test_signer.py::test_a_keystore_opens_with_its_password_only",
+    "chain.sequencer_grace_s": "tests/chain/test_sequencer.py::"
+    "test_no_price_counts_while_it_is_down_and_for_the_grace_after",
     "sources.kind": "tests/config/test_config.py::test_unknown_kind_lists_the_kinds",
     "sources.name": "tests/config/test_config.py::test_feeds_of_a_venue_must_exist",
     "sources.host": CONNECTION + "tls_verifies_the_broker",
