@@ -30,6 +30,7 @@ from tests.e2e.rig import ETHER, KeeperProcess, topic_of
 from tests.e2e.runs import KEEPER, Run
 from tests.nodes import free_port
 from tests.storm.node import ClockedAnvil, clocked_anvil
+from tests.synthetix.chain import RevertedError
 from tests.synthetix.packages import modules
 
 BLOCK_S = 0.25
@@ -37,6 +38,7 @@ PREFIX = "curie"
 UNIT = WAD // USD
 QUIET_BLOCKS = 6  # with nobody under and nothing in flight: it is over
 WAIT_S = 40.0
+TRIES_MAX = 4
 CONFIG = """\
 [keeper]
 state_dir = "state"
@@ -142,7 +144,16 @@ class Rig:
         self.world.move(market, price, settle_s=settle_s)
 
     def under(self) -> set[str]:
-        """Return who the contract calls liquidatable right now, by name."""
+        """Return who the contract calls liquidatable right now, by name.
+
+        The node may run a call with the time of the block before its state: then it is asked again.
+        """
+        for _ in range(TRIES_MAX):
+            with contextlib.suppress(RevertedError):
+                return self._under()
+        return self._under()
+
+    def _under(self) -> set[str]:
         curie, found = self.world.curie, set[str]()
         for name, who in self.world.people.items():
             held = curie.balances.call("getBaseTokens", who)
