@@ -162,6 +162,25 @@ _ACCOUNTS = (
         by=_set(["us", "other"]),
     ),
 )
+_RECONCILE = (
+    _gauge(
+        "reconcile_drift_ratio",
+        "Share of the last 1,000 accounts compared with the chain that the book had otherwise.",
+        unit="ratio",
+        venue=VENUE,
+    ),
+    _counter(
+        "reconcile_corrected_total",
+        "Fields of accounts that differed from the chain and were corrected.",
+        venue=VENUE,
+        field=Given("field"),
+    ),
+    _gauge(
+        "venue_suspect",
+        "1 when drift or a changed implementation lets decisions go on with fresh reads only.",
+        venue=VENUE,
+    ),
+)
 _ATTEMPTS = (
     _counter(
         "held_total",
@@ -273,6 +292,12 @@ _CHAIN = (
 _PROCESS = (
     _gauge("ready", "1 when /readyz says so, else 0."),
     _gauge("dry_run", "1 when nothing is sent, else 0."),
+    _gauge("paused", "1 while the keeper is paused by config, file or hand, else 0."),
+    _gauge(
+        "breaker_open",
+        "1 while the venue rests after too many reverts in a row, else 0.",
+        venue=VENUE,
+    ),
     _gauge("journal_bytes", "Size of the journal on disk.", unit="bytes"),
     _gauge(
         "journal_writable", "0 while the journal cannot be written and nothing is sent, else 1."
@@ -300,7 +325,7 @@ _PROCESS = (
     _gauge("build_info", "Always 1; the label says which version runs.", version=VERSION),
 )
 
-TABLE: tuple[Metric, ...] = (*_PRICES, *_ACCOUNTS, *_ATTEMPTS, *_CHAIN, *_PROCESS)
+TABLE: tuple[Metric, ...] = (*_PRICES, *_ACCOUNTS, *_RECONCILE, *_ATTEMPTS, *_CHAIN, *_PROCESS)
 
 
 def as_markdown() -> str:
