@@ -314,6 +314,10 @@ class Tracker(Protocol):
         """Return the attempts whose newest transaction has waited too long, by nonce."""
         ...
 
+    def is_stuck(self, attempt: Attempt, head: Head) -> bool:
+        """Say whether an attempt was to be replaced long ago, and holds up all behind it."""
+        ...
+
     def waiting(self, head: Head) -> Sequence[Attempt]:
         """Return the attempts in flight that are neither overdue nor being cancelled, by nonce."""
         ...

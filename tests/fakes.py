@@ -154,6 +154,7 @@ class ScriptedLane:
         self.during_submit: Callable[[Attempt], None] = lambda _attempt: None
         self.mined: list[Mined] = []
         self.late: list[Attempt] = []
+        self.stuck: list[Attempt] = []
         self.dearer: Fee | None = Fee(3 * GWEI, 2 * GWEI)
         self.can_cancel = True
         self.plans: list[Plan] = []
@@ -246,6 +247,9 @@ class ScriptedLane:
 
     def overdue(self, _head: Head) -> Sequence[Attempt]:
         return [attempt for attempt in self.late if attempt.id in self._ids()]
+
+    def is_stuck(self, attempt: Attempt, _head: Head) -> bool:
+        return attempt in self.stuck
 
     def waiting(self, _head: Head) -> Sequence[Attempt]:
         return [attempt for attempt in self._open.values() if attempt not in self.late]

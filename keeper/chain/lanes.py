@@ -164,6 +164,10 @@ class Lanes:
         """Return the attempts whose newest transaction has waited too long, by nonce."""
         return [attempt for lane in self.lanes for attempt in lane.overdue(head)]
 
+    def is_stuck(self, attempt: Attempt, head: Head) -> bool:
+        """Say whether an attempt was to be replaced long ago, and holds up all behind it."""
+        return self._lane(attempt).is_stuck(attempt, head)
+
     def waiting(self, head: Head) -> Sequence[Attempt]:
         """Return the attempts in flight that are neither overdue nor being cancelled, by nonce."""
         return [attempt for lane in self.lanes for attempt in lane.waiting(head)]
