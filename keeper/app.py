@@ -26,8 +26,10 @@ from keeper.clock import SystemClock
 from keeper.config import Settings, VenueSettings, find_module
 from keeper.desk import Desk
 from keeper.execute import Execution
+from keeper.explain import Explainer
 from keeper.facts import OWN, VenueId
 from keeper.intake import Intake
+from keeper.observe.api import Reads
 from keeper.observe.http import Views, serve
 from keeper.observe.metrics import Metrics
 from keeper.observe.outcomes import publishers
@@ -295,6 +297,16 @@ def _loops(parts: Parts) -> dict[str, Callable[[], Awaitable[None]]]:
     return loops
 
 
+def _reads(parts: Parts) -> Reads:
+    explainer = Explainer(parts.desks, parts.status.quarantine, parts.status.clock)
+    return Reads(
+        accounts=explainer.nearest,
+        candidates=explainer.candidates,
+        account=explainer.account,
+        config=parts.settings.show,
+    )
+
+
 async def run_keeper(settings: Settings) -> int:
     """Run until SIGTERM or SIGINT; returns the exit code."""
     async with build(settings) as parts:
@@ -314,6 +326,7 @@ async def run_keeper(settings: Settings) -> int:
             late=parts.heartbeats.late,
             unready=parts.status.unready,
             status=parts.status.snapshot,
+            reads=_reads(parts),
         )
         async with serve(settings.http.host, settings.http.port, views):
             return await run(loops)

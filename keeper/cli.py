@@ -1,4 +1,4 @@
-"""The command line: run, check, demo, config, keys, bench; `keeper journal` is in journal_cli.py.
+"""The command line; `keeper journal` is in journal_cli.py, `status` and `explain` in ask_cli.py.
 
 Exit codes: 0 stopped or passed, 1 a bug or a failed check, 2 a mistake in the configuration.
 """
@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from keeper import __version__
+from keeper.ask_cli import explain, status
 from keeper.config import difference, flat, json_schema, load, read_private
 from keeper.errors import ConfigError, FatalError
 from keeper.journal_cli import journal
@@ -246,6 +247,8 @@ def bench() -> None:
 
 
 cli.add_command(journal)
+cli.add_command(status)
+cli.add_command(explain)
 
 
 def main() -> None:

@@ -5,7 +5,7 @@
 ``/metrics``       Prometheus text, or OpenMetrics when asked
 ``/healthz``       200, or 503 naming each loop that has not beaten within its limit: restart me
 ``/readyz``        200, or 503 with the reasons: alive, but not liquidating
-``/api/v1/status`` what ``keeper status`` shows, as JSON
+``/api/v1/…``      status, accounts, accounts/VENUE/ACCOUNT, candidates, config (``api.py``)
 =================  =================================================================================
 
 It has no authentication: bind it to loopback or to a network of the operator's own.
@@ -13,7 +13,6 @@ It has no authentication: bind it to loopback or to a network of the operator's 
 
 import asyncio
 import html
-import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from keeper.errors import ConfigError
+from keeper.observe.api import Reads, as_json, routes
 from keeper.observe.metrics import Metrics
 
 log = structlog.get_logger(__name__)
@@ -49,6 +49,9 @@ _LINKS = {
     "/healthz": "are all loops alive?",
     "/readyz": "is the keeper able to liquidate, and if not, why?",
     "/api/v1/status": "what it sees and does, as JSON",
+    "/api/v1/accounts": "accounts by distance to liquidation; each is explained at its own address",
+    "/api/v1/candidates": "under-margined accounts and what each waits for",
+    "/api/v1/config": "the configuration in effect, secrets starred",
 }
 
 
@@ -64,6 +67,7 @@ class Views:
     late: Callable[[], Mapping[str, float]]
     unready: Callable[[], Sequence[str]]
     status: Callable[[], Mapping[str, object]]
+    reads: Reads
 
 
 @asynccontextmanager
@@ -85,6 +89,7 @@ async def serve(
         ("/api/v1/status", pages.status),
     ):
         app.router.add_get(path, handler, allow_head=False)
+    app.router.add_routes(routes(views.reads))
     app.on_response_prepare.append(_protect)
     runner = web.AppRunner(
         app,
@@ -144,24 +149,18 @@ class _Pages:
     async def healthz(self, _request: web.Request) -> web.Response:
         late = self._views.late()
         if not late:
-            return _json(200, {"status": "ok"})
+            return as_json(200, {"status": "ok"})
         ages = {loop: {"age_s": round(age_s, 3)} for loop, age_s in late.items()}
-        return _json(503, {"status": "late", "loops": ages})
+        return as_json(503, {"status": "late", "loops": ages})
 
     async def readyz(self, _request: web.Request) -> web.Response:
         reasons = list(self._views.unready())
         if not reasons:
-            return _json(200, {"status": "ready", "reasons": []})
-        return _json(503, {"status": "not ready", "reasons": reasons})
+            return as_json(200, {"status": "ready", "reasons": []})
+        return as_json(503, {"status": "not ready", "reasons": reasons})
 
     async def status(self, _request: web.Request) -> web.Response:
-        return _json(200, self._views.status())
-
-
-def _json(status: int, body: Mapping[str, object]) -> web.Response:
-    # NaN and Infinity are no JSON: better a 500 in the log than a page that cannot be read
-    text = json.dumps(body, allow_nan=False) + "\n"
-    return web.Response(status=status, text=text, content_type="application/json")
+        return as_json(200, self._views.status())
 
 
 def _limited(
@@ -174,7 +173,7 @@ def _limited(
                 return await handler(request)
         except TimeoutError:
             log.warning("http request timed out", path=request.path)
-            return _json(503, {"status": "timed out"})
+            return as_json(503, {"status": "timed out"})
 
     return limit
 
