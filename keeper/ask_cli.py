@@ -1,7 +1,7 @@
 """``keeper status`` and ``keeper explain``: ask a running keeper over its HTTP API."""
 
 import json
-import time
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -99,10 +99,11 @@ def status(path: Path, url: str | None, as_json: bool, watch: bool) -> None:  # 
     if not watch:
         Console().print(_status(document))
         return
+    pause = threading.Event()  # never set
     with Live(_status(document), screen=True, auto_refresh=False) as live:
         try:
             while True:
-                time.sleep(REFRESH_S)
+                pause.wait(REFRESH_S)
                 live.update(_status(ask(base, "/api/v1/status")), refresh=True)
         except KeyboardInterrupt:
             return

@@ -2,6 +2,9 @@
 
 import json
 import os
+import pty
+import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +16,7 @@ from keeper.margin.model import margin
 from keeper.units import WAD
 from tests.brokers import Broker
 from tests.e2e.rig import KeeperProcess, Options, Rig, opened
+from tests.e2e.runs import KEEPER
 from tests.nodes import Anvil, free_port
 
 KNOWN_S_MAX = 10.0
@@ -52,6 +56,20 @@ def test_status_shows_what_the_api_says(watched: Watched) -> None:
     assert [row[1] for row in rows if row[-1:] == ["not_under_margined"]] == [str(safe)]
     document = json.loads(run(keeper, "status", "--json").output)
     assert document["venues"]["demo"]["accounts"] == 2
+
+
+def test_status_is_shown_again_until_it_is_interrupted(watched: Watched) -> None:
+    _, keeper, _, _ = watched
+    ours, theirs = pty.openpty()
+    command = [*KEEPER, "status", "--watch", "--config", str(keeper.config)]
+    with subprocess.Popen(command, stdout=theirs, stderr=theirs, env=os.environ | WIDE) as shown:
+        os.close(theirs)
+        seen = b""
+        while seen.count(b"dry run: nothing is sent") < 3:
+            seen += os.read(ours, 65_536)
+        shown.send_signal(signal.SIGINT)
+        assert shown.wait(KNOWN_S_MAX) == 0
+    os.close(ours)
 
 
 def test_explain_gives_the_contracts_numbers(watched: Watched) -> None:
