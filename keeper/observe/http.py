@@ -1,4 +1,4 @@
-"""The HTTP side of the keeper: metrics, health, readiness, status. Read-only, for the operator.
+"""The HTTP side of the keeper: metrics, health, readiness, status, pause. For the operator.
 
 =================  =================================================================================
 ``/``              an index with links
@@ -6,12 +6,15 @@
 ``/healthz``       200, or 503 naming each loop that has not beaten within its limit: restart me
 ``/readyz``        200, or 503 with the reasons: alive, but not liquidating
 ``/api/v1/…``      status, accounts, accounts/VENUE/ACCOUNT, candidates, config (``api.py``)
+``/api/v1/pause``  POST with the token: start nothing; ``/api/v1/resume``: go on
 =================  =================================================================================
 
-It has no authentication: bind it to loopback or to a network of the operator's own.
+Reading needs no authentication: bind it to loopback or to a network of the operator's own. Pausing
+wants ``Authorization: Bearer <token>``, and does not exist without a token in the config.
 """
 
 import asyncio
+import hmac
 import html
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -20,6 +23,7 @@ from dataclasses import dataclass
 import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
+from pydantic import SecretStr
 
 from keeper.errors import ConfigError
 from keeper.observe.api import Reads, as_json, routes
@@ -61,6 +65,7 @@ class Views:
 
     ``late``: loops that have not beaten within their limit, and the age of their last beat in
     seconds. ``unready``: the reasons, none when ready. ``status``: anything JSON can carry.
+    ``pause`` takes part only with a ``token``.
     """
 
     metrics: Metrics
@@ -68,6 +73,8 @@ class Views:
     unready: Callable[[], Sequence[str]]
     status: Callable[[], Mapping[str, object]]
     reads: Reads
+    pause: Callable[..., str] | None = None  # (on=…) returns what pauses the keeper then
+    token: SecretStr | None = None
 
 
 @asynccontextmanager
@@ -90,6 +97,9 @@ async def serve(
     ):
         app.router.add_get(path, handler, allow_head=False)
     app.router.add_routes(routes(views.reads))
+    if views.pause is not None and views.token is not None:
+        app.router.add_post("/api/v1/pause", pages.pause)
+        app.router.add_post("/api/v1/resume", pages.resume)
     app.on_response_prepare.append(_protect)
     runner = web.AppRunner(
         app,
@@ -161,6 +171,22 @@ class _Pages:
 
     async def status(self, _request: web.Request) -> web.Response:
         return as_json(200, self._views.status())
+
+    async def pause(self, request: web.Request) -> web.Response:
+        return self._switch(request, on=True)
+
+    async def resume(self, request: web.Request) -> web.Response:
+        return self._switch(request, on=False)
+
+    def _switch(self, request: web.Request, *, on: bool) -> web.Response:
+        token, given = self._views.token, request.headers.get("Authorization", "")
+        wanted = f"Bearer {token.get_secret_value()}" if token else ""
+        if not token or not hmac.compare_digest(given.encode(), wanted.encode()):
+            log.warning("a pause or resume without the token was refused", peer=request.remote)
+            return as_json(401, {"error": "give the token: Authorization: Bearer …"})
+        if self._views.pause is None:
+            raise web.HTTPNotFound
+        return as_json(200, {"paused": self._views.pause(on=on)})
 
 
 def _limited(
