@@ -11,7 +11,6 @@ import structlog
 
 from keeper import __version__
 from keeper.brakes import Brakes
-from keeper.chain.backfill import Finder, LogReader, ReadRules
 from keeper.chain.broadcast import Broadcast, BroadcastRules
 from keeper.chain.endpoints import EndpointRules, Endpoints, Role
 from keeper.chain.heads import ChainFollower, FollowSettings, announce_heads
@@ -19,28 +18,32 @@ from keeper.chain.journal import Journal
 from keeper.chain.jsonrpc import JsonRpcClient
 from keeper.chain.lanes import Lanes
 from keeper.chain.ledger import Ledger
-from keeper.chain.proxies import implementations
 from keeper.chain.relay import Relay, RelayProtocol, load_relay_key
 from keeper.chain.rpc import HttpRpc
+from keeper.chain.sequencer import NOT_READ, watch_sequencer
 from keeper.chain.signer import load_wallets
 from keeper.chain.submit import LaneParts
+from keeper.chain_parts import (
+    build_ledger,
+    build_readers,
+    build_reading,
+    build_reconciler,
+)
 from keeper.clock import SystemClock
 from keeper.config import Settings, VenueSettings, find_module
-from keeper.config.settings import ChainSettings
 from keeper.desk import Desk
 from keeper.execute import Execution
+from keeper.explain import Explainer
 from keeper.facts import OWN, VenueId
-from keeper.intake import Intake
+from keeper.observe.api import Reads
 from keeper.observe.http import Views, serve
 from keeper.observe.metrics import Metrics
 from keeper.observe.outcomes import publishers
-from keeper.observe.progress import LogProgress
 from keeper.pipeline import Pipeline
 from keeper.ports import AnyVenue, PriceSource, Rpc
 from keeper.prices.board import PriceBoard
 from keeper.quarantine import Quarantine
-from keeper.reading import BEAT_S, Reading
-from keeper.reconcile import Reconciler, ReconcileRules, fields_of
+from keeper.reading import BEAT_S
 from keeper.rules import brake_rules, desk_rules, execution_rules, feed_rules, lane_rules
 from keeper.settle import Settlement
 from keeper.snapshot import Snapshots, WarmStart
@@ -64,6 +67,7 @@ class Parts:
     settings: Settings
     metrics: Metrics
     supervisor: Supervisor
+    rpc: Rpc
     lanes: Lanes
     sources: Mapping[str, PriceSource]
     follower: ChainFollower
@@ -170,7 +174,7 @@ async def build(settings: Settings) -> AsyncIterator[Parts]:
         rpc = build_rpc(settings, session, metrics)
         journal = Journal(path, settings.chain.id, settings.keeper.journal_days_max)
         await stack.enter_async_context(journal)
-        ledger = await stack.enter_async_context(_ledger(settings))
+        ledger = await stack.enter_async_context(build_ledger(settings))
         broadcast = await stack.enter_async_context(build_broadcast(settings, rpc, metrics))
         lane_parts = LaneParts(rpc, broadcast, journal, SystemClock(), metrics)
         lanes = build_lanes(settings, session, lane_parts)
@@ -178,63 +182,6 @@ async def build(settings: Settings) -> AsyncIterator[Parts]:
         parts = _assemble(settings, metrics, rpc, journal, lanes, ledger)
         parts.settlement.profit_wei.update(await journal.profit_wei())
         yield parts
-
-
-def _ledger(settings: Settings) -> Ledger:
-    path = settings.keeper.state_dir / f"ledger-{settings.chain.id}.sqlite"
-    return Ledger(path, settings.chain.reorg_depth_max)
-
-
-def _reading(  # noqa: PLR0913, PLR0917 - wiring
-    desks: Mapping[VenueId, Desk],
-    finder: Finder,
-    ledger: Ledger,
-    warm: WarmStart,
-    reconciler: Reconciler,
-    lanes: Lanes,
-    heartbeats: Heartbeats,
-    parts: tuple[Quarantine, Metrics, SystemClock],
-    chain: ChainSettings,
-) -> Reading:
-    quarantine, metrics, clock = parts
-    return Reading(
-        desks=desks,
-        intakes={id_: Intake(desk.venue, chain.reorg_depth_max) for id_, desk in desks.items()},
-        discover=finder.find,
-        memory=ledger,
-        warm=warm,
-        reconciler=reconciler,
-        submitter=lanes,
-        quarantine=quarantine,
-        heartbeats=heartbeats,
-        telemetry=metrics,
-        clock=clock,
-    )
-
-
-def _reconciler(
-    settings: Settings,
-    rpc: Rpc,
-    desks: Mapping[VenueId, Desk],
-    parts: tuple[Quarantine, Metrics, SystemClock],
-) -> Reconciler:
-    parts[1].know("field", {name for desk in desks.values() for name in fields_of(desk.venue)})
-    rules = ReconcileRules(**settings.reconcile.model_dump())
-    return Reconciler(rules, partial(implementations, rpc), *parts)
-
-
-def _readers(
-    settings: Settings, rpc: Rpc, ledger: Ledger, metrics: Metrics
-) -> tuple[LogReader, Finder]:
-    chain = settings.chain
-    rules = ReadRules(
-        log_range_max=chain.log_range_max,
-        log_queries_at_once_max=chain.log_queries_at_once_max,
-        log_queries_per_s_max=chain.log_queries_per_s_max,
-    )
-    reader = LogReader(rpc, rules)
-    start_blocks = {venue.id: venue.start_block for venue in settings.venues}
-    return reader, Finder(rpc, reader, ledger, start_blocks, metrics, LogProgress())
 
 
 def _assemble(
@@ -257,15 +204,17 @@ def _assemble(
         for each in settings.venues
     }
     addresses = [address for desk in desks.values() for address in desk.venue.addresses()]
-    reader, finder = _readers(settings, rpc, ledger, metrics)
+    reader, finder = build_readers(settings, rpc, ledger, metrics)
     follower = ChainFollower(rpc, reader, addresses, _following(settings), clock)
     brakes = Brakes(brake_rules(settings), desks, clock)
     execution = Execution(execution_rules(settings), lanes, board, metrics, clock, brakes)
     settlement = Settlement(desks, execution, lanes, publishers(sources), metrics)
     snapshots = Snapshots(settings.keeper.state_dir, chain.id, quarantine)
     warm = WarmStart(rpc, ledger, snapshots)
-    reconciler = _reconciler(settings, rpc, desks, parts)
-    reading = _reading(desks, finder, ledger, warm, reconciler, lanes, heartbeats, parts, chain)
+    reconciler = build_reconciler(settings, rpc, desks, parts)
+    reading = build_reading(
+        desks, finder, ledger, warm, reconciler, lanes, heartbeats, parts, chain
+    )
     pipeline = Pipeline(
         reading=reading,
         board=board,
@@ -292,7 +241,7 @@ def _assemble(
     metrics.before_render(status.set_gauges)
     supervisor = Supervisor(metrics, quarantine, heartbeats, RETRYING)
     return Parts(
-        settings, metrics, supervisor, lanes, sources, follower, pipeline, snapshots, status
+        settings, metrics, supervisor, rpc, lanes, sources, follower, pipeline, snapshots, status
     )
 
 
@@ -330,6 +279,14 @@ def _loops(parts: Parts) -> dict[str, Callable[[], Awaitable[None]]]:
     loops["endpoints"] = partial(
         parts.status.endpoints.watch, partial(parts.heartbeats.beat, "endpoints")
     )
+    if chain.sequencer_feed is not None:
+        board = parts.status.board
+        board.close(NOT_READ)
+        parts.heartbeats.register("sequencer", BEAT_LIMIT_S + slowest_s)
+        beat = partial(parts.heartbeats.beat, "sequencer")
+        feed, grace_s = chain.sequencer_feed, chain.sequencer_grace_s
+        watch = partial(watch_sequencer, parts.rpc, feed, grace_s, board.close, beat)
+        loops["sequencer"] = partial(supervisor.run_stream_loop, "sequencer", watch)
     for number, endpoint in enumerate(chain.ws):
         name = f"ws{number}"
         parts.heartbeats.register(name, BEAT_LIMIT_S + chain.head_silence_ms_max / 1000)
@@ -348,6 +305,16 @@ def _loops(parts: Parts) -> dict[str, Callable[[], Awaitable[None]]]:
     return loops
 
 
+def _reads(parts: Parts) -> Reads:
+    explainer = Explainer(parts.desks, parts.status.quarantine, parts.status.clock)
+    return Reads(
+        accounts=explainer.nearest,
+        candidates=explainer.candidates,
+        account=explainer.account,
+        config=parts.settings.show,
+    )
+
+
 def views_of(parts: Parts) -> Views:
     """Return what the HTTP server shows; reads the token, or raises ConfigError."""
     token = parts.settings.http.token
@@ -356,6 +323,7 @@ def views_of(parts: Parts) -> Views:
         late=parts.heartbeats.late,
         unready=parts.status.unready,
         status=parts.status.snapshot,
+        reads=_reads(parts),
         pause=parts.status.brakes.pause,
         token=token.read() if token else None,
     )
