@@ -141,7 +141,8 @@ class Execution:
         return self._behind(desk, assessment, head)
 
     async def _simulate_and_send(self, desk: Desk, nominated: Nominated, head: Head) -> Hold | None:
-        self._stage(desk, nominated.tick_ns, nominated.decided_ns)
+        if nominated.tick_ns:
+            self._stage(desk, "price_to_decided", nominated.tick_ns, nominated.decided_ns)
         # known before the simulation: who is paid, and may act at all, depends on the sender
         wallet = self._submitter.wallet_for(desk.venue.id)
         if wallet is None and self._submitter.wallets:
@@ -149,7 +150,11 @@ class Execution:
         wallet = wallet or self.rules.watcher
         account = nominated.assessment.account
         in_flight = self._taking_over(desk, account)
+        began_ns = self._clock.monotonic_ns()
+        self._stage(desk, "waiting", nominated.decided_ns, began_ns)
         simulation = await self.simulate(desk, nominated.assessment, wallet, head)
+        simulated_ns = self._clock.monotonic_ns()
+        self._stage(desk, "simulate", began_ns, simulated_ns)
         if isinstance(simulation, Refused):
             return self._refused(desk, account, simulation, head)
         fee = self._submitter.first_fee(head)
@@ -161,6 +166,7 @@ class Execution:
         if simulation.takes_over and self._taking_over(desk, account) != in_flight:
             return self._wait(HoldReason.CAPACITY_IN_USE, head)  # it was simulated without these
         overtaken = self._overtaken(desk, nominated.assessment, head)
+        self._stage(desk, "gate", simulated_ns, self._clock.monotonic_ns())
         return overtaken or await self._send(desk, plan, wallet, fee, head)
 
     async def _send(self, desk: Desk, plan: Plan, wallet: str, fee: Fee, head: Head) -> Hold | None:
@@ -335,10 +341,7 @@ class Execution:
             cost_wei=plan.expected.gas_cost_wei + plan.expected.oracle_fee_wei,
         )
 
-    def _stage(self, desk: Desk, tick_ns: int, decided_ns: int) -> None:
-        if tick_ns:
-            seconds = (decided_ns - tick_ns) / 1e9
-            venue = desk.venue.id
-            self._telemetry.observe(
-                "keeper_stage_seconds", seconds, venue=venue, stage="price_to_decided"
-            )
+    def _stage(self, desk: Desk, stage: str, since_ns: int, until_ns: int) -> None:
+        seconds = (until_ns - since_ns) / 1e9
+        venue = desk.venue.id
+        self._telemetry.observe("keeper_stage_seconds", seconds, venue=venue, stage=stage)
