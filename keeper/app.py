@@ -10,6 +10,7 @@ import aiohttp
 import structlog
 
 from keeper import __version__
+from keeper.brakes import Brakes
 from keeper.chain.backfill import Finder, LogReader, ReadRules
 from keeper.chain.broadcast import Broadcast, BroadcastRules
 from keeper.chain.endpoints import EndpointRules, Endpoints, Role
@@ -18,6 +19,7 @@ from keeper.chain.journal import Journal
 from keeper.chain.jsonrpc import JsonRpcClient
 from keeper.chain.lanes import Lanes
 from keeper.chain.ledger import Ledger
+from keeper.chain.proxies import implementations
 from keeper.chain.relay import Relay, RelayProtocol, load_relay_key
 from keeper.chain.rpc import HttpRpc
 from keeper.chain.signer import load_wallets
@@ -36,7 +38,8 @@ from keeper.pipeline import BEAT_S, Pipeline
 from keeper.ports import AnyVenue, PriceSource, Rpc
 from keeper.prices.board import PriceBoard
 from keeper.quarantine import Quarantine
-from keeper.rules import desk_rules, execution_rules, feed_rules, lane_rules
+from keeper.reconcile import Reconciler, ReconcileRules, fields_of
+from keeper.rules import brake_rules, desk_rules, execution_rules, feed_rules, lane_rules
 from keeper.settle import Settlement
 from keeper.status import Status
 from keeper.supervise import Backoff, Heartbeats, Supervisor, run
@@ -169,6 +172,7 @@ async def build(settings: Settings, metrics: Metrics | None = None) -> AsyncIter
         broadcast = await stack.enter_async_context(build_broadcast(settings, rpc, metrics))
         lane_parts = LaneParts(rpc, broadcast, journal, SystemClock(), metrics)
         lanes = build_lanes(settings, session, lane_parts)
+        _know_labels(settings, metrics, rpc)
         parts = _assemble(settings, metrics, rpc, journal, lanes, ledger)
         parts.settlement.profit_wei.update(await journal.profit_wei())
         yield parts
@@ -177,6 +181,17 @@ async def build(settings: Settings, metrics: Metrics | None = None) -> AsyncIter
 def _ledger(settings: Settings) -> Ledger:
     path = settings.keeper.state_dir / f"ledger-{settings.chain.id}.sqlite"
     return Ledger(path, settings.chain.reorg_depth_max)
+
+
+def _reconciler(
+    settings: Settings,
+    rpc: Rpc,
+    desks: Mapping[VenueId, Desk],
+    parts: tuple[Quarantine, Metrics, SystemClock],
+) -> Reconciler:
+    parts[1].know("field", {name for desk in desks.values() for name in fields_of(desk.venue)})
+    rules = ReconcileRules(**settings.reconcile.model_dump())
+    return Reconciler(rules, partial(implementations, rpc), *parts)
 
 
 def _readers(
@@ -202,21 +217,21 @@ def _assemble(
     ledger: Ledger,
 ) -> Parts:
     """Wire everything that needs no waiting."""
-    _know_labels(settings, metrics, rpc)
     clock = SystemClock()
     heartbeats, quarantine = Heartbeats(clock), Quarantine(clock, metrics)
     board = build_board(settings, clock)
     sources = build_sources(settings, clock, metrics, rpc)
     chain = settings.chain
-    parts = board, quarantine, metrics, clock
+    parts = quarantine, metrics, clock
     desks = {
-        each.id: Desk(build_venue(each, rpc, chain.id), desk_rules(settings, each), *parts)
+        each.id: Desk(build_venue(each, rpc, chain.id), desk_rules(settings, each), board, *parts)
         for each in settings.venues
     }
     addresses = [address for desk in desks.values() for address in desk.venue.addresses()]
     reader, finder = _readers(settings, rpc, ledger, metrics)
     follower = ChainFollower(rpc, reader, addresses, _following(settings), clock)
-    execution = Execution(execution_rules(settings), lanes, board, metrics, clock)
+    brakes = Brakes(brake_rules(settings), desks, clock)
+    execution = Execution(execution_rules(settings), lanes, board, metrics, clock, brakes)
     settlement = Settlement(desks, execution, lanes, publishers(sources), metrics)
     pipeline = Pipeline(
         desks=desks,
@@ -225,6 +240,7 @@ def _assemble(
         chain=follower,
         discover=finder.find,
         memory=ledger,
+        reconciler=_reconciler(settings, rpc, desks, parts),
         execution=execution,
         settlement=settlement,
         submitter=lanes,
@@ -241,6 +257,7 @@ def _assemble(
         board=board,
         lanes=lanes,
         endpoints=rpc.endpoints,
+        brakes=brakes,
         journal=journal,
         settlement=settlement,
         quarantine=quarantine,
@@ -298,6 +315,19 @@ def _loops(parts: Parts) -> dict[str, Callable[[], Awaitable[None]]]:
     return loops
 
 
+def views_of(parts: Parts) -> Views:
+    """Return what the HTTP server shows; reads the token, or raises ConfigError."""
+    token = parts.settings.http.token
+    return Views(
+        metrics=parts.metrics,
+        late=parts.heartbeats.late,
+        unready=parts.status.unready,
+        status=parts.status.snapshot,
+        pause=parts.status.brakes.pause,
+        token=token.read() if token else None,
+    )
+
+
 async def run_keeper(settings: Settings, metrics: Metrics | None = None) -> int:
     """Run until SIGTERM or SIGINT; returns the exit code."""
     async with build(settings, metrics) as parts:
@@ -312,12 +342,7 @@ async def run_keeper(settings: Settings, metrics: Metrics | None = None) -> int:
             config=settings.digest[:12],
         )
         loops = _loops(parts)
-        views = Views(
-            metrics=parts.metrics,
-            late=parts.heartbeats.late,
-            unready=parts.status.unready,
-            status=parts.status.snapshot,
-        )
+        views = views_of(parts)
         async with serve(settings.http.host, settings.http.port, views):
             return await run(loops)
 

@@ -25,9 +25,9 @@ from keeper.facts import (
     TxKind,
     VenueId,
 )
-from keeper.jobs import PAID, Job
-from keeper.ports import Telemetry, Tracker
-from keeper.units import PPM
+from keeper.jobs import PAID, Gain, Job
+from keeper.ports import Accounting, Telemetry, Tracker
+from keeper.units import wad_to_float
 
 logger = structlog.get_logger(__name__)
 
@@ -64,6 +64,7 @@ class Settlement:
         self.recent: deque[Settled] = deque(maxlen=RECENT_MAX)
         self.profit_wei: dict[str, int] = {}  # by venue, since the journal began
         self.outcomes: Counter[str] = Counter()  # since the start
+        self.gains_wad: Counter[tuple[VenueId, Gain]] = Counter()  # since the start
 
     async def on_head(self, head: Head) -> None:
         """Settle what is mined deep enough; replace or cancel what has waited too long."""
@@ -71,6 +72,9 @@ class Settlement:
             await self._alone(mined.attempt, self._settle(mined, head))
         for attempt in self._tracker.overdue(head):
             await self._alone(attempt, self._renew(attempt, head))
+        for attempt in self._tracker.waiting(head):
+            if self._is_over(attempt, head):
+                await self._alone(attempt, self._cancel(attempt, head, "cured, or others did it"))
 
     async def _alone(self, attempt: Attempt, work: Awaitable[None]) -> None:
         """Keep one attempt that the chain cannot be asked about from holding up the others.
@@ -91,12 +95,14 @@ class Settlement:
         attempt, receipt = mined.attempt, mined.receipt
         failed = Outcome.LOST if receipt and receipt.success else Outcome.REVERTED
         judged: Judged = (failed, "not judged: the account is in quarantine", None)
+        gains: Mapping[Gain, int] = {}
+        desk = self._desks.get(attempt.plan.venue)
         with self._guard(attempt):
             judged = await self._judge(mined, head)
+            gains = self._gains(desk, attempt, receipt)
         outcome, detail, seen = judged
-        desk = self._desks.get(attempt.plan.venue)
-        reward_wad = seen.reward_wad if seen else 0
-        reward_wei = self._execution.reward_wei(desk, reward_wad) if desk and seen else 0
+        reward_wad = sum(gains.values()) if gains else seen.reward_wad if seen else 0
+        reward_wei = self._execution.reward_wei(desk, reward_wad) if desk and reward_wad else 0
         if reward_wei is None:  # no fresh native price now: value it at what it was planned with
             reward_wei = attempt.plan.expected.reward_wei
         value_wei = self._value_spent(mined)
@@ -108,14 +114,28 @@ class Settlement:
             reward_wad=reward_wad,
             reward_wei=reward_wei,
             cost_wei=(receipt.cost_wei if receipt else 0) + value_wei,
+            gains=gains,
         )
         await self._tracker.close(settled)
+        kind = mined.transaction.kind if mined.transaction else None
+        self._execution.brakes.settled(settled, kind)
         if desk is not None:
             block = receipt.block_number if receipt else head.number
             desk.settled(attempt.plan.account, failed=outcome in FAILED, block=block)
         self._report(settled, mined, value_wei)
         for publish in self._publish:
             publish(settled)
+
+    def _gains(
+        self, desk: Desk | None, attempt: Attempt, receipt: Receipt | None
+    ) -> Mapping[Gain, int]:
+        """Return what a transaction left us with where that is more than a reward in cash."""
+        if desk is None or receipt is None or not isinstance(desk.venue, Accounting):
+            return {}
+        ours = frozenset(desk.venue.addresses())
+        return desk.venue.gains(
+            [log for log in receipt.logs if log.address in ours], attempt.wallet
+        )
 
     def _value_spent(self, mined: Mined) -> int:
         """Return the value that stayed with the venue: a revert and a cancel give it back."""
@@ -175,18 +195,40 @@ class Settlement:
 
     async def _renew(self, attempt: Attempt, head: Head) -> None:
         """Simulate again: still worth it → dearer at the same nonce; else → cancel."""
-        again: tuple[Plan, Fee] | Wait | str = "the account is in quarantine"
-        with self._guard(attempt):
-            again = await self._plan_again(attempt, head)
+        again: tuple[Plan, Fee] | Wait | str = self._execution.brakes.paused
+        if not again:
+            again = "the account is in quarantine"
+            with self._guard(attempt):
+                again = await self._plan_again(attempt, head)
         if isinstance(again, tuple):
             plan, fee = again
             await self._tracker.replace(attempt, plan, fee, head)
         elif isinstance(again, Wait):
             logger.info("waiting", attempt=attempt.id, reason=again.reason)
-        elif await self._tracker.cancel(attempt, head):
-            logger.info("cancelling", attempt=attempt.id, reason=again)
         else:
-            logger.info("waiting: a cancel would cost too much", attempt=attempt.id, reason=again)
+            await self._cancel(attempt, head, again)
+
+    async def _cancel(self, attempt: Attempt, head: Head, reason: str) -> None:
+        if await self._tracker.cancel(attempt, head):
+            logger.info("cancelling", attempt=attempt.id, reason=reason)
+        else:
+            logger.info("waiting: a cancel would cost too much", attempt=attempt.id, reason=reason)
+
+    def _is_over(self, attempt: Attempt, head: Head) -> bool:
+        """Say whether the account was changed since, and is liquidatable no more.
+
+        A price that came back is none of these: what is in flight may carry one that still counts.
+        """
+        desk = self._desks.get(attempt.plan.venue)
+        state = desk.states.get(attempt.plan.account) if desk else None
+        if desk is None or state is None or desk.head is None or attempt.plan.job not in PAID:
+            return False
+        # what was read ahead of the head may be our own success, not yet seen by the lane
+        if not attempt.plan.simulated_at < state.head.number <= desk.head.number <= head.number:
+            return False
+        with desk.guard(attempt.plan.account):
+            return not desk.assess(attempt.plan.account).liquidatable
+        return False
 
     async def _plan_again(self, attempt: Attempt, head: Head) -> tuple[Plan, Fee] | Wait | str:
         """Return the plan at a replacement's fee, why to wait, or why to cancel."""
@@ -215,8 +257,10 @@ class Settlement:
         simulation: Simulated,
         head: Head,
     ) -> tuple[Plan, Fee] | Wait:
-        gas = simulation.gas * self._execution.rules.gas_limit_factor_ppm // PPM
-        fee = self._tracker.replacement_fee(attempt, head, gas, simulation.call.value_wei)
+        spend = self._execution.spend(desk, simulation)
+        if spend is None:
+            return Wait("what it pays cannot be valued now")
+        fee = self._tracker.replacement_fee(attempt, head, spend)
         if fee is None:
             return Wait("a replacement would cost too much")
         plan = self._execution.plan(desk, nominated, simulation, fee)
@@ -232,7 +276,12 @@ class Settlement:
         self.profit_wei[venue] = self.profit_wei.get(venue, 0) + gain
         count = self._telemetry.count
         count("keeper_attempts_total", venue=venue, outcome=settled.outcome.value)
-        count("keeper_reward_wei_total", settled.reward_wei, venue=venue)
+        count("keeper_reward_wei_total", max(0, settled.reward_wei), venue=venue)
+        count("keeper_losses_wei_total", max(0, -settled.reward_wei), venue=venue)
+        for part, wad in settled.gains.items():
+            self.gains_wad[venue, part] += wad
+            usd = wad_to_float(self.gains_wad[venue, part])
+            self._telemetry.gauge("keeper_gains_usd", usd, venue=venue, part=part.value)
         count("keeper_gas_spent_wei_total", receipt.cost_wei if receipt else 0, venue=venue)
         count("keeper_oracle_fee_wei_total", value_wei, venue=venue)
         logger.info(
@@ -251,6 +300,7 @@ class Settlement:
             steps_left=len(attempt.plan.then),
             expected_wei=attempt.plan.expected.expected_wei,
             reward_wad=settled.reward_wad,
+            gains={part.value: wad for part, wad in settled.gains.items()},
             reward_wei=settled.reward_wei,
             cost_wei=settled.cost_wei,
             detail=settled.detail,

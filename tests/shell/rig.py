@@ -1,8 +1,9 @@
 """The shell on the fake market, driven step by step: nothing runs that a test did not ask for."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass, replace
 
+from keeper.brakes import BrakeRules, Brakes
 from keeper.chain.lanes import Lanes
 from keeper.decide.rank import Objective
 from keeper.desk import Desk, DeskRules
@@ -21,6 +22,8 @@ from keeper.intake import Intake
 from keeper.pipeline import Pipeline
 from keeper.prices.board import FeedRules, PriceBoard
 from keeper.quarantine import Quarantine
+from keeper.reconcile import Reconciler, ReconcileRules
+from keeper.rivals import report
 from keeper.settle import Settlement
 from keeper.supervise import Heartbeats
 from keeper.units import GWEI
@@ -50,6 +53,8 @@ EXECUTION_RULES = ExecutionRules(
     native_feed=FEEDS["eth"],
     watcher="0x" + "99" * 20,
 )
+BRAKE_RULES = BrakeRules(paused=False, pause_file=None, reverts_in_a_row_max=3, breaker_ms=60_000)
+RECONCILE = ReconcileRules(every_ms=100_000_000, accounts_max=4, drift_ppm_max=10_000)
 LOOPS = ("chain", "decide", "attempt", "settle", f"accounts/{VENUE}", "prices/main")
 
 
@@ -155,7 +160,7 @@ class Rig:
         """Do what the accounts loop does; False when it has to be repeated."""
         try:
             for seen in self.intake.fold():
-                self.pipeline._seen(self.desk, seen)
+                report(self.desk, seen, self.pipeline._submitter, self.telemetry)
             if self.intake.gap:
                 await self.pipeline._find(self.desk, self.intake, self.chain.head)
             await self.pipeline._read(self.desk, self.intake, self.chain.head)
@@ -225,7 +230,7 @@ class Rig:
         return self.telemetry.counts[metric, VENUE, *labels]
 
 
-def make_rig(
+def make_rig(  # noqa: PLR0913 - as the composition root
     lane: ScriptedLane | Lanes,
     chain: FakeChain,
     clock: ManualClock,
@@ -233,6 +238,7 @@ def make_rig(
     telemetry: CountingTelemetry | None = None,
     desk_rules: DeskRules = DESK_RULES,
     execution_rules: ExecutionRules = EXECUTION_RULES,
+    brake_rules: BrakeRules = BRAKE_RULES,
 ) -> Rig:
     telemetry = telemetry or CountingTelemetry()
     venue, quarantine = FakeVenue(chain), Quarantine(clock, telemetry)
@@ -245,7 +251,8 @@ def make_rig(
     )
     board = PriceBoard(dict.fromkeys(FEEDS.values(), gates), clock)
     desk = Desk(venue, desk_rules, board, quarantine, telemetry, clock)
-    execution = Execution(execution_rules, lane, board, telemetry, clock)
+    brakes = Brakes(brake_rules, [VENUE], clock)
+    execution = Execution(execution_rules, lane, board, telemetry, clock, brakes)
     published: list[Settled] = []
     settlement = Settlement({VENUE: desk}, execution, lane, [published.append], telemetry)
     intake, memory, follower = Intake(venue, 64), ListedMemory(), FakeFollower(chain)
@@ -255,6 +262,11 @@ def make_rig(
 
     async def discover(_desk: Desk, _head: Head) -> AsyncIterator[list[AccountId]]:
         yield [AccountId(name) for name in chain.state.holdings]
+
+    async def implementations(_contracts: Collection[str], _head: Head) -> dict[str, str]:
+        return dict(venue.implementations)
+
+    reconciler = Reconciler(RECONCILE, implementations, quarantine, telemetry, clock)
 
     async def recover() -> Sequence[Attempt]:
         return []
@@ -266,6 +278,7 @@ def make_rig(
         chain=follower,  # type: ignore[arg-type]
         discover=discover,
         memory=memory,
+        reconciler=reconciler,
         execution=execution,
         settlement=settlement,
         submitter=lane,
@@ -301,11 +314,13 @@ def scripted_rig(
     wallet: str | None = WALLET,
     desk_rules: DeskRules = DESK_RULES,
     execution_rules: ExecutionRules = EXECUTION_RULES,
+    brake_rules: BrakeRules = BRAKE_RULES,
 ) -> tuple[Rig, ScriptedLane]:
     """Return the shell with a lane that does what the test says."""
     clock, lane = ManualClock(), ScriptedLane(wallet)
     chain = FakeChain(pull=pull, now_ms=clock.wall_ms)
     rules = {"desk_rules": desk_rules, "execution_rules": execution_rules}
+    rules["brake_rules"] = brake_rules
     return make_rig(lane, chain, clock, **rules), lane  # type: ignore[arg-type]
 
 
