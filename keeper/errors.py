@@ -5,6 +5,7 @@ error comes from the edge and is retried there; everything else is a bug and end
 except in ``quarantine.py``, where one account or one venue is set aside.
 """
 
+from collections.abc import Mapping
 from enum import StrEnum
 
 
@@ -43,15 +44,50 @@ class RpcFault(StrEnum):
     UNREACHABLE = "unreachable"  # connection refused, lost, or timed out
     RATE_LIMITED = "rate_limited"  # HTTP 429 or the provider's own wording
     GARBAGE = "garbage"  # not JSON-RPC
-    REVERTED = "reverted"  # execution reverted; ``data`` holds the revert data
-    NONCE_TOO_LOW = "nonce_too_low"
+    UNKNOWN_BLOCK = "unknown_block"  # this node does not have the block asked for
+    BUSY = "busy"  # its pool is full, it is syncing: it takes no transactions now
+    WRONG_CHAIN = "wrong_chain"  # the endpoint serves another chain: never used until it does not
     ALREADY_KNOWN = "already_known"
+    NONCE_TOO_LOW = "nonce_too_low"
+    NONCE_TOO_HIGH = "nonce_too_high"  # a nonce before it is missing
     UNDERPRICED = "underpriced"  # fee too low, or replacement not high enough
     INSUFFICIENT_FUNDS = "insufficient_funds"
-    UNKNOWN_BLOCK = "unknown_block"  # this node does not have the block asked for
+    GAS_LIMIT = "gas_limit"  # too little to begin, more than a block holds, or over a node's cap
+    TX_TYPE = "tx_type"  # the chain does not take transactions of this type
+    REVERTED = "reverted"  # execution reverted; ``data`` holds the revert data
     UNSUPPORTED = "unsupported"  # method not found
-    WRONG_CHAIN = "wrong_chain"  # the endpoint serves another chain: never used until it does not
     OTHER = "other"
+
+
+class Treatment(StrEnum):
+    """What a fault means for a transaction that was sent."""
+
+    TAKEN = "taken"  # the node has it: as good as accepted
+    RETRY = "retry"  # may pass: asked again, elsewhere first; it may have arrived all the same
+    KEEP = "keep"  # the nonce stays with it: sent again each block, dearer when overdue
+    FUND = "fund"  # the node has not got it and the nonce is free; the wallet waits for money
+    GIVE_UP = "give_up"  # the node has not got it and the nonce is free; the account backs off
+
+
+TREATMENTS: Mapping[RpcFault, Treatment] = {
+    RpcFault.UNREACHABLE: Treatment.RETRY,
+    RpcFault.RATE_LIMITED: Treatment.RETRY,
+    RpcFault.GARBAGE: Treatment.RETRY,
+    RpcFault.UNKNOWN_BLOCK: Treatment.RETRY,
+    RpcFault.BUSY: Treatment.RETRY,
+    RpcFault.WRONG_CHAIN: Treatment.RETRY,
+    RpcFault.ALREADY_KNOWN: Treatment.TAKEN,
+    RpcFault.NONCE_TOO_LOW: Treatment.KEEP,  # its receipt, or somebody else's, decides
+    RpcFault.NONCE_TOO_HIGH: Treatment.KEEP,  # until the gap is filled
+    RpcFault.UNDERPRICED: Treatment.KEEP,
+    RpcFault.INSUFFICIENT_FUNDS: Treatment.FUND,
+    RpcFault.GAS_LIMIT: Treatment.GIVE_UP,
+    RpcFault.TX_TYPE: Treatment.GIVE_UP,
+    RpcFault.REVERTED: Treatment.GIVE_UP,
+    RpcFault.UNSUPPORTED: Treatment.GIVE_UP,
+    RpcFault.OTHER: Treatment.GIVE_UP,
+}
+TRANSIENT_FAULTS = frozenset(fault for fault, t in TREATMENTS.items() if t is Treatment.RETRY)
 
 
 class EndpointState(StrEnum):
@@ -64,20 +100,6 @@ class EndpointState(StrEnum):
     LIMITED = "limited"  # it asked for a pause, and gets it
     DOWN = "down"
     WRONG_CHAIN = "wrong_chain"
-
-
-TRANSIENT_FAULTS = frozenset(
-    {
-        RpcFault.UNREACHABLE,
-        RpcFault.RATE_LIMITED,
-        RpcFault.GARBAGE,
-        RpcFault.UNKNOWN_BLOCK,
-        RpcFault.WRONG_CHAIN,
-    }
-)
-
-
-DEFINITE_FAULTS = frozenset({RpcFault.INSUFFICIENT_FUNDS, RpcFault.OTHER, RpcFault.UNSUPPORTED})
 
 
 class RpcError(KeeperError):
@@ -94,8 +116,9 @@ class RpcError(KeeperError):
     @property
     def is_definite(self) -> bool:
         """Say whether surely no endpoint holds what was sent."""
-        return self.fault in DEFINITE_FAULTS and self.tries == 1
+        definite = TREATMENTS[self.fault] in {Treatment.FUND, Treatment.GIVE_UP}
+        return definite and self.tries == 1
 
 
 class TransientRpcError(RpcError, TransientError):
-    """An RPC failure of ``TRANSIENT_FAULTS``: worth another try, perhaps elsewhere."""
+    """An RPC failure to be treated by ``RETRY``: worth another try, perhaps elsewhere."""

@@ -76,8 +76,8 @@ class Endpoint:
 
     def failed(self, error: RpcError, now_ns: int) -> None:
         """Note a failure that may pass."""
-        if error.fault is RpcFault.UNKNOWN_BLOCK:
-            return  # it does not have a block yet: the lag says whether that is a habit
+        if error.fault in {RpcFault.UNKNOWN_BLOCK, RpcFault.BUSY}:
+            return  # it is well, and has not got a block yet or no room
         self.failures += 1
         self.error_share += (1 - self.error_share) * SMOOTHING
         self.trouble = str(error)

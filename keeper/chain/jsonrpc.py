@@ -11,10 +11,12 @@ import aiohttp
 import msgspec
 
 from keeper.chain.decode import error_from, result_of
-from keeper.chain.wordings import TOO_MANY_REQUESTS, rpc_error
+from keeper.chain.wordings import rpc_error
 from keeper.errors import RpcFault
 
 BODY_BYTES_MAX = 64 * 1024 * 1024  # a getLogs answer of some 100,000 logs
+
+TOO_MANY_REQUESTS = 429
 
 Request = tuple[str, Sequence[object]]
 Headers = Callable[[bytes], Mapping[str, str]]

@@ -6,7 +6,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keeper.chain.rpc import WATCHER, HttpRpc, quantity, receipt_from_json, unhex
-from keeper.chain.wordings import classify
 from keeper.errors import RpcError, RpcFault, TransientRpcError
 from keeper.facts import Call
 from tests.chain.conftest import CHAIN_ID, DEV_ADDRESS, Script, make_rpc
@@ -16,28 +15,6 @@ from tests.nodes import Anvil
 # init code of a contract whose every call reverts with the four bytes 0xdeadbeef
 COUNTER = "0x600e8060095f395ff35f54600101805f555f5260205ff3"  # answers how often it was called
 REVERTER = "0x6010600c60003960106000f3" + "63deadbeef60e01b60005260046000fd"
-
-
-@pytest.mark.parametrize(
-    ("code", "message", "fault"),
-    [
-        (-32000, "nonce too low: next nonce 5, tx nonce 4", RpcFault.NONCE_TOO_LOW),
-        (-32000, "already known", RpcFault.ALREADY_KNOWN),
-        (-32003, "replacement transaction underpriced", RpcFault.UNDERPRICED),
-        (-32000, "max fee per gas less than block base fee", RpcFault.UNDERPRICED),
-        (-32000, "insufficient funds for gas * price + value", RpcFault.INSUFFICIENT_FUNDS),
-        (-32005, "daily request limit exceeded", RpcFault.RATE_LIMITED),
-        (429, "slow down", RpcFault.RATE_LIMITED),
-        (3, "execution reverted: stale price", RpcFault.REVERTED),
-        (-32000, "execution reverted", RpcFault.REVERTED),
-        (-32601, "whatever", RpcFault.UNSUPPORTED),
-        (-32000, "header not found", RpcFault.UNKNOWN_BLOCK),
-        (-32602, "BlockOutOfRangeError: 7 > 5", RpcFault.UNKNOWN_BLOCK),
-        (-32000, "something new", RpcFault.OTHER),
-    ],
-)
-def test_errors_are_told_apart(code: int, message: str, fault: RpcFault) -> None:
-    assert classify(code, message) is fault
 
 
 @given(st.one_of(st.none(), st.integers(), st.text(), st.lists(st.integers())))
