@@ -7,8 +7,10 @@ from dataclasses import dataclass, replace
 import structlog
 
 from keeper.decide.agenda import Hold, HoldReason
+from keeper.decide.budget import Limit
 from keeper.decide.economics import Economics, Fee, reward_in_wei
 from keeper.decide.gate import Facts, Limits, after_simulation, before_simulation
+from keeper.decide.learn import Prior
 from keeper.desk import Desk, Nominated
 from keeper.facts import (
     AccountId,
@@ -20,9 +22,11 @@ from keeper.facts import (
     Outcome,
     Plan,
     Refused,
+    Settled,
     Simulated,
     VenueId,
 )
+from keeper.ledger import Ledger
 from keeper.ports import Board, Clock, Submitter, Telemetry
 from keeper.units import PPM, WAD
 
@@ -51,8 +55,8 @@ class ExecutionRules:
     transaction_cost_wei_max: int
     profit_wei_min: int
     open_attempts_max: int
-    p_win_ppm: int
-    revert_gas: int
+    limits: tuple[Limit, ...]
+    prior: Prior
     gas_limit_factor_ppm: int
     hold_ms: int
     native_feed: FeedId
@@ -72,6 +76,7 @@ class Execution:
     ) -> None:
         """Hold no state but which accounts are being worked on."""
         self.rules = rules
+        self.ledger = Ledger(rules.limits, rules.prior)
         self._submitter = submitter
         self._board = board
         self._telemetry = telemetry
@@ -93,6 +98,7 @@ class Execution:
             await self._attempt(desk, desk.renewed(nominated), head)
         finally:
             self._working.discard(key)
+            self.ledger.release(*key)
 
     async def _attempt(self, desk: Desk, nominated: Nominated, head: Head) -> None:
         assessment = nominated.assessment
@@ -154,9 +160,9 @@ class Execution:
             return self._wait(plan, head)
         if simulation.takes_over and self._taking_over(desk, account) != in_flight:
             return self._wait(HoldReason.CAPACITY_IN_USE, head)  # it was simulated without these
-        overtaken = self._overtaken(desk, nominated.assessment, head)
-        if overtaken is not None:
-            return overtaken
+        held = self._overtaken(desk, nominated.assessment, head) or self.claim(plan, fee)
+        if held is not None:
+            return held
         return await self._send(desk, plan, fee, head)
 
     async def _send(self, desk: Desk, plan: Plan, fee: Fee, head: Head) -> Hold | None:
@@ -225,6 +231,33 @@ class Execution:
             takes_over=simulation.takes_over,
         )
 
+    def claim(self, plan: Plan, fee: Fee) -> Hold | None:
+        """Reserve the worst case of a plan in every budget, or say which has no room for it."""
+        now_ms, native_usd_wad = self._clock.wall_ms(), self.native_usd_wad()
+        if native_usd_wad is None:
+            return Hold(HoldReason.NO_NATIVE_PRICE, until_ms=now_ms + self.rules.hold_ms)
+        over = self.ledger.claim(
+            plan, fee.max_fee_wei, self._submitter.open_attempts, now_ms, native_usd_wad
+        )
+        if over is None:
+            return None
+        until_ms = over.until_ms or now_ms + self.rules.hold_ms
+        return Hold(HoldReason.BUDGET, until_ms=until_ms, detail=str(over))
+
+    def note(self, settled: Settled) -> None:
+        """Let a settled attempt count in the budgets and the odds."""
+        self.ledger.note(settled.past(self._clock.wall_ms()))
+
+    def budgets_left(self) -> Mapping[Limit, int | None]:
+        """Return what each budget has left; None for USD while the native price is unknown."""
+        open_attempts = self._submitter.open_attempts
+        return self.ledger.left(open_attempts, self._clock.wall_ms(), self.native_usd_wad())
+
+    def native_usd_wad(self) -> int | None:
+        """Return the price of the native token; None while it is missing or stale."""
+        native = self._board.fresh(self.rules.native_feed, self._clock.wall_ms())
+        return native.price_wad if native else None
+
     def _economics(self, desk: Desk, simulation: Simulated, fee: Fee) -> Economics | None:
         reward_wei = self.reward_wei(desk, simulation.reward_wad)
         taken = simulation.takes_over
@@ -233,12 +266,13 @@ class Execution:
             return None
         gas = simulation.gas + sum(step.gas for step in simulation.then)
         fee_per_gas = fee.paid_at(simulation.head.base_fee_wei)
+        odds = self.ledger.odds(desk.venue.id, self._clock.wall_ms())
         return Economics(
             reward_wei=reward_wei,
             gas_cost_wei=gas * fee_per_gas,
             oracle_fee_wei=simulation.oracle_fee_wei,
-            revert_cost_wei=self.rules.revert_gas * fee_per_gas,
-            p_win_ppm=self.rules.p_win_ppm,
+            revert_cost_wei=odds.revert_gas * fee_per_gas,
+            p_win_ppm=odds.p_win_ppm,
             exit_cost_wei=exit_cost_wei,
         )
 

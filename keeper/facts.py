@@ -377,6 +377,33 @@ class Settled:
     gains: Mapping[str, int] = field(default_factory=dict)  # what ``reward_wad`` is made of
     native_usd_wad: int | None = None  # price of the native token then; None: it was not known
 
+    def past(self, settled_ms: int) -> "Past":
+        """Return what counts of it later."""
+        return Past(
+            venue=self.attempt.plan.venue,
+            job=self.attempt.plan.job,
+            outcome=self.outcome,
+            settled_ms=settled_ms,
+            reward_wei=self.reward_wei,
+            cost_wei=self.cost_wei,
+            native_usd_wad=self.native_usd_wad,
+            gas_used=self.receipt.gas_used if self.receipt else None,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """A settled attempt as it counts later: what it cost, what it brought, how it ended."""
+
+    venue: VenueId
+    job: Job
+    outcome: Outcome
+    settled_ms: int
+    reward_wei: int
+    cost_wei: int
+    native_usd_wad: int | None  # as in ``Settled``
+    gas_used: int | None  # None: not included, or unknown
+
 
 class NotSent(StrEnum):
     """Why a plan did not become an open attempt."""

@@ -80,7 +80,7 @@ class Pipeline:
         self._chain = chain
         self._discover = discover
         self._memory = memory
-        self._execution = execution
+        self.execution = execution
         self._settlement = settlement
         self._submitter = submitter
         self._recover = recover
@@ -357,12 +357,12 @@ class Pipeline:
         desk = self.desks[venue]
         try:
             with self._quarantine.account(venue, account):
-                await self._execution.attempt(desk, nominated)
+                await self.execution.attempt(desk, nominated)
                 return
             desk.quarantined(account)
         except (TransientError, RpcError) as error:
             logger.warning("simulation failed", venue=venue, account=account, error=str(error))
-            desk.failed_to_ask(account, self._execution.rules.hold_ms)
+            desk.failed_to_ask(account, self.execution.rules.hold_ms)
         finally:
             self._slots.release()
 

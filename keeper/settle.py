@@ -109,8 +109,10 @@ class Settlement:
             reward_wad=reward_wad,
             reward_wei=reward_wei,
             cost_wei=(receipt.cost_wei if receipt else 0) + value_wei,
+            native_usd_wad=self._execution.native_usd_wad(),
         )
         await self._tracker.close(settled)
+        self._execution.note(settled)
         if desk is not None:
             block = receipt.block_number if receipt else head.number
             desk.settled(attempt.plan.account, failed=outcome in FAILED, block=block)
@@ -177,7 +179,10 @@ class Settlement:
             again = await self._plan_again(attempt, head)
         if isinstance(again, tuple):
             plan, fee = again
-            await self._tracker.replace(attempt, plan, fee, head)
+            try:
+                await self._tracker.replace(attempt, plan, fee, head)
+            finally:
+                self._execution.ledger.release(plan.venue, plan.account)
         elif isinstance(again, Wait):
             logger.info("waiting", attempt=attempt.id, reason=again.reason)
         elif await self._tracker.cancel(attempt, head):
@@ -216,7 +221,10 @@ class Settlement:
             return Wait("a replacement would cost too much")
         plan = self._execution.plan(desk, nominated, simulation, fee)
         # what would not pay at the higher fee may still be included at the one it has
-        return (plan, fee) if isinstance(plan, Plan) else Wait(plan.value)
+        if not isinstance(plan, Plan):
+            return Wait(plan.value)
+        over = self._execution.claim(plan, fee)
+        return Wait(f"{over.reason}: {over.detail}") if over else (plan, fee)
 
     def _report(self, settled: Settled, mined: Mined, value_wei: int) -> None:
         """Write the canonical line and the counters of one attempt."""

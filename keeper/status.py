@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from keeper.chain.endpoints import Role
+from keeper.decide.budget import Unit
 from keeper.units import WAD
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from keeper.chain.submit import Lane
     from keeper.clock import SystemClock
     from keeper.config import Settings
+    from keeper.decide.agenda import Hold
     from keeper.desk import Desk
     from keeper.facts import Attempt, FeedId, Settled
     from keeper.observe.metrics import Metrics
@@ -121,6 +123,15 @@ class Status:
                 "outcomes": dict(self.settlement.outcomes),
                 "profit_wei": {v: str(wei) for v, wei in self.settlement.profit_wei.items()},
             },
+            "budgets": [
+                {
+                    "budget": limit.name,
+                    "unit": limit.unit.value,
+                    "most": limit.most / WAD,
+                    "left": None if left is None else left / WAD,
+                }
+                for limit, left in self.pipeline.execution.budgets_left().items()
+            ],
             "latency_ms": {
                 "p50": _quantile(latencies, 0.5),
                 "p99": _quantile(latencies, 0.99),
@@ -142,6 +153,7 @@ class Status:
             "accounts": len(desk.states),
             "in_book": len(desk.lead),
             "under_margined": len(desk.agenda),
+            "odds": self.pipeline.execution.ledger.odds(desk.venue.id, self.clock.wall_ms()).why,
         }
 
     def _nearest(self) -> list[dict[str, object]]:
@@ -151,6 +163,7 @@ class Status:
                 "account": account,
                 "distance_pct": distance if abs(distance) != float("inf") else None,
                 "why": desk.agenda.why(account),
+                **_held(desk.agenda.held(account)),
             }
             for venue, desk in self.pipeline.desks.items()
             for account, distance in desk.lead.nearest(NEAREST)
@@ -179,6 +192,11 @@ class Status:
             gauge("keeper_head_block", head.number)
             gauge("keeper_head_age_seconds", (now_ms - head.seen_ms) / 1000)
         gauge("keeper_wallet_balance_wei", self.lane.balance_wei)
+        for limit, left in self.pipeline.execution.budgets_left().items():
+            if left is not None:
+                usd = limit.unit is Unit.USD
+                name = "keeper_budget_left_usd" if usd else "keeper_budget_left_wei"
+                gauge(name, left / WAD if usd else left, budget=limit.name)
         gauge("keeper_open_attempts", len(self.lane.open_attempts))
         gauge("keeper_journal_bytes", self.journal.size_bytes())
         gauge("keeper_journal_writable", 0 if self.journal.trouble else 1)
@@ -187,6 +205,18 @@ class Status:
         self.endpoints.set_gauges()
         self.heartbeats.publish(self.metrics)
         self.quarantine.publish(self.metrics, list(self.pipeline.desks))
+
+
+def _held(hold: Hold | None) -> dict[str, object]:
+    """Say what ends a hold: a wall-clock time or a block, whichever is first."""
+    if hold is None:
+        return {}
+    parts = {
+        "until_ms": hold.until_ms,
+        "until_block": hold.until_block,
+        "detail": hold.detail or None,
+    }
+    return {name: value for name, value in parts.items() if value is not None}
 
 
 def _number(distance: object) -> float:

@@ -24,7 +24,7 @@ import structlog
 from keeper.chain import journal_rows as rows
 from keeper.chain.journal_schema import JournalError, prepare
 from keeper.errors import JournalUnavailableError
-from keeper.facts import AccountId, Attempt, Receipt, Settled, SignedTx
+from keeper.facts import AccountId, Attempt, Past, Receipt, Settled, SignedTx
 
 __all__ = ["Journal", "JournalError", "JournalInUseError"]
 
@@ -287,6 +287,10 @@ class Journal:
     async def profit_wei(self) -> dict[str, int]:
         """Return reward less cost by venue, over everything settled."""
         return await self._run(lambda: rows.profit_wei(self._open_db))
+
+    async def past(self, since_ms: int) -> list[Past]:
+        """Return what was settled since, oldest first."""
+        return await self._run(lambda: rows.past(self._open_db, since_ms))
 
     async def known(self, scope: str) -> tuple[list[AccountId], tuple[int, str] | None]:
         """Return the scope's accounts and the block (number, hash) they are complete up to."""

@@ -26,6 +26,7 @@ class HoldReason(StrEnum):
     SIMULATION_FAILED = "simulation_failed"  # unknown is never treated as fine
     UNPROFITABLE = "unprofitable"
     COST_CAP = "cost_cap"
+    BUDGET = "budget"  # of the hour or the day: spent, or reserved for what is in flight
     OPEN_ATTEMPTS = "open_attempts"
     ATTEMPT_OPEN = "attempt_open"  # this account has one in flight
     NO_CAPITAL = "no_capital"  # our margin at the venue, or our limits, do not allow it
@@ -46,11 +47,15 @@ BACKOFFS = frozenset({HoldReason.BACKOFF, HoldReason.SEND_FAILED})  # no new fac
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """A reason and what ends it: a wall-clock time (ms) and/or a block number."""
+    """A reason and what ends it: a wall-clock time (ms) and/or a block number.
+
+    ``detail``: what exactly, in words, for people.
+    """
 
     reason: HoldReason
     until_ms: int | None = None
     until_block: int | None = None
+    detail: str = ""
 
 
 @dataclass(slots=True)
@@ -207,6 +212,11 @@ class Agenda(Generic[AccountT]):
     def next_wake_ms(self) -> int | None:
         """Return when the next hold by time ends (it may have ended otherwise)."""
         return self._by_time[0][0] if self._by_time else None
+
+    def held(self, account: AccountT) -> Hold | None:
+        """Return the account's hold, None when there is none now."""
+        entry = self._entries.get(account)
+        return entry.hold if entry else None
 
     def why(self, account: AccountT) -> str:
         """Say in a word why the account is not being acted on, for logs."""

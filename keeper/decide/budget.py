@@ -86,6 +86,14 @@ class Over:
     wanted: int
     until_ms: int | None
 
+    def __str__(self) -> str:
+        """Say which budget, what it has left and what was wanted."""
+        limit, unit = self.limit, "USD" if self.limit.unit is Unit.USD else "native tokens"
+        return (
+            f"{limit.sort} budget of the {limit.span}: {self.left / WAD:g} of "
+            f"{limit.most / WAD:g} {unit} left, {self.wanted / WAD:g} wanted"
+        )
+
 
 class Budget:
     """All budgets, and what was settled within the longest span."""

@@ -31,6 +31,11 @@ class Prior:
     revert_gas: int
     revert_gas_max: int
 
+    @property
+    def p_win_bounds_ppm(self) -> tuple[int, int]:
+        """Return lowest and highest of what is learned; what is configured is always within."""
+        return min(self.p_win_ppm_min, self.p_win_ppm), max(self.p_win_ppm_max, self.p_win_ppm)
+
 
 @dataclass(frozen=True, slots=True)
 class Result:
@@ -70,17 +75,19 @@ class Record:
         prior, tried = self._prior, len(results)
         won = sum(result.won for result in results)
         learned = (P_WIN_WEIGHT * prior.p_win_ppm + won * PPM) // (P_WIN_WEIGHT + tried)
-        p_win_ppm = min(max(learned, prior.p_win_ppm_min), prior.p_win_ppm_max)
+        low, high = prior.p_win_bounds_ppm
+        p_win_ppm = min(max(learned, low), high)
         burned = [result.gas for result in results if result.gas is not None]
         gas = (REVERT_GAS_WEIGHT * prior.revert_gas + sum(burned)) // (
             REVERT_GAS_WEIGHT + len(burned)
         )
-        revert_gas = min(max(gas, INTRINSIC_GAS), prior.revert_gas_max)
+        gas_max = max(prior.revert_gas_max, prior.revert_gas)
+        revert_gas = min(max(gas, INTRINSIC_GAS), gas_max)
         why = (
             f"p(win) {p_win_ppm / 10_000:g} %: won {won} of {tried} in 7 days, beside "
             f"{prior.p_win_ppm / 10_000:g} % configured as {P_WIN_WEIGHT} more, within "
-            f"{prior.p_win_ppm_min / 10_000:g} to {prior.p_win_ppm_max / 10_000:g} %; "
+            f"{low / 10_000:g} to {high / 10_000:g} %; "
             f"a lost race burns {revert_gas} gas: {len(burned)} seen, beside {prior.revert_gas} "
-            f"configured as {REVERT_GAS_WEIGHT} more, at most {prior.revert_gas_max}"
+            f"configured as {REVERT_GAS_WEIGHT} more, at most {gas_max}"
         )
         return Odds(p_win_ppm, revert_gas, why)

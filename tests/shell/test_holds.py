@@ -209,6 +209,24 @@ async def capacity_in_use() -> Case:
     return Case(rig, lane, other_is_settled)
 
 
+async def budget() -> Case:
+    """What an earlier attempt has spent leaves the hour."""
+    rules = replace(EXECUTION_RULES, limits=(Limit(Sort.GAS, Span.HOUR, Unit.WEI, WAD),))
+    rig, lane = scripted_rig(execution_rules=rules)
+    rig.execution.ledger.note(past(rig.clock.now_ms, WAD))
+    await rig.started(UNDER)
+    await rig.tried()
+
+    async def an_hour_passes() -> None:
+        rig.clock.advance(3_601)
+        rig.mine()
+        await rig.publish()
+        rig.follow()
+        assert await rig.read()
+
+    return Case(rig, lane, an_hour_passes)
+
+
 async def attempt_open() -> Case:
     """Cured and nominated again while its transaction is in flight."""
     rig, lane = scripted_rig(pull=True)
@@ -357,6 +375,7 @@ CASES: dict[HoldReason, Callable[[], Awaitable[Case]]] = {
     HoldReason.NO_CAPITAL: no_capital,
     HoldReason.UNPROFITABLE: unprofitable,
     HoldReason.COST_CAP: cost_cap,
+    HoldReason.BUDGET: budget,
     HoldReason.OPEN_ATTEMPTS: open_attempts,
     HoldReason.CAPACITY_IN_USE: capacity_in_use,
     HoldReason.ATTEMPT_OPEN: attempt_open,

@@ -1,0 +1,86 @@
+"""What was spent and won so far, as sending needs it: budgets that hold, odds that were learned."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from keeper.decide.budget import Amounts, Budget, Limit, Over, Spent
+from keeper.decide.learn import Odds, Prior, Record, Result
+from keeper.facts import PAID, AccountId, Attempt, Outcome, Past, Plan, VenueId
+
+CANCEL_GAS = 21_000  # a transfer of nothing to ourselves
+NOT_WON = frozenset({Outcome.LOST, Outcome.REVERTED})
+Key = tuple[VenueId, AccountId]
+
+
+class Ledger:
+    """Fed with every settled attempt, those of the journal first."""
+
+    def __init__(self, limits: Sequence[Limit], prior: Prior) -> None:
+        """Start with nothing spent and nothing learned."""
+        self._budget = Budget(limits)
+        self._record = Record(prior)
+        self._claims: dict[Key, Amounts] = {}  # let through, perhaps not in flight yet
+
+    def note(self, past: Past) -> None:
+        """Count what a settled attempt cost and learn from how it ended."""
+        loss_wei = max(0, past.cost_wei - past.reward_wei)
+        amounts = Amounts(past.cost_wei, loss_wei)
+        self._budget.spend(Spent(past.settled_ms, amounts, past.native_usd_wad))
+        if past.job in PAID and (past.outcome is Outcome.WON or past.outcome in NOT_WON):
+            won = past.outcome is Outcome.WON
+            gas = None if won else past.gas_used
+            self._record.note(past.venue, Result(past.settled_ms, won, gas))
+
+    def odds(self, venue: VenueId, now_ms: int) -> Odds:
+        """Return the chance to be first and the gas of a lost race, with the reason."""
+        return self._record.odds(venue, now_ms)
+
+    def claim(
+        self,
+        plan: Plan,
+        max_fee_wei: int,
+        open_attempts: Iterable[Attempt],
+        now_ms: int,
+        native_usd_wad: int,
+    ) -> Over | None:
+        """Reserve the worst case of a plan until ``release``; return what has no room for it.
+
+        A plan that replaces what is in flight for its account takes over that reservation.
+        """
+        key = (plan.venue, plan.account)
+        reserved = self._reserved(open_attempts)
+        wanted = _larger(_worst(plan, max_fee_wei), reserved.pop(key, None))
+        over = self._budget.over(wanted, reserved.values(), now_ms, native_usd_wad)
+        if over is None:
+            self._claims[key] = wanted
+        return over
+
+    def release(self, venue: VenueId, account: AccountId) -> None:
+        """End a claim: by now its attempt is in flight, or will not be."""
+        self._claims.pop((venue, account), None)
+
+    def left(
+        self, open_attempts: Iterable[Attempt], now_ms: int, native_usd_wad: int | None
+    ) -> Mapping[Limit, int | None]:
+        """Return what each budget has left; None for USD while the native price is unknown."""
+        return self._budget.left(self._reserved(open_attempts).values(), now_ms, native_usd_wad)
+
+    def _reserved(self, open_attempts: Iterable[Attempt]) -> dict[Key, Amounts]:
+        reserved = dict(self._claims)
+        for attempt in open_attempts:
+            key = (attempt.plan.venue, attempt.plan.account)
+            dearest = max((tx.max_fee_wei for tx in attempt.transactions), default=0)
+            reserved[key] = _larger(_worst(attempt.plan, dearest), reserved.get(key))
+        return reserved
+
+
+def _worst(plan: Plan, max_fee_wei: int) -> Amounts:
+    """Return what a plan costs at most, with one cancel, an eighth dearer, on top."""
+    cancel_wei = CANCEL_GAS * (max_fee_wei + max_fee_wei // 8 + 1)
+    gas_wei = plan.cost_wei_max + cancel_wei
+    return Amounts(gas_wei, gas_wei + plan.expected.exit_cost_wei)
+
+
+def _larger(one: Amounts, other: Amounts | None) -> Amounts:
+    if other is None:
+        return one
+    return Amounts(max(one.gas_wei, other.gas_wei), max(one.loss_wei, other.loss_wei))
