@@ -1,7 +1,6 @@
 """The composition root: settings → parts → loops. The only file that names concrete classes."""
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -11,27 +10,33 @@ import aiohttp
 import structlog
 
 from keeper import __version__
+from keeper.chain.backfill import Finder, LogReader, ReadRules
 from keeper.chain.broadcast import Broadcast
 from keeper.chain.endpoints import EndpointRules, Endpoints, Role
-from keeper.chain.fees import FeeRules
-from keeper.chain.heads import ChainFollower, FollowSettings, announce_heads, backfill
+from keeper.chain.heads import ChainFollower, FollowSettings, announce_heads
 from keeper.chain.journal import Journal
 from keeper.chain.jsonrpc import JsonRpcClient
-from keeper.chain.rpc import WATCHER, HttpRpc
-from keeper.chain.signer import Signer, load_signer
-from keeper.chain.submit import Lane, LaneRules
+from keeper.chain.lanes import Lanes
+from keeper.chain.ledger import Ledger
+from keeper.chain.rpc import HttpRpc
+from keeper.chain.signer import load_wallets
+from keeper.chain.submit import LaneParts
 from keeper.clock import SystemClock
 from keeper.config import Settings, VenueSettings, find_module
-from keeper.desk import Desk, DeskRules
-from keeper.execute import Execution, ExecutionRules
-from keeper.facts import AccountId, Head, Settled, VenueId
+from keeper.decide.learn import AGE_MS_MAX
+from keeper.desk import Desk
+from keeper.execute import Execution
+from keeper.facts import OWN, VenueId
 from keeper.intake import Intake
 from keeper.observe.http import Views, serve
 from keeper.observe.metrics import Metrics
+from keeper.observe.outcomes import publishers
+from keeper.observe.progress import LogProgress
 from keeper.pipeline import BEAT_S, Pipeline
-from keeper.ports import AnyVenue, Broadcaster, PriceSource, Rpc
-from keeper.prices.board import FeedRules, PriceBoard
+from keeper.ports import AnyVenue, PriceSource, Rpc
+from keeper.prices.board import PriceBoard
 from keeper.quarantine import Quarantine
+from keeper.rules import desk_rules, execution_rules, feed_rules, lane_rules
 from keeper.settle import Settlement
 from keeper.status import Status
 from keeper.supervise import Backoff, Heartbeats, Supervisor, run
@@ -52,7 +57,7 @@ class Parts:
     settings: Settings
     metrics: Metrics
     supervisor: Supervisor
-    lane: Lane
+    lanes: Lanes
     sources: Mapping[str, PriceSource]
     follower: ChainFollower
     pipeline: Pipeline
@@ -107,105 +112,26 @@ def build_sources(
 def _know_labels(settings: Settings, metrics: Metrics, rpc: HttpRpc) -> None:
     metrics.know("feed", [feed.id for feed in settings.feeds])
     metrics.know("source", [source.name for source in settings.sources])
-    metrics.know("venue", [venue.id for venue in settings.venues])
+    metrics.know("venue", [*(venue.id for venue in settings.venues), OWN])
+    metrics.know("wallet", [wallet.name for wallet in settings.wallets])
     metrics.know("endpoint", [endpoint.label for endpoint in rpc.endpoints.all])
 
 
 def build_board(settings: Settings, clock: SystemClock) -> PriceBoard:
     """Make the board with every feed's gates."""
-    rules = {
-        feed.id: FeedRules(
-            age_ms_max=feed.age_ms_max,
-            future_ms_max=feed.future_ms_max,
-            conf_ppm_max=feed.conf_ppm_max,
-            change_ppm_max=feed.change_ppm_max,
-            sources=feed.sources,
-        )
-        for feed in settings.feeds
-    }
-    return PriceBoard(rules, clock)
+    return PriceBoard(feed_rules(settings), clock)
 
 
-def _lane(
-    settings: Settings,
-    rpc: Rpc,
-    broadcaster: Broadcaster,
-    journal: Journal,
-    clock: SystemClock,
-    metrics: Metrics,
-) -> Lane:
-    signer: Signer | None = load_signer(settings.wallet) if settings.wallet else None
-    rules = LaneRules(
-        chain_id=settings.chain.id,
-        confirmations=settings.chain.confirmations,
-        replace_after_blocks=settings.fees.replace_after_blocks,
-        cost_wei_max=settings.gate.transaction_cost_wei_max,
-        fees=FeeRules(
-            priority_fee_wei=settings.fees.priority_fee_wei,
-            base_fee_headroom_ppm=settings.fees.base_fee_headroom_ppm,
-            max_fee_per_gas_wei_max=settings.fees.max_fee_per_gas_wei_max,
-            replacement_bump_ppm=settings.fees.replacement_bump_ppm,
-        ),
-    )
-    return Lane(rpc, broadcaster, journal, signer, rules, clock, metrics)
+def build_lanes(settings: Settings, session: aiohttp.ClientSession, parts: LaneParts) -> Lanes:
+    """Make a lane for every wallet; reads the keys, or raises ConfigError."""
+    wallets = load_wallets(settings.wallets, session)
+    allowed = {venue.id: venue.wallets for venue in settings.venues}
+    return Lanes(wallets, allowed, lane_rules(settings), parts)
 
 
 def _following(settings: Settings) -> FollowSettings:
     chain = settings.chain
-    return FollowSettings(chain.poll_ms, chain.reorg_depth_max, chain.log_range_max)
-
-
-def _execution_rules(settings: Settings) -> ExecutionRules:
-    gate = settings.gate
-    return ExecutionRules(
-        head_age_ms_max=settings.chain.head_age_ms_max,
-        transaction_cost_wei_max=gate.transaction_cost_wei_max,
-        profit_wei_min=gate.profit_wei_min,
-        open_attempts_max=gate.open_attempts_max,
-        p_win_ppm=gate.p_win_ppm,
-        revert_gas=gate.revert_gas,
-        gas_limit_factor_ppm=settings.fees.gas_limit_factor_ppm,
-        hold_ms=gate.hold_ms,
-        native_feed=settings.chain.native_feed,
-        watcher=WATCHER,
-    )
-
-
-def _desk_rules(settings: Settings, venue: VenueSettings) -> DeskRules:
-    return DeskRules(
-        objective=venue.objective,
-        solvency_budget_wei=venue.solvency_budget_wei,
-        reward_feed=venue.reward_feed,
-        backoff_ms_min=settings.gate.backoff_ms_min,
-        backoff_ms_max=settings.gate.backoff_ms_max,
-        candidates_per_step_max=settings.gate.candidates_per_step_max,
-    )
-
-
-async def discover(
-    journal: Journal,
-    rpc: Rpc,
-    start_blocks: Mapping[VenueId, int],
-    log_range_max: int,
-    desk: Desk,
-    head: Head,
-) -> AsyncIterator[tuple[int, list[AccountId]]]:
-    """Yield the accounts of a venue: those the journal knows, then those in the logs since."""
-    first = start_blocks[desk.venue.id]
-    known, mark = await journal.known(desk.scope)
-    if mark is not None:
-        block, block_hash = mark
-        raw = await rpc.call("eth_getBlockByNumber", [hex(block), False])
-        if isinstance(raw, dict) and raw.get("hash") == block_hash:
-            yield block, known
-            first = block + 1
-        else:
-            logger.warning("chain history changed: reading all logs again", venue=desk.venue.id)
-            await journal.forget(desk.scope)
-    addresses = desk.venue.addresses()
-    async for block, logs in backfill(rpc, addresses, first, head.number, log_range_max):
-        found = {account for log in logs for account in desk.venue.touched(log).accounts}
-        yield block, sorted(found)
+    return FollowSettings(chain.poll_ms, chain.reorg_depth_max)
 
 
 @asynccontextmanager
@@ -219,15 +145,44 @@ async def build(settings: Settings) -> AsyncIterator[Parts]:
         rpc = build_rpc(settings, session, metrics)
         journal = Journal(path, settings.chain.id, settings.keeper.journal_days_max)
         await stack.enter_async_context(journal)
+        ledger = await stack.enter_async_context(_ledger(settings))
         broadcast = Broadcast(rpc.endpoints, settings.chain.rpc_attempts_max, metrics)
         await stack.enter_async_context(broadcast)
-        parts = _assemble(settings, metrics, rpc, broadcast, journal)
+        lane_parts = LaneParts(rpc, broadcast, journal, SystemClock(), metrics)
+        lanes = build_lanes(settings, session, lane_parts)
+        parts = _assemble(settings, metrics, rpc, journal, lanes, ledger)
         parts.settlement.profit_wei.update(await journal.profit_wei())
+        for past in await journal.past(SystemClock().wall_ms() - AGE_MS_MAX):
+            parts.pipeline.execution.ledger.note(past)
         yield parts
 
 
+def _ledger(settings: Settings) -> Ledger:
+    path = settings.keeper.state_dir / f"ledger-{settings.chain.id}.sqlite"
+    return Ledger(path, settings.chain.reorg_depth_max)
+
+
+def _readers(
+    settings: Settings, rpc: Rpc, ledger: Ledger, metrics: Metrics
+) -> tuple[LogReader, Finder]:
+    chain = settings.chain
+    rules = ReadRules(
+        log_range_max=chain.log_range_max,
+        log_queries_at_once_max=chain.log_queries_at_once_max,
+        log_queries_per_s_max=chain.log_queries_per_s_max,
+    )
+    reader = LogReader(rpc, rules)
+    start_blocks = {venue.id: venue.start_block for venue in settings.venues}
+    return reader, Finder(rpc, reader, ledger, start_blocks, metrics, LogProgress())
+
+
 def _assemble(
-    settings: Settings, metrics: Metrics, rpc: HttpRpc, broadcast: Broadcast, journal: Journal
+    settings: Settings,
+    metrics: Metrics,
+    rpc: HttpRpc,
+    journal: Journal,
+    lanes: Lanes,
+    ledger: Ledger,
 ) -> Parts:
     """Wire everything that needs no waiting."""
     _know_labels(settings, metrics, rpc)
@@ -235,35 +190,28 @@ def _assemble(
     heartbeats, quarantine = Heartbeats(clock), Quarantine(clock, metrics)
     board = build_board(settings, clock)
     sources = build_sources(settings, clock, metrics)
-    lane = _lane(settings, rpc, broadcast, journal, clock, metrics)
     chain = settings.chain
+    parts = board, quarantine, metrics, clock
     desks = {
-        each.id: Desk(
-            build_venue(each, rpc, chain.id),
-            _desk_rules(settings, each),
-            board,
-            quarantine,
-            metrics,
-            clock,
-        )
+        each.id: Desk(build_venue(each, rpc, chain.id), desk_rules(settings, each), *parts)
         for each in settings.venues
     }
     addresses = [address for desk in desks.values() for address in desk.venue.addresses()]
-    follower = ChainFollower(rpc, addresses, _following(settings), clock)
-    execution = Execution(_execution_rules(settings), lane, board, metrics, clock)
-    settlement = Settlement(desks, execution, lane, _publishers(sources), metrics)
-    start_blocks = {venue.id: venue.start_block for venue in settings.venues}
+    reader, finder = _readers(settings, rpc, ledger, metrics)
+    follower = ChainFollower(rpc, reader, addresses, _following(settings), clock)
+    execution = Execution(execution_rules(settings), lanes, board, metrics, clock)
+    settlement = Settlement(desks, execution, lanes, publishers(sources), metrics)
     pipeline = Pipeline(
         desks=desks,
         intakes={id_: Intake(desk.venue, chain.reorg_depth_max) for id_, desk in desks.items()},
         board=board,
         chain=follower,
-        discover=partial(discover, journal, rpc, start_blocks, chain.log_range_max),
-        memory=journal,
+        discover=finder.find,
+        memory=ledger,
         execution=execution,
         settlement=settlement,
-        submitter=lane,
-        recover=lane.recover,
+        submitter=lanes,
+        recover=lanes.recover,
         quarantine=quarantine,
         heartbeats=heartbeats,
         telemetry=metrics,
@@ -274,7 +222,7 @@ def _assemble(
         settings=settings,
         pipeline=pipeline,
         board=board,
-        lane=lane,
+        lanes=lanes,
         endpoints=rpc.endpoints,
         journal=journal,
         settlement=settlement,
@@ -285,34 +233,7 @@ def _assemble(
     )
     metrics.before_render(status.set_gauges)
     supervisor = Supervisor(metrics, quarantine, heartbeats, RETRYING)
-    return Parts(settings, metrics, supervisor, lane, sources, follower, pipeline, status)
-
-
-def _publishers(
-    sources: Mapping[str, PriceSource],
-) -> list[Callable[[Settled], None]]:
-    """Return what publishes outcomes: every source whose transport can also send."""
-    return [
-        partial(_publish_outcome, source.publish)
-        for source in sources.values()
-        if hasattr(source, "publish")
-    ]
-
-
-def _publish_outcome(publish: Callable[[str, bytes], None], settled: Settled) -> None:
-    attempt, receipt = settled.attempt, settled.receipt
-    message = {
-        "id": attempt.id,
-        "account": attempt.plan.account,
-        "outcome": settled.outcome.value,
-        "tx": receipt.tx_hash if receipt else None,
-        "block": receipt.block_number if receipt else None,
-        "reward_wei": str(settled.reward_wei),
-        "cost_wei": str(settled.cost_wei),
-        "ts": attempt.sent_ms or attempt.opened_ms,
-    }
-    topic = f"venues/{attempt.plan.venue}/liquidations"
-    publish(topic, json.dumps(message, separators=(",", ":")).encode())
+    return Parts(settings, metrics, supervisor, lanes, sources, follower, pipeline, status)
 
 
 def _loops(parts: Parts) -> dict[str, Callable[[], Awaitable[None]]]:
@@ -350,7 +271,7 @@ def _loops(parts: Parts) -> dict[str, Callable[[], Awaitable[None]]]:
             announce_heads,
             url,
             chain.id,
-            parts.follower,
+            parts.follower.wake,
             chain.head_silence_ms_max,
             partial(parts.heartbeats.beat, name),
         )
@@ -363,13 +284,13 @@ def _loops(parts: Parts) -> dict[str, Callable[[], Awaitable[None]]]:
 async def run_keeper(settings: Settings) -> int:
     """Run until SIGTERM or SIGINT; returns the exit code."""
     async with build(settings) as parts:
-        if parts.lane.wallet is None:
-            logger.warning("dry run: no [wallet] is configured, nothing is signed or sent")
+        if not parts.lanes.wallets:
+            logger.warning("dry run: no [[wallets]] is configured, nothing is signed or sent")
         logger.info(
             "starting",
             version=__version__,
             chain=settings.chain.id,
-            wallet=parts.lane.wallet,
+            wallets={lane.name: lane.address for lane in parts.lanes.lanes},
             venues=list(parts.desks),
             config=settings.digest[:12],
         )

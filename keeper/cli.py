@@ -46,7 +46,7 @@ def run(path: Path, dry_run: bool) -> None:  # noqa: FBT001 - click passes flags
 
     settings = load(path)
     if dry_run:
-        settings = settings.model_copy(update={"wallet": None})
+        settings = settings.model_copy(update={"wallets": ()})
     configure(settings.log.level, settings.log.format, secrets=settings.secret_values())
     sys.exit(main_loop(settings))
 

@@ -11,10 +11,12 @@ from enum import StrEnum
 from typing import NewType
 
 from keeper.decide.economics import Economics
+from keeper.jobs import Job
 
 VenueId = NewType("VenueId", str)
 AccountId = NewType("AccountId", str)
 FeedId = NewType("FeedId", str)
+OWN = VenueId("-")  # of a transaction that belongs to no venue but to the wallet itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +94,14 @@ class ChainUpdate:
 
     ``reorged_from``: the first block number whose hash changed; what was touched from there on must
     be read again. ``resync``: the gap could not be bridged, everything must be read again.
+    ``covers_from``: the first block whose logs are here, those up to the head too; None: none are.
     """
 
     head: Head
     logs: tuple[Log, ...]
     reorged_from: int | None = None
     resync: bool = False
+    covers_from: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,21 +156,6 @@ class Probe:
     open: bool
     detail: str
     facts: Mapping[str, str] = field(default_factory=dict)
-
-
-class Job(StrEnum):
-    """What a transaction is for. A closed set: a metric label."""
-
-    LIQUIDATE = "liquidate"
-    PREPARE = "prepare"  # what has to be done before a liquidation, as cancelling orders
-    COLLATERAL = "collateral"  # buys an account's collateral at a discount against its debt
-    FLATTEN = "flatten"  # closes what a liquidation has left with us
-    FUND = "fund"  # moves our own margin to or from the venue
-    SETTLE = "settle"  # executes an order that waits for somebody to do it
-
-
-LIQUIDATIONS = frozenset({Job.LIQUIDATE, Job.COLLATERAL})
-PAID = LIQUIDATIONS | {Job.SETTLE}  # the venue's log shows that it was done; the rest just succeeds
 
 
 @dataclass(frozen=True, slots=True)
@@ -377,33 +366,6 @@ class Settled:
     gains: Mapping[str, int] = field(default_factory=dict)  # what ``reward_wad`` is made of
     native_usd_wad: int | None = None  # price of the native token then; None: it was not known
 
-    def past(self, settled_ms: int) -> "Past":
-        """Return what counts of it later."""
-        return Past(
-            venue=self.attempt.plan.venue,
-            job=self.attempt.plan.job,
-            outcome=self.outcome,
-            settled_ms=settled_ms,
-            reward_wei=self.reward_wei,
-            cost_wei=self.cost_wei,
-            native_usd_wad=self.native_usd_wad,
-            gas_used=self.receipt.gas_used if self.receipt else None,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Past:
-    """A settled attempt as it counts later: what it cost, what it brought, how it ended."""
-
-    venue: VenueId
-    job: Job
-    outcome: Outcome
-    settled_ms: int
-    reward_wei: int
-    cost_wei: int
-    native_usd_wad: int | None  # as in ``Settled``
-    gas_used: int | None  # None: not included, or unknown
-
 
 class NotSent(StrEnum):
     """Why a plan did not become an open attempt."""
@@ -411,6 +373,7 @@ class NotSent(StrEnum):
     NO_WALLET = "no_wallet"  # a dry run
     NO_ENDPOINT = "no_endpoint"  # every endpoint to send through is in trouble
     LANE_PARKED = "lane_parked"  # the wallet cannot pay for it beside what is in flight
+    NOT_SIGNED = "not_signed"  # the remote signer did not answer, or refused
     DROPPED = "dropped"  # no endpoint took it, and its nonce is free again
     NOT_WRITTEN = "not_written"  # the journal cannot be written, so nothing was sent
 

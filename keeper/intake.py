@@ -4,12 +4,14 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Iterable
 
+from keeper.coverage import Covered
 from keeper.facts import AccountId, ChainUpdate, Head, LiquidationSeen, Log
 from keeper.ports import AnyVenue
 
 LOGS_MAX = (
     100_000  # posted and not folded: beyond it reading everything is cheaper than keeping them
 )
+COVERED_MAX = 10_000  # ranges kept for a ledger that cannot be written; older ones are read again
 
 
 class Intake:
@@ -33,6 +35,9 @@ class Intake:
         self.everything = True
         self.gap = False  # logs were lost: accounts opened in them have to be looked for
         self.head: Head | None = None
+        self.covered: list[Covered] = []  # folded in and not yet noted in the ledger
+        self.touched: dict[AccountId, int] = {}  # likewise: read at this block
+        self.cut_from: int | None = None  # first block replaced by a reorg since then
 
     def post(self, update: ChainUpdate) -> None:
         """Take a chain update in. No venue code runs here: ``fold`` does that in its loop."""
@@ -52,14 +57,24 @@ class Intake:
             self.everything = self.everything or update.resync
             self.gap = self.gap or update.resync
             if update.reorged_from is not None:
-                for number in [n for n in self._touched_at if n >= update.reorged_from]:
-                    self.mark(self._touched_at.pop(number))
+                self._orphan(update.reorged_from)
             for log in update.logs:
                 seen += self._fold_log(log)
+            if update.covers_from is not None:
+                head = update.head
+                self.covered.append(Covered(update.covers_from, head.number, head.hash))
+                del self.covered[:-COVERED_MAX]
             oldest = update.head.number - self._depth
             while self._touched_at and next(iter(self._touched_at)) < oldest:
                 self._touched_at.popitem(last=False)
         return seen
+
+    def _orphan(self, first: int) -> None:
+        """Dirty what blocks touched that a reorg has replaced, and take them out of the ledger."""
+        for number in [n for n in self._touched_at if n >= first]:
+            self.mark(self._touched_at.pop(number))
+        self.covered = [one for one in self.covered if one.last < first]
+        self.cut_from = first if self.cut_from is None else min(first, self.cut_from)
 
     def _fold_log(self, log: Log) -> tuple[LiquidationSeen, ...]:
         if log.address not in self._addresses:
@@ -92,6 +107,10 @@ class Intake:
         """Return the dirty accounts, first touched first, and forget them."""
         dirty, self._dirty = list(self._dirty), {}
         return dirty
+
+    def noted(self) -> None:
+        """Forget what is in the ledger by now."""
+        self.covered, self.touched, self.cut_from = [], {}, None
 
     def retry(self) -> None:
         """Wake the reader again although no head came."""

@@ -1,14 +1,45 @@
 """What was spent and won so far, as sending needs it: budgets that hold, odds that were learned."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
 
 from keeper.decide.budget import Amounts, Budget, Limit, Over, Spent
 from keeper.decide.learn import Odds, Prior, Record, Result
-from keeper.facts import PAID, AccountId, Attempt, Outcome, Past, Plan, VenueId
+from keeper.facts import AccountId, Attempt, Outcome, Plan, Settled, VenueId
+from keeper.jobs import PAID, Job
 
 CANCEL_GAS = 21_000  # a transfer of nothing to ourselves
 NOT_WON = frozenset({Outcome.LOST, Outcome.REVERTED})
 Key = tuple[VenueId, AccountId]
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """A settled attempt as it counts later: what it cost, what it brought, how it ended."""
+
+    venue: VenueId
+    job: Job
+    outcome: Outcome
+    settled_ms: int
+    reward_wei: int
+    cost_wei: int
+    native_usd_wad: int | None  # as in ``Settled``
+    gas_used: int | None  # None: not included, or unknown
+
+    @classmethod
+    def of(cls, settled: Settled, settled_ms: int) -> Self:
+        """Return what counts of a settled attempt later."""
+        return cls(
+            venue=settled.attempt.plan.venue,
+            job=settled.attempt.plan.job,
+            outcome=settled.outcome,
+            settled_ms=settled_ms,
+            reward_wei=settled.reward_wei,
+            cost_wei=settled.cost_wei,
+            native_usd_wad=settled.native_usd_wad,
+            gas_used=settled.receipt.gas_used if settled.receipt else None,
+        )
 
 
 class Ledger:

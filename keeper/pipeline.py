@@ -18,7 +18,6 @@ from keeper.desk import QUARANTINE_MS, Desk, Nominated
 from keeper.errors import RpcError, TransientError
 from keeper.execute import Execution
 from keeper.facts import (
-    LIQUIDATIONS,
     AccountId,
     AccountState,
     Head,
@@ -30,6 +29,7 @@ from keeper.facts import (
     VenueId,
 )
 from keeper.intake import Intake
+from keeper.jobs import LIQUIDATIONS
 from keeper.mailbox import LatestWins
 from keeper.ports import Board, Chain, Clock, Memory, PriceSource, Submitter, Telemetry
 from keeper.quarantine import Quarantine
@@ -46,7 +46,7 @@ RETRIES_MAX = 8  # accounts set aside that are read again at once; were it 16, t
 READ_MAX = 256  # accounts read in one go; a reading of all is posted as it comes in
 
 
-Discover = Callable[[Desk, Head], AsyncIterator[tuple[int, list[AccountId]]]]
+Discover = Callable[[Desk, Head], AsyncIterator[list[AccountId]]]
 
 
 class Pipeline:
@@ -162,10 +162,8 @@ class Pipeline:
         """Count a liquidation on chain; for one that is not ours, say why we did not have it."""
         if seen.job not in LIQUIDATIONS:
             return  # anybody's; the capture rate is of liquidations
-        wallet = (self._submitter.wallet or "").lower()
-        ours = self._submitter.is_ours(seen.tx_hash) or (
-            bool(wallet) and seen.liquidator.lower() == wallet
-        )
+        wallets = {wallet.lower() for wallet in self._submitter.wallets}
+        ours = self._submitter.is_ours(seen.tx_hash) or seen.liquidator.lower() in wallets
         venue = desk.venue.id
         self._telemetry.count(
             "keeper_liquidations_seen_total", venue=venue, by="us" if ours else "other"
@@ -211,10 +209,7 @@ class Pipeline:
         """Mark the accounts in the logs up to a head that no update has brought or will bring."""
         venue, intake.gap = desk.venue.id, False
         try:
-            async for block, found in self._discover(desk, head):
-                logger.info(
-                    "accounts found", venue=venue, block=block, head=head.number, new=len(found)
-                )
+            async for found in self._discover(desk, head):
                 intake.mark(found)
                 self._heartbeats.beat(f"accounts/{venue}")
         except BaseException:
@@ -237,7 +232,7 @@ class Pipeline:
         dirty = intake.take()
         try:
             if everything:
-                desk.open = (await desk.venue.probe(self._submitter.wallet)).open
+                desk.open = await self._is_open(desk)
             market = await desk.venue.read_market(head)
             self._inbox.put(("market", venue), market)
             known = {*desk.states, *dirty}
@@ -245,12 +240,28 @@ class Pipeline:
             for start in range(0, len(dirty), READ_MAX):
                 await self._read_some(desk, dirty[start : start + READ_MAX], head)
                 self._heartbeats.beat(f"accounts/{venue}")
-            await self._memory.checkpoint(desk.scope, head.number, head.hash, dirty)
+            await self._note(desk, intake, head, dirty)
         except BaseException:
             intake.mark(dirty)
             intake.everything = intake.everything or everything
             raise
         desk.loaded = True
+
+    async def _is_open(self, desk: Desk) -> bool:
+        """Ask whether every wallet that may be chosen, or anybody, may liquidate there."""
+        wallets: Sequence[str | None] = self._submitter.wallets_of(desk.venue.id) or [None]
+        return all([(await desk.venue.probe(wallet)).open for wallet in wallets])
+
+    async def _note(
+        self, desk: Desk, intake: Intake, head: Head, accounts: Sequence[AccountId]
+    ) -> None:
+        """Put in the ledger what has been folded in and read; what cannot be is kept for later."""
+        intake.touched.update(dict.fromkeys(accounts, head.number))
+        noted = await self._memory.cover(
+            desk.scope, intake.covered, intake.touched, cut_from=intake.cut_from
+        )
+        if noted:
+            intake.noted()
 
     def _mark_set_aside(self, venue: VenueId, intake: Intake) -> None:
         """Read again by and by what a bug has set aside: perhaps nothing will touch it."""

@@ -9,18 +9,21 @@ reliably push ``removed`` logs) and answered with the first block number that ch
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import structlog
 
-from keeper.chain.rpc import log_from_json, quantity, rpc_error
+from keeper.chain.backfill import LogReader, logs_from_json
+from keeper.chain.rpc import quantity, rpc_error
 from keeper.errors import RpcError, RpcFault, TransientError
 from keeper.facts import ChainUpdate, Head, Log
 from keeper.ports import Clock, Rpc
 
 logger = structlog.get_logger(__name__)
+
+CHANGED = "the chain changed while the gap was read"
 
 
 def head_from_json(raw: object, seen_ms: int) -> Head:
@@ -39,53 +42,28 @@ def head_from_json(raw: object, seen_ms: int) -> Head:
         raise rpc_error(RpcFault.GARBAGE, f"not a block: {str(raw)[:80]!r}") from None
 
 
-async def read_logs(rpc: Rpc, addresses: Sequence[str], first: int, last: int) -> list[Log]:
-    """Read the logs of these contracts in a block range, both ends included."""
-    query = {"address": list(addresses), "fromBlock": hex(first), "toBlock": hex(last)}
-    answer = await rpc.call("eth_getLogs", [query])
-    if not isinstance(answer, list):
-        raise rpc_error(RpcFault.GARBAGE, "eth_getLogs answered no list")
-    return [log_from_json(raw) for raw in answer]
-
-
-async def backfill(
-    rpc: Rpc, addresses: Sequence[str], first: int, last: int, range_max: int
-) -> AsyncIterator[tuple[int, list[Log]]]:
-    """Yield (last block read, its logs) range by range; a range that is refused is halved."""
-    span = range_max
-    while first <= last:
-        upper = min(last, first + span - 1)
-        try:
-            logs = await read_logs(rpc, addresses, first, upper)
-        except RpcError as error:
-            # providers word "too many results" differently; any refusal of a wide range is retried
-            # narrower, and only a single block that fails is an error
-            if upper == first:
-                raise
-            span = max(1, (upper - first + 1) // 2)
-            logger.info("log range halved", blocks=span, reason=str(error))
-            continue
-        yield upper, logs
-        first, span = upper + 1, min(range_max, span * 2)
-
-
 @dataclass(frozen=True, slots=True)
 class FollowSettings:
     """Limits of the follower; the names are those of ``[chain]`` in config.toml."""
 
     poll_ms: int
     reorg_depth_max: int
-    log_range_max: int
 
 
 class ChainFollower:
     """Hands out each new head with the logs since the last one."""
 
     def __init__(
-        self, rpc: Rpc, addresses: Sequence[str], settings: FollowSettings, clock: Clock
+        self,
+        rpc: Rpc,
+        reader: LogReader,
+        addresses: Sequence[str],
+        settings: FollowSettings,
+        clock: Clock,
     ) -> None:
-        """Follow the logs of these contracts."""
+        """Follow the logs of these contracts; the reader fills gaps."""
         self._rpc = rpc
+        self._reader = reader
         self._addresses = list(addresses)
         self._settings = settings
         self._clock = clock
@@ -128,7 +106,7 @@ class ChainFollower:
         if head.number == last.number + 1 and head.parent_hash == last.hash:
             logs = await self._logs_at(head)
             self._recent.append(head)
-            return ChainUpdate(head, tuple(logs))
+            return ChainUpdate(head, tuple(logs), covers_from=head.number)
         if head.number < last.number and await self._is_ancestor(head):
             return None  # a lagging endpoint behind the same URL: not news
         common = await self._common_ancestor()
@@ -141,31 +119,30 @@ class ChainFollower:
 
     async def _bridge(self, common: Head, head: Head) -> ChainUpdate:
         """Read the logs from the last block both sides share to the new head."""
-        reorged_from = common.number + 1 if common.hash != self._recent[-1].hash else None
+        first = common.number + 1
+        reorged_from = first if common.hash != self._recent[-1].hash else None
         logs: list[Log] = []
-        span = self._settings.log_range_max
-        async for _, some in backfill(
-            self._rpc, self._addresses, common.number + 1, head.number, span
-        ):
-            logs += some
+        async for done in self._reader.read(self._addresses, [range(first, head.number + 1)]):
+            for covered, some in done:
+                logs += some
+                if covered.last == head.number and covered.hash != head.hash:
+                    raise rpc_error(RpcFault.UNKNOWN_BLOCK, CHANGED)
+        logs.sort(key=lambda log: log.block_number)
         headers = await self._headers(
-            range(max(common.number + 1, head.number - self._settings.reorg_depth_max), head.number)
+            range(max(first, head.number - self._settings.reorg_depth_max), head.number)
         )
         if (headers[-1].hash if headers else common.hash) != head.parent_hash:
-            raise rpc_error(RpcFault.UNKNOWN_BLOCK, "the chain changed while the gap was read")
+            raise rpc_error(RpcFault.UNKNOWN_BLOCK, CHANGED)
         while self._recent and self._recent[-1].number > common.number:
             self._recent.pop()
         self._recent.extend([*headers, head])
         if reorged_from is not None:
             logger.warning("reorg", first_changed=reorged_from, head=head.number)
-        return ChainUpdate(head, tuple(logs), reorged_from=reorged_from)
+        return ChainUpdate(head, tuple(logs), reorged_from, covers_from=first)
 
     async def _logs_at(self, head: Head) -> list[Log]:
         query = {"address": self._addresses, "blockHash": head.hash}
-        answer = await self._rpc.call("eth_getLogs", [query])
-        if not isinstance(answer, list):
-            raise rpc_error(RpcFault.GARBAGE, "eth_getLogs answered no list")
-        return [log_from_json(raw) for raw in answer]
+        return logs_from_json(await self._rpc.call("eth_getLogs", [query]))
 
     async def _headers(self, numbers: Sequence[int]) -> list[Head]:
         answers = await self._rpc.batch(
@@ -194,11 +171,11 @@ class ChainFollower:
 async def announce_heads(
     url: str,
     chain_id: int,
-    follower: ChainFollower,
+    wake: Callable[[], None],
     silence_ms_max: int,
     beat: Callable[[], None],
 ) -> None:
-    """Wake the follower on every head a websocket announces; ends with TransientError.
+    """Call ``wake`` on every head a websocket announces; ends with TransientError.
 
     A socket of another chain is not listened to; one that is silent for ``silence_ms_max`` counts
     as lost even when it looks alive.
@@ -218,7 +195,7 @@ async def announce_heads(
                     raise TransientError(msg)
                 await w3.eth.subscribe("newHeads")
                 async for _ in w3.socket.process_subscriptions():
-                    follower.wake()
+                    wake()
                     beat()
                     deadline = asyncio.get_running_loop().time() + silence_ms_max / 1000
                     watchdog.reschedule(deadline)

@@ -5,8 +5,7 @@ keeper that dies in between finds them at the next start. When that cannot be do
 locked) ``intend`` raises JournalUnavailableError and nothing is sent. Everything else can be found
 out again from the chain: it is written without waiting for the disk, and what cannot be written
 now is kept and written with whatever can be next. Amounts in wei are TEXT: they outgrow SQLite's
-64-bit integers. Account names and block checkpoints lie beside the attempts, so that a restart
-backfills only what it missed.
+64-bit integers.
 """
 
 import asyncio
@@ -14,7 +13,7 @@ import fcntl
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Self, TypeVar
@@ -24,7 +23,8 @@ import structlog
 from keeper.chain import journal_rows as rows
 from keeper.chain.journal_schema import JournalError, prepare
 from keeper.errors import JournalUnavailableError
-from keeper.facts import AccountId, Attempt, Past, Receipt, Settled, SignedTx
+from keeper.facts import Attempt, Receipt, Settled, SignedTx
+from keeper.ledger import Past
 
 __all__ = ["Journal", "JournalError", "JournalInUseError"]
 
@@ -47,7 +47,6 @@ MAY_PASS = frozenset(  # primary result codes of a file that is in order
 
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], None]
-Mark = tuple[int, str, set[AccountId]]  # block, its hash, accounts found up to it
 
 
 class JournalInUseError(JournalError):
@@ -69,7 +68,6 @@ class Journal:
         self._try_again_at = 0.0  # monotonic seconds
         # the thread's own: what could not be written yet
         self._late: list[Work] = []
-        self._marks: dict[str, Mark] = {}
         self._on_chain: dict[str, tuple[str, str]] = {}  # attempt → transaction, block hash
         self._pruned_ms = 0
 
@@ -164,16 +162,16 @@ class Journal:
     def _commit(self, work: Work | None = None) -> None:
         """Write what is late, and ``work`` after it: all or nothing, on disk if there is work."""
         db = self._open_db
-        if work is None and not self._late and not self._marks:
+        if work is None and not self._late and not self.trouble:
             return
         if work is not None:
             db.execute("PRAGMA synchronous = FULL")  # on disk before anybody else sees the bytes
         try:
             db.execute("BEGIN IMMEDIATE")
+            if self.trouble:
+                rows.touch(db)  # if nothing else is written, this tells whether it can be again
             for late in self._late:
                 late(db)
-            for scope, mark in self._marks.items():
-                rows.write_checkpoint(db, scope, *mark)
             if work is not None:
                 work(db)
             db.execute("COMMIT")
@@ -183,15 +181,15 @@ class Journal:
             # the rest can be found out again from the chain, and an fsync costs a millisecond
             db.execute("PRAGMA synchronous = NORMAL")
         self._late.clear()
-        self._marks.clear()
 
     async def _note(self, keep: Callable[[], None]) -> None:
         """Let ``keep`` add to what is late, and write that now if it is possible."""
         await self._run(keep)
         if self.trouble and time.monotonic() < self._try_again_at:
             return
+        work = rows.probe if self.trouble else None  # a file is whole again when it can be written
         try:
-            await self._run(self._commit)
+            await self._run(lambda: self._commit(work))
         except JournalUnavailableError as error:
             logger.debug("kept to be written later", error=str(error))
         else:
@@ -257,27 +255,6 @@ class Journal:
 
         await self._note(keep)
 
-    async def checkpoint(
-        self, scope: str, block: int, block_hash: str, accounts: Iterable[AccountId]
-    ) -> None:
-        """Note up to which block a venue's logs are read, and the accounts found in them."""
-        found = set(accounts)
-
-        def keep() -> None:
-            known = self._marks[scope][2] if scope in self._marks else set()
-            self._marks[scope] = (block, block_hash, known | found)
-
-        await self._note(keep)
-
-    async def forget(self, scope: str) -> None:
-        """Drop a scope's accounts and checkpoint (the chain has another history)."""
-
-        def keep() -> None:
-            self._marks.pop(scope, None)
-            self._late.append(lambda db: rows.forget_scope(db, scope))
-
-        await self._note(keep)
-
     # --- reading ----------------------------------------------------------------------------------
 
     async def open_attempts(self) -> list[Attempt]:
@@ -291,10 +268,6 @@ class Journal:
     async def past(self, since_ms: int) -> list[Past]:
         """Return what was settled since, oldest first."""
         return await self._run(lambda: rows.past(self._open_db, since_ms))
-
-    async def known(self, scope: str) -> tuple[list[AccountId], tuple[int, str] | None]:
-        """Return the scope's accounts and the block (number, hash) they are complete up to."""
-        return await self._run(lambda: rows.known(self._open_db, scope))
 
     def size_bytes(self) -> int:
         """Return the size of the file and its write-ahead log."""

@@ -2,7 +2,7 @@
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from enum import StrEnum
 from typing import Any
@@ -10,12 +10,9 @@ from typing import Any
 from keeper.chain.signer import worst_cost_wei
 from keeper.decide.economics import Economics
 from keeper.facts import (
-    AccountId,
     Attempt,
     Call,
-    Job,
     Outcome,
-    Past,
     Plan,
     Receipt,
     Settled,
@@ -25,6 +22,8 @@ from keeper.facts import (
     TxKind,
     VenueId,
 )
+from keeper.jobs import Job
+from keeper.ledger import Past
 
 
 class Event(StrEnum):
@@ -286,6 +285,11 @@ def profit_wei(db: sqlite3.Connection) -> dict[str, int]:
     return profits
 
 
+def probe(db: sqlite3.Connection) -> None:
+    """Write something, to see whether that is possible."""
+    db.execute("UPDATE meta SET value = value WHERE key = 'version'")
+
+
 def past(db: sqlite3.Connection, since_ms: int) -> list[Past]:
     """Read what was settled since, oldest first, as budgets and odds count it."""
     rows = db.execute(
@@ -330,26 +334,6 @@ def prune(db: sqlite3.Connection, before_ms: int, limit: int) -> None:
         db.execute("DELETE FROM attempts WHERE id = ?", (attempt_id,))
 
 
-# --- accounts -------------------------------------------------------------------------------------
-
-
-def write_checkpoint(
-    db: sqlite3.Connection, scope: str, block: int, block_hash: str, accounts: Iterable[AccountId]
-) -> None:
-    """Write up to which block a scope's logs are read, and the accounts found in them."""
-    found = [(scope, account) for account in accounts]
-    db.executemany("INSERT OR IGNORE INTO accounts VALUES (?, ?)", found)
-    db.execute("INSERT OR REPLACE INTO checkpoints VALUES (?, ?, ?)", (scope, block, block_hash))
-
-
-def forget_scope(db: sqlite3.Connection, scope: str) -> None:
-    """Delete a scope's accounts and checkpoint."""
-    db.execute("DELETE FROM accounts WHERE scope = ?", (scope,))
-    db.execute("DELETE FROM checkpoints WHERE scope = ?", (scope,))
-
-
-def known(db: sqlite3.Connection, scope: str) -> tuple[list[AccountId], tuple[int, str] | None]:
-    """Read a scope's accounts and its checkpoint (block, hash)."""
-    found = db.execute("SELECT account FROM accounts WHERE scope = ?", (scope,)).fetchall()
-    mark = db.execute("SELECT block, hash FROM checkpoints WHERE scope = ?", (scope,)).fetchone()
-    return [AccountId(row[0]) for row in found], (mark[0], mark[1]) if mark else None
+def touch(db: sqlite3.Connection) -> None:
+    """Write something that changes nothing."""
+    db.execute("UPDATE meta SET value = value WHERE key = 'version'")

@@ -32,14 +32,6 @@ CREATE TABLE transactions (
     signed_ms INTEGER NOT NULL, block INTEGER NOT NULL, job TEXT, cost_wei_max TEXT
 )""",
     "CREATE INDEX transactions_attempt ON transactions (attempt)",
-    """
-CREATE TABLE checkpoints (
-    scope TEXT PRIMARY KEY, block INTEGER NOT NULL, hash TEXT NOT NULL
-) WITHOUT ROWID""",
-    """
-CREATE TABLE accounts (
-    scope TEXT NOT NULL, account TEXT NOT NULL, PRIMARY KEY (scope, account)
-) WITHOUT ROWID""",
 )
 SINCE_3 = (
     """

@@ -3,19 +3,18 @@
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, SerializeAsAny
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny
 
 from keeper.config.keyref import (
     ConfigPath,
-    Endpoint,
     HttpEndpoint,
     SecretRef,
     WsEndpoint,
-    is_secret_name,
 )
+from keeper.config.show import plain, references
 from keeper.decide.rank import Objective
 from keeper.errors import ConfigError
 from keeper.facts import FeedId, VenueId
@@ -54,7 +53,8 @@ class KeeperSettings(Table):
 
     state_dir: ConfigPath = Field(
         default="state",  # type: ignore[assignment]  # validated like a written one
-        description="Folder of the journal (journal.sqlite), relative to this file.",
+        description="Folder of the journal (journal.sqlite) and of what was read from the chain, "
+        "relative to this file.",
     )
     journal_days_max: int = _whole(
         400, 2, 36_500, "Days the journal keeps a settled attempt; its money is summed up for good."
@@ -135,7 +135,11 @@ class ChainSettings(Table):
     reorg_depth_max: int = _whole(
         64, 1, 4_096, "Blocks a reorganisation is followed back; deeper, all is read again."
     )
-    log_range_max: int = _whole(2_000, 1, 100_000, "Blocks a log query spans at most.")
+    log_range_max: int = _whole(
+        2_000, 1, 100_000, "Blocks a log query spans at most; what is refused is halved."
+    )
+    log_queries_at_once_max: int = _whole(4, 1, 64, "Log queries running at the same time.")
+    log_queries_per_s_max: int = _whole(20, 1, 1_000, "Log queries a second, while a gap is read.")
     head_age_ms_max: int = _whole(
         30_000, 500, _MS_MAX, "Milliseconds after which a head is too old to act on."
     )
@@ -145,16 +149,37 @@ class ChainSettings(Table):
 
 
 class WalletSettings(Table):
-    """Who signs. Without this table the keeper decides and sends nothing: a dry run."""
+    """One wallet that signs. Without any the keeper decides and sends nothing: a dry run."""
 
+    name: str = Field(
+        default="main",
+        pattern=NAME,
+        description="Name of the wallet in logs and metrics: 1 to 64 letters, digits and . _ -",
+    )
     key: SecretRef | None = Field(
-        default=None, description="Where the private key is (hexadecimal); or use keystore."
+        default=None,
+        description="Where the private key is (hexadecimal); or use keystore, or signer.",
     )
     keystore: ConfigPath | None = Field(
         default=None, description="Path of an encrypted JSON keystore, relative to this file."
     )
     password: SecretRef | None = Field(
         default=None, description="Where the password of the keystore is."
+    )
+    signer: HttpEndpoint | None = Field(
+        default=None,
+        description="URL of a remote signer that takes eth_signTransaction, as Web3Signer does.",
+    )
+    address: str | None = Field(
+        default=None,
+        pattern=r"^0x[0-9a-fA-F]{40}$",
+        description="Address that the remote signer signs for.",
+    )
+    signer_timeout_ms: int = _whole(
+        2_000, 10, 60_000, "Milliseconds until the remote signer counts as failed."
+    )
+    balance_wei_min: int = _whole(
+        0, 0, _WEI_MAX, "Wei that stay in the wallet: below, it starts no attempt."
     )
 
 
@@ -201,10 +226,7 @@ class GateSettings(Table):
     gas_usd_per_hour_max: int | None = _dollars("US dollars of transaction costs in any hour.")
     gas_usd_per_day_max: int | None = _dollars("The same in any 24 hours.")
     loss_wei_per_hour_max: int = _whole(
-        WAD // 2,
-        0,
-        _WEI_MAX,
-        "Wei that attempts may lose in any hour; what others won is not set against it.",
+        WAD // 2, 0, _WEI_MAX, "Wei that attempts may lose in any hour; wins do not make up for it."
     )
     loss_wei_per_day_max: int = _whole(2 * WAD, 0, _WEI_MAX, "The same in any 24 hours.")
     loss_usd_per_hour_max: int | None = _dollars("US dollars attempts may lose in any hour.")
@@ -220,9 +242,7 @@ class GateSettings(Table):
     revert_gas: int = _whole(
         100_000, 21_000, 30_000_000, "Gas a lost race burns, until a venue's past tells."
     )
-    revert_gas_max: int = _whole(
-        1_000_000, 21_000, 30_000_000, "What is learned of it never goes above."
-    )
+    revert_gas_max: int = _whole(10**6, 21_000, 30_000_000, "Most gas that is learned of it.")
     open_attempts_max: int = _whole(64, 1, 1_024, "Attempts open at the same time.")
     simulations_at_once_max: int = _whole(8, 1, 256, "Simulations running at the same time.")
     candidates_per_step_max: int = _whole(
@@ -307,6 +327,11 @@ class VenueCommon(Table):
     reward_feed: FeedId | None = Field(
         default=None, description="Feed that prices the reward token; without it rewards are USD."
     )
+    wallets: tuple[str, ...] = Field(
+        default=(),
+        max_length=64,
+        description="Names of the wallets that may act here; none named: all of them.",
+    )
 
 
 class VenueSettings(VenueCommon):
@@ -325,8 +350,10 @@ class Settings(Table):
     log: LogSettings = Field(default_factory=LogSettings)
     http: HttpSettings = Field(default_factory=HttpSettings)
     chain: ChainSettings
-    wallet: WalletSettings | None = Field(
-        default=None, description="Who signs. Without this table the keeper sends nothing."
+    wallets: tuple[WalletSettings, ...] = Field(
+        default=(),
+        max_length=64,
+        description="Who signs, side by side; one table a wallet. Without any nothing is sent.",
     )
     fees: FeesSettings = Field(default_factory=FeesSettings)
     gate: GateSettings = Field(default_factory=GateSettings)
@@ -343,11 +370,11 @@ class Settings(Table):
     @property
     def dry_run(self) -> bool:
         """Nobody can sign: decide and simulate, send nothing."""
-        return self.wallet is None
+        return not self.wallets
 
     def secrets(self) -> Mapping[str, SecretRef]:
         """Return every secret reference by its key path, for a preflight to ``read``."""
-        return dict(_references(self, ""))
+        return dict(references(self, ""))
 
     def secret_values(self) -> list[str]:
         """Read what is referenced, to be blanked out of logs; what cannot be read is left out."""
@@ -362,7 +389,7 @@ class Settings(Table):
 
         ``reveal_urls``: with the paths of URLs, which may hold an API key; only to compare.
         """
-        shown: dict[str, Any] = _plain(self, reveal_urls=reveal_urls)
+        shown: dict[str, Any] = plain(self, reveal_urls=reveal_urls)
         return shown
 
     @property
@@ -370,61 +397,3 @@ class Settings(Table):
         """SHA-256 (hexadecimal) of the effective config; referenced secrets do not enter it."""
         text = json.dumps(self.show(reveal_urls=True), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _references(value: object, path: str) -> Iterator[tuple[str, SecretRef]]:
-    match value:
-        case Endpoint() if value.url is not None:
-            return
-        case SecretRef():
-            yield path, value
-        case BaseModel():
-            for name, inner in value:
-                # The keys of a kind stand in the same table as the common ones.
-                is_kind = name == "options" and isinstance(value, SourceSettings | VenueSettings)
-                below = path if is_kind else f"{path}.{name}".removeprefix(".")
-                yield from _references(inner, below)
-        case tuple() | list():
-            for index, inner in enumerate(value):
-                yield from _references(inner, f"{path}[{index}]")
-        case Mapping():
-            for name, inner in value.items():
-                yield from _references(inner, f"{path}.{name}")
-
-
-def _plain(value: object, *, reveal_urls: bool) -> Any:  # noqa: ANN401 - JSON
-    plain: object
-    match value:
-        case SecretRef():
-            plain = _plain_reference(value, reveal_urls=reveal_urls)
-        case SecretStr():
-            plain = "***"
-        case BaseModel():
-            plain = _plain_fields(value, reveal_urls=reveal_urls)
-        case tuple() | list() | set() | frozenset():
-            items = sorted(value) if isinstance(value, set | frozenset) else value
-            plain = [_plain(item, reveal_urls=reveal_urls) for item in items]
-        case Mapping():
-            plain = {str(key): _plain(item, reveal_urls=reveal_urls) for key, item in value.items()}
-        case None | bool() | int() | float():
-            plain = value
-        case _:
-            plain = str(value)
-    return plain
-
-
-def _plain_reference(value: SecretRef, *, reveal_urls: bool) -> str:
-    if not isinstance(value, Endpoint) or value.url is None:
-        return f"*** from {value.label}"
-    return value.url.get_secret_value() if reveal_urls else value.label
-
-
-def _plain_fields(model: BaseModel, *, reveal_urls: bool) -> dict[str, Any]:
-    fields: dict[str, Any] = {}
-    for name, value in model:
-        if name == "options" and isinstance(model, SourceSettings | VenueSettings):
-            fields |= _plain(value, reveal_urls=reveal_urls)
-        elif value is not None:
-            hidden = isinstance(value, str) and is_secret_name(name)
-            fields[name] = "***" if hidden else _plain(value, reveal_urls=reveal_urls)
-    return fields

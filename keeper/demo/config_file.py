@@ -38,7 +38,7 @@ head_silence_ms_max = {silence_ms}
 open_attempts_max = 64
 backoff_ms_min = {backoff_ms}
 
-[wallet]
+[[wallets]]
 key = {{ file = "{key}" }}
 
 [[sources]]

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 from aiohttp import web
 
-from keeper.chain.heads import ChainFollower, FollowSettings, announce_heads, backfill
+from keeper.chain.backfill import LogReader, ReadRules
+from keeper.chain.heads import ChainFollower, FollowSettings, announce_heads
 from keeper.chain.rpc import HttpRpc
 from keeper.clock import SystemClock
 from keeper.errors import TransientError
@@ -15,7 +16,8 @@ from tests.nodes import Anvil
 
 # init code of a contract that logs one word, the caller's data, under topic 0x…01
 LOGGER = "0x600e600c600039600e6000f3" + "600035600052600160206000a100"
-SETTINGS = FollowSettings(poll_ms=20, reorg_depth_max=8, log_range_max=4)
+SETTINGS = FollowSettings(poll_ms=20, reorg_depth_max=8)
+READING = ReadRules(log_range_max=4, log_queries_at_once_max=1, log_queries_per_s_max=1_000)
 
 
 def deploy_logger(node: Anvil) -> str:
@@ -31,7 +33,7 @@ def log_number(node: Anvil, address: str, number: int) -> None:
 
 
 def follower_of(rpc: HttpRpc, address: str) -> ChainFollower:
-    return ChainFollower(rpc, [address], SETTINGS, SystemClock())
+    return ChainFollower(rpc, LogReader(rpc, READING), [address], SETTINGS, SystemClock())
 
 
 class Recording(HttpRpc):
@@ -85,7 +87,9 @@ async def test_a_gap_is_read_in_ranges_that_are_allowed(rpc: HttpRpc, node: Anvi
 
 
 async def test_without_a_websocket_the_head_is_asked_for_once_a_poll(rpc: HttpRpc) -> None:
-    follower = ChainFollower(rpc, [], replace(SETTINGS, poll_ms=150), SystemClock())
+    follower = ChainFollower(
+        rpc, LogReader(rpc, READING), [], replace(SETTINGS, poll_ms=150), SystemClock()
+    )
     await follower.start()
     loop = asyncio.get_running_loop()
     started_s = loop.time()
@@ -128,39 +132,12 @@ async def test_a_reorg_deeper_than_remembered_asks_for_everything(
     assert update.resync
 
 
-async def test_backfill_halves_a_range_that_is_refused(node: Anvil, rpc: HttpRpc) -> None:
-    address = deploy_logger(node)
-    for number in range(9):
-        log_number(node, address, number)
-        node.rpc("evm_mine")
-
-    class Stingy(HttpRpc):
-        """Refuses ranges of more than two blocks, as providers do."""
-
-        asked: list[int] = []  # noqa: RUF012 - one per test
-
-        async def batch(self, requests):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-            method, params = requests[0]
-            if method == "eth_getLogs":
-                span = int(params[0]["toBlock"], 16) - int(params[0]["fromBlock"], 16) + 1
-                self.asked.append(span)
-                if span > 2:
-                    params = [{**params[0], "fromBlock": "0x10", "toBlock": "0x1"}]
-            return await super().batch([(method, params)])
-
-    stingy = Stingy(rpc.endpoints, 2)
-    found = []
-    async for _, logs in backfill(stingy, [address], 0, 10, 8):
-        found += [int.from_bytes(log.data, "big") for log in logs]
-    assert found == list(range(9))
-    assert 8 in stingy.asked
-    assert stingy.asked.count(2) >= 3
-
-
 async def test_a_websocket_wakes_the_follower_and_silence_ends_it(
     rpc: HttpRpc, node: Anvil
 ) -> None:
-    follower = ChainFollower(rpc, [], FollowSettings(60_000, 8, 4), SystemClock())
+    follower = ChainFollower(
+        rpc, LogReader(rpc, READING), [], FollowSettings(60_000, 8), SystemClock()
+    )
     beats: list[int] = []
     await follower.start()
 
@@ -171,23 +148,25 @@ async def test_a_websocket_wakes_the_follower_and_silence_ends_it(
 
     async with asyncio.timeout(10), asyncio.TaskGroup() as group:
         listening = group.create_task(
-            announce_heads(node.ws_url, CHAIN_ID, follower, 5000, lambda: beats.append(1)),
+            announce_heads(node.ws_url, CHAIN_ID, follower.wake, 5000, lambda: beats.append(1)),
             name="ws",
         )
         group.create_task(mine(), name="mine")
         assert (await next_update(follower)).head.number >= 1, "long before the next poll"
         listening.cancel()
     with pytest.raises(TransientError, match="silent for 300 ms"):
-        await announce_heads(node.ws_url, CHAIN_ID, follower, 300, lambda: None)
+        await announce_heads(node.ws_url, CHAIN_ID, follower.wake, 300, lambda: None)
 
 
 async def test_a_websocket_that_announces_heads_is_left_alone(rpc: HttpRpc, node: Anvil) -> None:
-    follower = ChainFollower(rpc, [], SETTINGS, SystemClock())
+    follower = ChainFollower(rpc, LogReader(rpc, READING), [], SETTINGS, SystemClock())
     beats: list[float] = []
     loop = asyncio.get_running_loop()
     async with asyncio.timeout(10), asyncio.TaskGroup() as group:
         listening = group.create_task(
-            announce_heads(node.ws_url, CHAIN_ID, follower, 600, lambda: beats.append(loop.time())),
+            announce_heads(
+                node.ws_url, CHAIN_ID, follower.wake, 600, lambda: beats.append(loop.time())
+            ),
             name="ws",
         )
         while not beats or beats[-1] - beats[0] < 0.8:  # longer than a silence may be
@@ -197,10 +176,9 @@ async def test_a_websocket_that_announces_heads_is_left_alone(rpc: HttpRpc, node
         listening.cancel()
 
 
-async def test_a_websocket_that_is_not_there_is_a_transient_error(rpc: HttpRpc) -> None:
-    follower = ChainFollower(rpc, [], SETTINGS, SystemClock())
+async def test_a_websocket_that_is_not_there_is_a_transient_error() -> None:
     with pytest.raises(TransientError):
-        await announce_heads("ws://127.0.0.1:9", CHAIN_ID, follower, 3000, lambda: None)
+        await announce_heads("ws://127.0.0.1:9", CHAIN_ID, lambda: None, 3000, lambda: None)
 
 
 SUBSCRIBED = '{"jsonrpc":"2.0","id":0,"result":"0x1"}'
@@ -209,7 +187,7 @@ SUBSCRIBED = '{"jsonrpc":"2.0","id":0,"result":"0x1"}'
 @pytest.mark.parametrize("first", [None, SUBSCRIBED], ids=["at once", "once subscribed"])
 @pytest.mark.parametrize("then", ["{", "7", '"latest"', '{"jsonrpc":"2.0"}', "", None])
 async def test_garbage_and_a_torn_connection_are_transient_errors(
-    rpc: HttpRpc, first: str | None, then: str | None
+    first: str | None, then: str | None
 ) -> None:
     async def answer(request: web.Request) -> web.WebSocketResponse:
         socket = web.WebSocketResponse()
@@ -229,15 +207,13 @@ async def test_garbage_and_a_torn_connection_are_transient_errors(
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     url = f"ws://127.0.0.1:{runner.addresses[0][1]}"
-    follower = ChainFollower(rpc, [], SETTINGS, SystemClock())
     try:
         with pytest.raises(TransientError):
-            await announce_heads(url, CHAIN_ID, follower, 500, lambda: None)
+            await announce_heads(url, CHAIN_ID, lambda: None, 500, lambda: None)
     finally:
         await runner.cleanup()
 
 
-async def test_a_websocket_of_another_chain_is_not_listened_to(rpc: HttpRpc, node: Anvil) -> None:
-    follower = ChainFollower(rpc, [], SETTINGS, SystemClock())
+async def test_a_websocket_of_another_chain_is_not_listened_to(node: Anvil) -> None:
     with pytest.raises(TransientError, match=r"serves chain 31337, config says chain\.id = 10"):
-        await announce_heads(node.ws_url, 10, follower, 3000, lambda: None)
+        await announce_heads(node.ws_url, 10, lambda: None, 3000, lambda: None)

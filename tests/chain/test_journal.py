@@ -7,13 +7,11 @@ import pytest
 
 from keeper.chain.journal import Journal, JournalError
 from keeper.chain.journal_read import read_attempts
-from keeper.chain.signer import Signer
+from keeper.chain.signer import KeySigner, Unsigned
 from keeper.decide.economics import Fee
 from keeper.facts import (
-    AccountId,
     Attempt,
     Call,
-    Job,
     Outcome,
     Settled,
     SignedTx,
@@ -21,6 +19,7 @@ from keeper.facts import (
     TakenOver,
     TxKind,
 )
+from keeper.jobs import Job
 from tests.chain.test_lane import plan
 
 
@@ -31,7 +30,7 @@ def attempt(number: int, account: str) -> Attempt:
 def signed(number: int) -> SignedTx:
     call = Call("0x" + "77" * 20, b"", 7)
     fee = Fee(2 * 10**20, 10**20)
-    raw = Signer("0x" + "42" * 32).sign(call, nonce=number, gas_limit=5, fee=fee, chain_id=1)[1]
+    _, raw = KeySigner("0x" + "42" * 32).signed(Unsigned(call, number, 5, fee, 1))
     return SignedTx(f"0x{number}", raw, TxKind.FIRST, fee.max_fee_wei, fee.priority_fee_wei, 1, 1)
 
 
@@ -109,20 +108,6 @@ async def test_a_journal_of_version_1_is_taken_over(tmp_path: Path) -> None:
         assert await journal.profit_wei() == {"demo": 7}
         await journal.intend(attempt(3, "c"), signed(3))
     assert [(row.job, row.gains) for row in read_attempts(path)] == [("liquidate", {})] * 3
-
-
-async def test_checkpoints_belong_to_a_scope(tmp_path: Path) -> None:
-    async with Journal(tmp_path / "j", 1) as journal:
-        assert await journal.known("demo@0x1") == ([], None)
-        await journal.checkpoint("demo@0x1", 5, "0xaa", [AccountId("1"), AccountId("2")])
-        await journal.checkpoint("demo@0x1", 7, "0xbb", [AccountId("2")])
-        await journal.checkpoint("demo@0x2", 9, "0xcc", [AccountId("9")])
-        accounts, mark = await journal.known("demo@0x1")
-        assert sorted(accounts) == ["1", "2"]
-        assert mark == (7, "0xbb")
-        await journal.forget("demo@0x1")
-        assert await journal.known("demo@0x1") == ([], None)
-        assert (await journal.known("demo@0x2"))[1] == (9, "0xcc")
 
 
 async def test_two_keepers_cannot_share_a_journal(tmp_path: Path) -> None:

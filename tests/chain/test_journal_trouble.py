@@ -17,7 +17,7 @@ from keeper.chain.rpc import HttpRpc
 from keeper.errors import JournalUnavailableError
 from keeper.facts import AccountId, NotSent, Outcome, Settled
 from tests.chain.test_journal import attempt, signed
-from tests.chain.test_lane import MakeLane, lane_of, newest, pending, plan, submit
+from tests.chain.test_lane import WALLET, MakeLane, lane_of, newest, pending, plan, start, submit
 from tests.nodes import Anvil
 
 __all__ = ["lane_of"]  # a fixture
@@ -76,19 +76,15 @@ async def test_a_full_disk_refuses_what_must_be_on_it_and_keeps_the_rest(
     before = {found.id for found in await journal.open_attempts()}
     assert "database or disk is full" in journal.trouble
     await journal.sent("id1", 5, None)
-    await journal.checkpoint("demo", 7, "0xa", [BIG])
-    await journal.checkpoint("demo", 8, "0xb", [AccountId("small")])
     await journal.settle(Settled(attempt(1, "a"), Outcome.LOST, "z" * 9_000, None, 0, 0, 3), 9)
     assert {found.id for found in await journal.open_attempts()} == before, "nothing by halves"
     assert journal.trouble
 
     await pages_max(journal, 10**6)
     with capture_logs() as logs:
-        await journal.checkpoint("demo", 9, "0xc", [])
+        await journal.sent("id1", 6, None)
     assert [log["log_level"] for log in logs if "written again" in log["event"]] == ["warning"]
     assert journal.trouble == ""
-    accounts, mark = await journal.known("demo")
-    assert (set(accounts), mark) == ({BIG, "small"}, (9, "0xc")), "no account was lost"
     row = next(row for row in read_attempts(tmp_path / "j") if row.id == "id1")
     assert (row.outcome, row.cost_wei) == ("lost", 3)
     await journal.intend(attempt(2, "b"), signed(2))
@@ -101,12 +97,10 @@ async def test_a_lock_held_by_another_connection_is_waited_for_and_named(
         for number in (1, 2):
             with pytest.raises(JournalUnavailableError, match="database is locked"):
                 await journal.intend(attempt(number, "a"), signed(number))
-        await journal.checkpoint("demo", 7, "0xa", [AccountId("a")])
     assert [log["event"] for log in logs if log["log_level"] == "error"] == [
         "journal cannot be written: nothing is sent"
     ], "said once"
     await journal.intend(attempt(1, "a"), signed(1))
-    assert (await journal.known("demo"))[1] == (7, "0xa"), "written with the next"
 
 
 async def test_after_a_failure_the_next_try_waits(
@@ -122,6 +116,18 @@ async def test_after_a_failure_the_next_try_waits(
     await journal.intend(attempt(1, "a"), signed(1))
 
 
+async def test_it_is_not_called_whole_before_something_was_written(
+    journal: Journal, tmp_path: Path
+) -> None:
+    with locked(tmp_path / "j"):
+        with pytest.raises(JournalUnavailableError):
+            await journal.intend(attempt(1, "a"), signed(1))
+        await journal.follow([], {}, 1)  # as at every head
+        assert journal.trouble == "database is locked"
+    await journal.follow([], {}, 2)
+    assert journal.trouble == ""
+
+
 async def test_damage_found_while_running_is_no_passing_trouble(journal: Journal) -> None:
     def spoil() -> None:
         journal._open_db.execute("DROP TABLE history")
@@ -135,14 +141,17 @@ async def test_the_lane_sends_nothing_and_then_goes_on_with_the_same_nonces(
     journal: Journal, lane_of: MakeLane, rpc: HttpRpc, node: Anvil, tmp_path: Path
 ) -> None:
     lane = lane_of(journal)
-    await lane.recover()
+    await start(lane, rpc)
     await submit(lane, rpc, plan("1"))
     with locked(tmp_path / "j"):
         head = await newest(rpc)
         fee = lane.first_fee(head)
         assert fee is not None
         async with asyncio.TaskGroup() as group:
-            tries = [group.create_task(lane.submit(plan(account), fee, head)) for account in "2345"]
+            tries = [
+                group.create_task(lane.submit(plan(account), WALLET, fee, head))
+                for account in "2345"
+            ]
         assert {each.result() for each in tries} == {NotSent.NOT_WRITTEN}
         assert [each.nonce for each in lane.open_attempts] == [0]
         assert set(pending(node)) == {0}
@@ -155,7 +164,7 @@ async def test_a_replacement_that_cannot_be_journaled_is_not_sent(
     journal: Journal, lane_of: MakeLane, rpc: HttpRpc, node: Anvil, tmp_path: Path
 ) -> None:
     lane = lane_of(journal)
-    await lane.recover()
+    await start(lane, rpc)
     flying = await submit(lane, rpc, plan("1"))
     head, before = await newest(rpc), pending(node)
     fee = lane.replacement_fee(flying, head, 21_000, 7)
@@ -166,3 +175,15 @@ async def test_a_replacement_that_cannot_be_journaled_is_not_sent(
     assert lane.open_attempts == (flying,)
     await lane.replace(flying, plan("1"), fee, head)
     assert pending(node) != before
+
+
+async def test_trouble_lasts_until_something_could_be_written(journal: Journal) -> None:
+    await fill(journal)
+    journal._late.clear()
+    await pages_max(journal)
+    await journal.follow([], {}, 9)
+    assert journal.trouble == "", "a page that is there may be written again"
+    await fill(journal)
+    with locked(journal._path):
+        await journal.follow([], {}, 9)
+        assert journal.trouble

@@ -17,29 +17,44 @@ from hexbytes import HexBytes
 
 from keeper.app import (
     Parts,
-    _desk_rules,
-    _execution_rules,
-    _lane,
     _loops,
     build,
     build_board,
+    build_lanes,
     build_rpc,
     build_sources,
 )
+from keeper.chain.backfill import Finder
 from keeper.chain.broadcast import Broadcast
 from keeper.chain.journal import Journal
+from keeper.chain.lanes import Lanes
 from keeper.chain.rpc import HttpRpc
-from keeper.chain.submit import Lane
+from keeper.chain.signer import RemoteSigner, Wallet
+from keeper.chain.submit import Lane, LaneParts
 from keeper.clock import SystemClock
 from keeper.config import Settings
 from keeper.decide.economics import Fee
 from keeper.errors import RpcError, TransientError
-from keeper.facts import AccountId, Attempt, FeedId, Head, Receipt, Refused, Rejected, Tick
+from keeper.facts import (
+    AccountId,
+    Attempt,
+    FeedId,
+    Head,
+    Outcome,
+    Receipt,
+    Refused,
+    Rejected,
+    Tick,
+)
+from keeper.jobs import Job
+from keeper.ledger import Past
 from keeper.observe.metrics import Metrics
+from keeper.rules import desk_rules, execution_rules
 from keeper.units import GWEI, WAD
 from tests.fakes import CountingTelemetry, ManualClock, ScriptedLane
 from tests.shell.market import set_account
 from tests.shell.rig import Rig, in_flight, scripted_rig
+from tests.shell.venue import VENUE
 
 ALICE, BOB, CAROL = (AccountId(name) for name in ("alice", "bob", "carol"))
 UNDER = set_account(ALICE, -19_500, eth=10)  # liquidating it pays 200 USD
@@ -81,8 +96,11 @@ def text_of(keys: Keys) -> str:
     """Return BASE with these keys set."""
     tables: dict[str, Any] = copy.deepcopy(tomllib.loads(BASE))
     for path, value in keys.items():
-        name, key = path.split(".")
-        table = tables.setdefault(name, {})
+        name, _, key = path.partition(".")
+        if not key:
+            tables[name] = value
+            continue
+        table = tables.setdefault(name, [{}] if name == "wallets" else {})
         (table[0] if isinstance(table, list) else table)[key] = value
     lines = []
     for name, table in tables.items():
@@ -103,8 +121,8 @@ def literal(value: object) -> str:
 
 def rig_for(settings: Settings) -> tuple[Rig, ScriptedLane]:
     return scripted_rig(
-        desk_rules=_desk_rules(settings, settings.venues[0]),
-        execution_rules=_execution_rules(settings),
+        desk_rules=desk_rules(settings, settings.venues[0]),
+        execution_rules=execution_rules(settings),
     )
 
 
@@ -148,6 +166,21 @@ def revert_gas(rig: Rig, lane: ScriptedLane) -> int:
     assert lane.fee is not None
     per_gas = lane.fee.paid_at(rig.chain.head.base_fee_wei)
     return lane.plans[0].expected.revert_cost_wei // per_gas
+
+
+def learned(outcome: Outcome) -> Look:
+    """Look at p(win) and the gas of a lost race after a thousand attempts that ended so."""
+
+    async def looked(settings: Settings) -> object:
+        rig, _ = rig_for(settings)
+        now_ms = rig.clock.now_ms
+        for _ in range(1_000):
+            past = Past(VENUE, Job.LIQUIDATE, outcome, now_ms, 0, 0, None, 10**7)
+            rig.execution.ledger.note(past)
+        odds = rig.execution.ledger.odds(VENUE, now_ms)
+        return odds.p_win_ppm, odds.revert_gas
+
+    return looked
 
 
 async def attempts_of_three(settings: Settings) -> object:
@@ -195,7 +228,7 @@ async def first_of_two(settings: Settings) -> object:
 
 
 @asynccontextmanager
-async def lane_for(settings: Settings) -> AsyncIterator[Lane]:
+async def lanes_for(settings: Settings) -> AsyncIterator[Lanes]:
     async with (
         Journal(settings.keeper.state_dir / "journal.sqlite", settings.chain.id) as journal,
         aiohttp.ClientSession() as session,
@@ -203,7 +236,16 @@ async def lane_for(settings: Settings) -> AsyncIterator[Lane]:
         metrics = Metrics("1")
         rpc = build_rpc(settings, session, metrics)
         broadcast = Broadcast(rpc.endpoints, settings.chain.rpc_attempts_max, metrics)
-        yield _lane(settings, rpc, broadcast, journal, SystemClock(), metrics)
+        parts = LaneParts(rpc, broadcast, journal, SystemClock(), metrics)
+        yield build_lanes(settings, session, parts)
+
+
+@asynccontextmanager
+async def lane_for(settings: Settings) -> AsyncIterator[Lane]:
+    """Yield the first wallet's lane, or a watched one where there is none."""
+    async with lanes_for(settings) as lanes:
+        watched = Wallet("watched", "0x", None)
+        yield lanes.lanes[0] if lanes.lanes else Lane(watched, lanes._rules, lanes._parts)
 
 
 def head(number: int = 10, base_fee_wei: int = 1) -> Head:
@@ -212,8 +254,8 @@ def head(number: int = 10, base_fee_wei: int = 1) -> Head:
 
 def first_fee(base_fee_wei: int) -> Look:
     async def looked(settings: Settings) -> object:
-        async with lane_for(settings) as lane:
-            fee = lane.first_fee(head(base_fee_wei=base_fee_wei))
+        async with lanes_for(settings) as lanes:
+            fee = lanes.first_fee(head(base_fee_wei=base_fee_wei))
             return (fee.max_fee_wei, fee.priority_fee_wei) if fee else None
 
     return looked
@@ -222,7 +264,7 @@ def first_fee(base_fee_wei: int) -> Look:
 async def flying(lane: Lane) -> Attempt:
     """Return an attempt at 2 and 1 gwei, signed at block 100, that the lane has in flight."""
     _, _, attempt = await in_flight()
-    attempt = replace(attempt, wallet=lane.wallet or "")
+    attempt = replace(attempt, wallet=lane.address)
     lane._open[attempt.plan.venue, attempt.plan.account] = attempt
     return attempt
 
@@ -248,13 +290,15 @@ async def blocks_until_settled(settings: Settings) -> object:
         signed = (replace(attempt.transactions[-1], raw=raw),)
         attempt = replace(attempt, transactions=signed)
         receipts = {tx_hash: receipt}
-        return next(n for n in range(99) if lane._mined(attempt, head(99 + n), {}, receipts))
+        return next(
+            n for n in range(99) if lane._inclusion.mined(attempt, head(99 + n), 0, receipts)
+        )
 
 
 async def signed_with(lane: Lane) -> Any:  # noqa: ANN401 - a signed transaction
     attempt = await flying(lane)
     kind = attempt.transactions[-1].kind
-    return lane._sign(attempt, attempt.plan.call, 21_000, Fee(2, 1), head(), kind)
+    return await lane._sign(attempt, attempt.plan.call, 21_000, Fee(2, 1), head(), kind)
 
 
 async def chain_signed_for(settings: Settings) -> object:
@@ -264,8 +308,36 @@ async def chain_signed_for(settings: Settings) -> object:
 
 
 async def wallet(settings: Settings) -> object:
+    async with lanes_for(settings) as lanes:
+        return next(iter(lanes.wallets), None)
+
+
+async def wallet_names(settings: Settings) -> object:
+    async with lanes_for(settings) as lanes:
+        return [lane.name for lane in lanes.lanes]
+
+
+async def wallets_of_the_venue(settings: Settings) -> object:
+    async with lanes_for(settings) as lanes:
+        own = lanes.wallets_of(settings.venues[0].id)
+        return [lane.name for lane in lanes.lanes if lane.address in own]
+
+
+async def signer_of(settings: Settings) -> object:
     async with lane_for(settings) as lane:
-        return lane.wallet
+        return repr(lane.wallet.signer).removesuffix(")").partition("//")[2]
+
+
+async def signer_timeout_s(settings: Settings) -> object:
+    async with lane_for(settings) as lane:
+        assert isinstance(lane.wallet.signer, RemoteSigner)
+        return lane.wallet.signer._timeout.total
+
+
+async def parked_with_one_token(settings: Settings) -> object:
+    async with lane_for(settings) as lane:
+        lane._head, lane.balance_wei = head(), WAD
+        return lane.parked
 
 
 # --- what the other parts do ----------------------------------------------------------------------
@@ -311,10 +383,15 @@ def websocket_silence_ms(parts: Parts) -> object:
     return announce.args[3]
 
 
-def discovering(parts: Parts) -> tuple[Any, ...]:
-    """Return what finding accounts is given: journal, rpc, start blocks, log range."""
-    arguments: tuple[Any, ...] = parts.pipeline._discover.args  # type: ignore[attr-defined]
-    return arguments
+def finder(parts: Parts) -> Finder:
+    """Return what finds accounts."""
+    found: Finder = parts.pipeline._discover.__self__  # type: ignore[attr-defined]
+    return found
+
+
+async def queries_at_once(settings: Settings) -> object:
+    async with build(settings) as parts:
+        return len(finder(parts)._reader._wave([range(100)] * 100))
 
 
 def blocks_remembered(parts: Parts) -> object:
@@ -324,6 +401,10 @@ def blocks_remembered(parts: Parts) -> object:
 
 def folder_of_the_journal(parts: Parts) -> object:
     return parts.status.journal._path.parent.name
+
+
+def folder_of_the_ledger(parts: Parts) -> object:
+    return finder(parts)._ledger._path.parent.name
 
 
 def addresses(parts: Parts) -> object:

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 
-from keeper.chain.submit import Lane
+from keeper.chain.lanes import Lanes
 from keeper.decide.learn import Prior
 from keeper.decide.rank import Objective
 from keeper.desk import Desk, DeskRules
@@ -85,10 +85,13 @@ class FakeFollower:
             if not self.known:  # all we know of is orphaned
                 self.known = [chain.head]
                 return ChainUpdate(chain.head, (), 0, resync=True)
-        new = [block for block in chain.blocks if block.head.number > self.known[-1].number]
+        first = self.known[-1].number + 1
+        new = [block for block in chain.blocks if block.head.number >= first]
         self.known += [block.head for block in new]
-        logs = () if resync else tuple(log for block in new for log in block.logs)
-        return ChainUpdate(chain.head, logs, reorged_from, resync)
+        if resync:
+            return ChainUpdate(chain.head, (), reorged_from, resync)
+        logs = tuple(log for block in new for log in block.logs)
+        return ChainUpdate(chain.head, logs, reorged_from, covers_from=first)
 
 
 @dataclass
@@ -231,7 +234,7 @@ class Rig:
 
 
 def make_rig(
-    lane: ScriptedLane | Lane,
+    lane: ScriptedLane | Lanes,
     chain: FakeChain,
     clock: ManualClock,
     *,
@@ -258,8 +261,8 @@ def make_rig(
     for loop in LOOPS:
         heartbeats.register(loop, 15.0)
 
-    async def discover(_desk: Desk, head: Head) -> AsyncIterator[tuple[int, list[AccountId]]]:
-        yield head.number, [AccountId(name) for name in chain.state.holdings]
+    async def discover(_desk: Desk, _head: Head) -> AsyncIterator[list[AccountId]]:
+        yield [AccountId(name) for name in chain.state.holdings]
 
     async def recover() -> Sequence[Attempt]:
         return []

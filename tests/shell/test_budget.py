@@ -10,18 +10,22 @@ from structlog.testing import capture_logs
 
 from keeper.app import build
 from keeper.chain.journal import Journal
+from keeper.clock import SystemClock
 from keeper.config import load
 from keeper.decide.budget import HOUR_MS, Limit, Sort, Span, Unit
 from keeper.decide.learn import Prior
-from keeper.facts import AccountId, Job, Outcome, Past, Receipt, Settled, TxKind
+from keeper.facts import AccountId, NotSent, Outcome, Receipt, Settled, TxKind
+from keeper.jobs import Job
+from keeper.ledger import Ledger, Past
 from keeper.units import GWEI, WAD
 from tests.chain.test_journal import attempt, signed
+from tests.fakes import ScriptedLane
 from tests.shell.market import set_account
 from tests.shell.rig import EXECUTION_RULES, Rig, receipt_of, scripted_rig
-from tests.shell.test_status import CONFIG, Seen, gauges, seen
+from tests.shell.test_status import CONFIG, Seen, gauges, seen, session
 from tests.shell.venue import VENUE
 
-__all__ = ["seen"]  # a fixture
+__all__ = ["seen", "session"]  # fixtures
 
 ALICE, BOB, CAROL = (AccountId(name) for name in ("alice", "bob", "carol"))
 ALL = [set_account(name, -19_500, eth=10) for name in (ALICE, BOB, CAROL)]
@@ -37,7 +41,7 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def past(at_ms: int, cost_wei: int, outcome: Outcome = Outcome.REVERTED) -> Past:
+def spent(at_ms: int, cost_wei: int, outcome: Outcome = Outcome.REVERTED) -> Past:
     return Past(VENUE, Job.LIQUIDATE, outcome, at_ms, 0, cost_wei, 2_000 * WAD, 90_000)
 
 
@@ -107,8 +111,8 @@ async def test_a_claim_ends_with_the_try() -> None:
 
 async def test_wins_do_not_pay_for_losses() -> None:
     rig, lane = rig_with(LOSSES)
-    rig.execution.ledger.note(replace(past(0, WAD // 100, Outcome.WON), reward_wei=WAD))
-    rig.execution.ledger.note(past(rig.clock.now_ms, WAD // 20))  # 100 USD
+    rig.execution.ledger.note(replace(spent(0, WAD // 100, Outcome.WON), reward_wei=WAD))
+    rig.execution.ledger.note(spent(rig.clock.now_ms, WAD // 20))  # 100 USD
     await rig.started(ALL[0])
     await rig.tried()
     assert rig.why(ALICE) == "budget"
@@ -118,7 +122,7 @@ async def test_wins_do_not_pay_for_losses() -> None:
 async def test_it_is_told_and_measured(seen: Seen) -> None:
     limits = (HOURLY, LOSSES)
     seen.rig.execution.ledger = Ledger(limits, EXECUTION_RULES.prior)
-    seen.rig.execution.ledger.note(past(seen.rig.clock.now_ms, WAD))
+    seen.rig.execution.ledger.note(spent(seen.rig.clock.now_ms, WAD))
     await seen.rig.started(ALL[0])
     await seen.rig.tried()
     found = gauges(seen)
@@ -137,9 +141,9 @@ async def test_odds_are_those_of_the_venues_past() -> None:
     prior = Prior(900_000, 500_000, 990_000, revert_gas=100_000, revert_gas_max=10**6)
     rig, lane = scripted_rig(execution_rules=replace(EXECUTION_RULES, prior=prior))
     for _ in range(20):
-        rig.execution.ledger.note(past(rig.clock.now_ms, 1))
-    rig.execution.ledger.note(replace(past(rig.clock.now_ms, 1), job=Job.PREPARE))
-    rig.execution.ledger.note(past(rig.clock.now_ms, 1, Outcome.CANCELLED))
+        rig.execution.ledger.note(spent(rig.clock.now_ms, 1))
+    rig.execution.ledger.note(replace(spent(rig.clock.now_ms, 1), job=Job.PREPARE))
+    rig.execution.ledger.note(spent(rig.clock.now_ms, 1, Outcome.CANCELLED))
     await rig.started(ALL[0])
     await rig.tried()
     (plan,) = lane.plans
@@ -160,11 +164,12 @@ async def test_a_restart_remembers_what_was_spent_and_learned(tmp_path: Path) ->
             some = replace(some, plan=replace(some.plan, venue=VENUE))
             await journal.intend(some, signed(number))
             receipt = Receipt(f"0x{number}", 9, "0xa", False, 77_000, 1, ())  # noqa: FBT003
-            await journal.follow([replace(some, transactions=(signed(number),))], {f"0x{number}": receipt}, at_ms)
+            flying = replace(some, transactions=(signed(number),))
+            await journal.follow([flying], {f"0x{number}": receipt}, at_ms)
             settled = Settled(some, Outcome.REVERTED, "", receipt, 0, 0, 400, {}, 2_000 * WAD)
             await journal.settle(settled, at_ms)
         newest = (await journal.past(now_ms))[0]
-        assert newest == settled.past(now_ms)
+        assert newest == Past.of(settled, now_ms)
         assert newest.gas_used == 77_000
     async with build(settings) as parts:
         left = {limit.name: wei for limit, wei in parts.pipeline.execution.budgets_left().items()}

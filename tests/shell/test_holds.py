@@ -7,12 +7,15 @@ import pytest
 from structlog.testing import capture_logs
 
 from keeper.decide.agenda import HoldReason
-from keeper.facts import AccountId, NotSent, Refused, TxKind
+from keeper.decide.budget import Limit, Sort, Span, Unit
+from keeper.facts import AccountId, NotSent, Outcome, Refused, TxKind
+from keeper.jobs import Job
+from keeper.ledger import Past
 from keeper.units import WAD
 from tests.fakes import ScriptedLane
 from tests.shell.market import set_account, set_open
 from tests.shell.rig import EXECUTION_RULES, WALLET, Rig, receipt_of, scripted_rig
-from tests.shell.venue import TAKEN_WAD
+from tests.shell.venue import TAKEN_WAD, VENUE
 
 ALICE, BOB = AccountId("alice"), AccountId("bob")
 UNDER = set_account(ALICE, -19_500, eth=10)  # equity 500, needs 1,000, pays 200
@@ -213,7 +216,8 @@ async def budget() -> Case:
     """What an earlier attempt has spent leaves the hour."""
     rules = replace(EXECUTION_RULES, limits=(Limit(Sort.GAS, Span.HOUR, Unit.WEI, WAD),))
     rig, lane = scripted_rig(execution_rules=rules)
-    rig.execution.ledger.note(past(rig.clock.now_ms, WAD))
+    past = Past(VENUE, Job.LIQUIDATE, Outcome.REVERTED, rig.clock.now_ms, 0, WAD, None, None)
+    rig.execution.ledger.note(past)
     await rig.started(UNDER)
     await rig.tried()
 
@@ -308,6 +312,10 @@ async def lane_parked() -> Case:
     return await _not_sent(NotSent.LANE_PARKED)
 
 
+async def not_signed() -> Case:
+    return await _not_sent(NotSent.NOT_SIGNED)
+
+
 async def no_endpoint() -> Case:
     return await _not_sent(NotSent.NO_ENDPOINT)
 
@@ -382,6 +390,7 @@ CASES: dict[HoldReason, Callable[[], Awaitable[Case]]] = {
     HoldReason.BACKOFF: backoff,
     HoldReason.STATE_BEHIND: state_behind,
     HoldReason.LANE_PARKED: lane_parked,
+    HoldReason.NOT_SIGNED: not_signed,
     HoldReason.NO_ENDPOINT: no_endpoint,
     HoldReason.SEND_FAILED: send_failed,
     HoldReason.JOURNAL: journal,

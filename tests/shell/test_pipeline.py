@@ -11,7 +11,15 @@ from structlog.typing import EventDict
 from keeper import intake as intake_module
 from keeper.desk import Desk
 from keeper.errors import TransientError
-from keeper.facts import AccountId, ChainUpdate, Head, Job, LiquidationSeen, Rejected, Rejection
+from keeper.facts import (
+    AccountId,
+    ChainUpdate,
+    Head,
+    LiquidationSeen,
+    Rejected,
+    Rejection,
+)
+from keeper.jobs import Job
 from keeper.units import WAD
 from tests.fakes import ListedSource
 from tests.shell.market import rival_liquidates, set_account, set_open, set_price
@@ -97,7 +105,8 @@ async def test_from_a_block_to_an_attempt(loops: Running) -> None:
         await rig.publish()
         await loops.news()
         assert rig.why(ALICE) == "in_flight"
-    assert rig.memory.checkpoints[-1][1:3] == (rig.chain.head.number, rig.chain.head.hash)
+    ranges, _, _ = rig.memory.noted[-1]
+    assert (ranges[-1].last, ranges[-1].hash) == (rig.chain.head.number, rig.chain.head.hash)
 
 
 async def test_what_is_touched_while_accounts_are_found_is_read_at_the_newer_head(
@@ -108,9 +117,9 @@ async def test_what_is_touched_while_accounts_are_found_is_read_at_the_newer_hea
     rig.start(SAFE)
     rig.intake.take()
 
-    async def slowly(_desk: Desk, head: Head) -> AsyncIterator[tuple[int, list[AccountId]]]:
+    async def slowly(_desk: Desk, _head: Head) -> AsyncIterator[list[AccountId]]:
         await found.wait()
-        yield head.number, [ALICE]
+        yield [ALICE]
 
     rig.pipeline._discover = slowly
     async with loops:
@@ -150,8 +159,8 @@ async def test_an_account_that_the_contract_lists_is_read_although_no_log_names_
     rig.start(UNDER)
     rig.intake.take()
 
-    async def nobody(_desk: Desk, head: Head) -> AsyncIterator[tuple[int, list[AccountId]]]:
-        yield head.number, []
+    async def nobody(_desk: Desk, _head: Head) -> AsyncIterator[list[AccountId]]:
+        yield []
 
     rig.pipeline._discover = nobody
     async with loops:
@@ -397,3 +406,22 @@ async def test_a_beat_of_every_loop(loops: Running) -> None:
             "attempt",
             "prices/main",
         }
+
+
+async def test_what_the_ledger_could_not_take_is_given_again(loops: Running) -> None:
+    rig = loops.rig
+    rig.start(SAFE)
+    async with loops:
+        await rig.publish()
+        await loops.idle()
+        rig.memory.full = True
+        first = rig.mine(set_account(BOB, 1))
+        await loops.news()
+        rig.mine()
+        await loops.news()
+        rig.memory.full = False
+        last = rig.mine()
+        await loops.news()
+    ranges, touched, _ = rig.memory.noted[-1]
+    assert [one.first for one in ranges] == [first.number, first.number + 1, last.number]
+    assert BOB in touched

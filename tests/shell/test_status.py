@@ -81,6 +81,7 @@ async def seen(tmp_path: Path, session: aiohttp.ClientSession) -> AsyncIterator[
     metrics = Metrics("1.2.3")
     metrics.know("feed", FEEDS.values())
     metrics.know("venue", [VENUE])
+    metrics.know("wallet", ["main"])
     metrics.know("endpoint", ["http0:127.0.0.1"])
     url = "http://127.0.0.1:8545/my-api-key"
     endpoints = endpoints_of(session, metrics, url, clock=rig.clock)
@@ -89,7 +90,7 @@ async def seen(tmp_path: Path, session: aiohttp.ClientSession) -> AsyncIterator[
             settings=load(tmp_path / "config.toml"),
             pipeline=rig.pipeline,
             board=rig.board,
-            lane=lane,  # type: ignore[arg-type]
+            lanes=lane,  # type: ignore[arg-type]
             endpoints=endpoints,
             journal=journal,
             settlement=rig.settlement,
@@ -147,14 +148,18 @@ async def test_what_is_in_quarantine_is_named(seen: Seen) -> None:
 
 async def test_a_parked_wallet_is_named_and_a_dry_run_is_not(seen: Seen) -> None:
     await seen.ready()
-    seen.lane.parked = True
-    assert seen.status.unready() == [
-        f"wallet {WALLET}: cannot pay for another attempt; fund it",
+    seen.lane.parked = "cannot pay for another attempt; fund it"
+    assert seen.status.unready() == [f"wallet main ({WALLET}): {seen.lane.parked}"]
+    assert seen.status.snapshot()["wallets"] == [
+        {
+            "name": "main",
+            "address": WALLET,
+            "balance_wei": str(WAD),
+            "open_attempts": 0,
+            "parked": seen.lane.parked,
+        }
     ]
-    seen.lane.recovered = False
-    assert seen.status.unready() == [
-        f"wallet {WALLET}: the chain was not asked for its nonces yet",
-    ]
+    assert 'keeper_wallet_parked{wallet="main"} 1.0' in gauges(seen)
     seen.lane.wallet = None
     assert seen.status.unready() == []
     assert seen.status.snapshot()["dry_run"] is True
@@ -167,6 +172,7 @@ async def test_the_status_document_is_json_and_says_how_it_stands(seen: Seen) ->
     await rig.tried()
     lane.tick_to_sent_ms = [3.0, 1.0, 2.0]
     shown = json.loads(json.dumps(seen.status.snapshot(), allow_nan=False))
+    assert shown["venues"][VENUE].pop("odds").startswith("p(win) 100 %: won 0 of 0 in 7 days")
     assert shown["venues"][VENUE] == {
         "loaded": True,
         "open": True,
@@ -225,7 +231,8 @@ async def test_gauges_follow(seen: Seen) -> None:
         'keeper_price_age_seconds{feed="BTC/USD"} 2.0',
         f'keeper_unpriced_accounts{{venue="{VENUE}"}} 0.0',
         f'keeper_profit_wei{{venue="{VENUE}"}} -12.0',
-        "keeper_wallet_balance_wei 1e+18",
+        'keeper_wallet_balance_wei{wallet="main"} 1e+18',
+        'keeper_wallet_parked{wallet="main"} 0.0',
         "keeper_open_attempts 0.0",
     ):
         assert line in found, line

@@ -22,7 +22,8 @@ import aiohttp
 import click
 from pydantic import ValidationError
 
-from keeper.chain.heads import head_from_json, read_logs
+from keeper.chain.backfill import logs_from_json
+from keeper.chain.heads import head_from_json
 from keeper.errors import KeeperError
 from keeper.facts import AccountId
 from keeper.margin.model import Account, Position
@@ -142,7 +143,8 @@ async def record(
         await venue.read_market(head)
         await venue.read_accounts(ids, head)
         first = max(0, head.number - blocks)
-        logs = await read_logs(rpc, venue.addresses(), first, head.number)
+        query = {"address": venue.addresses(), "fromBlock": hex(first), "toBlock": "latest"}
+        logs = logs_from_json(await rpc.call("eth_getLogs", [query]))
     one_of_each = {log.topics[0]: log for log in logs if log.topics}
     kept = [one_of_each[topic] for topic in sorted(one_of_each)]
     found = Recording(dict(settings), chain_id, head, ids, recorder.answers, kept)
