@@ -1,4 +1,4 @@
-"""The command line: run, check, demo, config, keys; `keeper journal` is in journal_cli.py.
+"""The command line: run, check, demo, config, keys, bench; `keeper journal` is in journal_cli.py.
 
 Exit codes: 0 stopped or passed, 1 a bug or a failed check, 2 a mistake in the configuration.
 """
@@ -238,6 +238,11 @@ def _password(path: Path | None, *, confirm: bool) -> str:
         return read_private(path).strip()
     asked: str = click.prompt("password", hide_input=True, confirmation_prompt=confirm, err=True)
     return asked
+
+
+@cli.group()
+def bench() -> None:
+    """Measure a part of the keeper on this machine, and compare what it computes."""
 
 
 cli.add_command(journal)

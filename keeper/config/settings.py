@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny
+from pydantic import BaseModel, Field, SerializeAsAny
 
 from keeper.config.keyref import (
     ConfigPath,
@@ -14,38 +14,26 @@ from keeper.config.keyref import (
     SecretRef,
     WsEndpoint,
 )
+from keeper.config.relays import RelaySettings
 from keeper.config.show import plain, references
+from keeper.config.spending import Spending
+from keeper.config.table import Table
 from keeper.decide.rank import Objective
 from keeper.errors import ConfigError
 from keeper.facts import FeedId, VenueId
-from keeper.units import GWEI, PPM, WAD
+from keeper.units import GWEI, PPM
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"  # also an MQTT topic level and a metric label
 FEED = r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,63}$"  # "ETH/USD"; no MQTT wildcards
 _MS_MAX = 3_600_000  # an hour: nothing in a keeper waits longer
 _WEI_MAX = 10**24  # a million native tokens
 _BLOCK_MAX = 2**63 - 1
-_USD_MAX = 10**9
 
 
 def _whole(default: int, low: int, high: int, text: str) -> int:
     """Declare a key for a whole number; floats, strings and booleans are refused."""
     field: int = Field(default=default, ge=low, le=high, strict=True, description=text)
     return field
-
-
-def _dollars(text: str) -> int | None:
-    """Declare a key for whole US dollars that is off until it is written."""
-    field: int | None = Field(default=None, ge=0, le=_USD_MAX, strict=True, description=text)
-    return field
-
-
-class Table(BaseModel):
-    """A table of config.toml: frozen, unknown keys refused, values never in error texts."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", hide_input_in_errors=True, validate_default=True
-    )
 
 
 class KeeperSettings(Table):
@@ -100,6 +88,14 @@ class ChainSettings(Table):
         default=(),
         max_length=16,
         description="Endpoints that transactions are sent to, all at once; empty: those of http.",
+    )
+    public_after_blocks: int | None = Field(
+        default=None,
+        ge=1,
+        le=1_000,
+        strict=True,
+        description="Blocks after which an attempt that went to [[relays]] is sent publicly as "
+        "well; without it, never.",
     )
     ws: tuple[WsEndpoint, ...] = Field(
         default=(),
@@ -210,7 +206,7 @@ class FeesSettings(Table):
     )
 
 
-class GateSettings(Table):
+class GateSettings(Spending):
     """What may be spent and at what pace."""
 
     transaction_cost_wei_max: int = _whole(
@@ -219,30 +215,9 @@ class GateSettings(Table):
         _WEI_MAX,
         "Wei one attempt may cost in all: gas limit x fee cap + oracle fee.",
     )
-    gas_wei_per_hour_max: int = _whole(
-        WAD, 0, _WEI_MAX, "Wei of transaction costs in any hour, worst cases in flight included."
-    )
-    gas_wei_per_day_max: int = _whole(5 * WAD, 0, _WEI_MAX, "The same in any 24 hours.")
-    gas_usd_per_hour_max: int | None = _dollars("US dollars of transaction costs in any hour.")
-    gas_usd_per_day_max: int | None = _dollars("The same in any 24 hours.")
-    loss_wei_per_hour_max: int = _whole(
-        WAD // 2, 0, _WEI_MAX, "Wei that attempts may lose in any hour; wins do not make up for it."
-    )
-    loss_wei_per_day_max: int = _whole(2 * WAD, 0, _WEI_MAX, "The same in any 24 hours.")
-    loss_usd_per_hour_max: int | None = _dollars("US dollars attempts may lose in any hour.")
-    loss_usd_per_day_max: int | None = _dollars("The same in any 24 hours.")
     profit_wei_min: int = _whole(
         0, 0, _WEI_MAX, "Wei of expected value below which an attempt is held."
     )
-    p_win_ppm: int = _whole(
-        900_000, 1, PPM, "Chance to be first, in parts per million, until a venue's past tells."
-    )
-    p_win_ppm_min: int = _whole(500_000, 1, PPM, "What is learned of it never goes below.")
-    p_win_ppm_max: int = _whole(990_000, 1, PPM, "What is learned of it never goes above.")
-    revert_gas: int = _whole(
-        100_000, 21_000, 30_000_000, "Gas a lost race burns, until a venue's past tells."
-    )
-    revert_gas_max: int = _whole(10**6, 21_000, 30_000_000, "Most gas that is learned of it.")
     open_attempts_max: int = _whole(64, 1, 1_024, "Attempts open at the same time.")
     simulations_at_once_max: int = _whole(8, 1, 256, "Simulations running at the same time.")
     candidates_per_step_max: int = _whole(
@@ -354,6 +329,11 @@ class Settings(Table):
         default=(),
         max_length=64,
         description="Who signs, side by side; one table a wallet. Without any nothing is sent.",
+    )
+    relays: tuple[RelaySettings, ...] = Field(
+        default=(),
+        max_length=16,
+        description="Where transactions go instead of chain.send; one table a relay.",
     )
     fees: FeesSettings = Field(default_factory=FeesSettings)
     gate: GateSettings = Field(default_factory=GateSettings)
