@@ -11,6 +11,7 @@ from keeper.decide.agenda import HoldReason
 from keeper.decide.budget import Sort, Span
 from keeper.errors import EndpointState, RpcFault
 from keeper.facts import Outcome, Rejection, TxKind
+from keeper.jobs import Gain
 
 # from half a millisecond (a decision) to a minute (five blocks of the slowest chain)
 BUCKETS_S = (
@@ -196,6 +197,19 @@ _ATTEMPTS = (
         budget=BUDGETS,
     ),
     _counter("reward_wei_total", "Rewards received, in wei.", unit="wei", venue=VENUE),
+    _counter(
+        "losses_wei_total",
+        "Rewards below zero, as those of getting out of a position, in wei.",
+        unit="wei",
+        venue=VENUE,
+    ),
+    _gauge(
+        "gains_usd",
+        "What our jobs left us with since the start where that is more than cash, by part, in USD.",
+        unit="usd",
+        venue=VENUE,
+        part=_set(Gain),
+    ),
     _counter(
         "gas_spent_wei_total",
         "Paid for inclusion, data fees of layer 2 included, in wei.",
