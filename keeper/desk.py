@@ -68,6 +68,7 @@ class Desk:
         self.market: MarketState | None = None
         self.loaded = False
         self.open = True  # what the probe last said
+        self.suspect = ""  # why the book is not trusted: decisions need fresh reads; "": it is
         self._board = board
         self._quarantine = quarantine
         self._telemetry = telemetry

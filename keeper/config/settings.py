@@ -235,6 +235,22 @@ class GateSettings(Spending):
     )
 
 
+class ReconcileSettings(Table):
+    """How the book is compared with the chain, all the time."""
+
+    every_ms: int = _whole(5_000, 50, _MS_MAX, "Milliseconds between two slices of a venue.")
+    accounts_max: int = _whole(
+        100, 2, 10_000, "Accounts of a slice: half are the nearest, half go round all of them."
+    )
+    drift_ppm_max: int = _whole(
+        10_000,
+        0,
+        PPM,
+        "Share of accounts found wrong, in parts per million, beyond which a venue is suspect: "
+        "decisions are made on fresh reads only.",
+    )
+
+
 class SourceCommon(Table):
     """The keys of every [[sources]] table; the others belong to its kind."""
 
@@ -338,6 +354,7 @@ class Settings(Table):
     )
     fees: FeesSettings = Field(default_factory=FeesSettings)
     gate: GateSettings = Field(default_factory=GateSettings)
+    reconcile: ReconcileSettings = Field(default_factory=ReconcileSettings)
     sources: tuple[SourceSettings, ...] = Field(
         min_length=1, max_length=64, description="Where prices come from; one table a source."
     )

@@ -164,6 +164,25 @@ _ACCOUNTS = (
         by=_set(["us", "other"]),
     ),
 )
+_RECONCILE = (
+    _gauge(
+        "reconcile_drift_ratio",
+        "Share of the last 1,000 accounts compared with the chain that the book had otherwise.",
+        unit="ratio",
+        venue=VENUE,
+    ),
+    _counter(
+        "reconcile_corrected_total",
+        "Fields of accounts that differed from the chain and were corrected.",
+        venue=VENUE,
+        field=Given("field"),
+    ),
+    _gauge(
+        "venue_suspect",
+        "1 when drift or a changed implementation lets decisions go on with fresh reads only.",
+        venue=VENUE,
+    ),
+)
 _ATTEMPTS = (
     _counter(
         "held_total",
@@ -314,7 +333,7 @@ _PROCESS = (
     _gauge("build_info", "Always 1; the label says which version runs.", version=VERSION),
 )
 
-TABLE: tuple[Metric, ...] = (*_PRICES, *_ACCOUNTS, *_ATTEMPTS, *_CHAIN, *_PROCESS)
+TABLE: tuple[Metric, ...] = (*_PRICES, *_ACCOUNTS, *_RECONCILE, *_ATTEMPTS, *_CHAIN, *_PROCESS)
 
 
 def as_markdown() -> str:

@@ -50,6 +50,7 @@ from keeper.facts import (
 from keeper.jobs import Job
 from keeper.ledger import Past
 from keeper.observe.metrics import Metrics
+from keeper.reconcile import ReconcileRules
 from keeper.rules import desk_rules, execution_rules
 from keeper.units import GWEI, WAD
 from tests.fakes import CountingTelemetry, ManualClock, NoRpc, ScriptedLane
@@ -412,6 +413,10 @@ def finder(parts: Parts) -> Finder:
 async def queries_at_once(settings: Settings) -> object:
     async with build(settings) as parts:
         return len(finder(parts)._reader._wave([range(100)] * 100))
+
+
+def reconciling(parts: Parts) -> ReconcileRules:
+    return parts.pipeline._reconciler._rules
 
 
 def blocks_remembered(parts: Parts) -> object:

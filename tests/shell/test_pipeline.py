@@ -20,6 +20,7 @@ from keeper.facts import (
     Rejection,
 )
 from keeper.jobs import Job
+from keeper.rivals import report
 from keeper.units import WAD
 from tests.fakes import ListedSource
 from tests.shell.market import rival_liquidates, set_account, set_open, set_price
@@ -308,7 +309,7 @@ async def test_another_job_that_was_paid_for_is_no_liquidation_seen(logs: list[E
     rig, _ = scripted_rig()
     await rig.started(UNDER)
     seen = LiquidationSeen(ALICE, "0x" + "0b" * 20, "0x" + "cc" * 32, 1, WAD, Job.SETTLE)
-    rig.pipeline._seen(rig.desk, seen)
+    report(rig.desk, seen, rig.pipeline._submitter, rig.telemetry)
     assert rig.counted("keeper_liquidations_seen_total", "other") == 0
     assert [line for line in logs if line["event"] == "liquidated by somebody else"] == []
 
