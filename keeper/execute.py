@@ -6,11 +6,13 @@ from dataclasses import dataclass, replace
 
 import structlog
 
+from keeper.brakes import Brakes
 from keeper.decide.agenda import Hold, HoldReason
 from keeper.decide.budget import Limit
-from keeper.decide.economics import Economics, Fee, reward_in_wei
+from keeper.decide.economics import Economics, Fee, Spend, reward_in_wei
 from keeper.decide.gate import Facts, Limits, after_simulation, before_simulation
 from keeper.decide.learn import Prior
+from keeper.decide.rank import Objective
 from keeper.desk import Desk, Nominated
 from keeper.facts import (
     AccountId,
@@ -22,12 +24,12 @@ from keeper.facts import (
     Outcome,
     Plan,
     Refused,
-    Settled,
     Simulated,
     VenueId,
 )
+from keeper.in_flight import leaves_no_room, taking_over
 from keeper.jobs import UPKEEP
-from keeper.ledger import Ledger, Past
+from keeper.ledger import Ledger
 from keeper.ports import Board, Clock, Submitter, Telemetry
 from keeper.units import PPM, WAD
 
@@ -63,6 +65,8 @@ class ExecutionRules:
     hold_ms: int
     native_feed: FeedId
     watcher: str  # the address dry runs simulate from
+    candidate_ms_max: int = 60_000
+    backup_delay_blocks: int = 0
 
 
 class Execution:
@@ -75,14 +79,16 @@ class Execution:
         board: Board,
         telemetry: Telemetry,
         clock: Clock,
+        brakes: Brakes,
     ) -> None:
         """Hold no state but which accounts are being worked on."""
         self.rules = rules
-        self.ledger = Ledger(rules.limits, rules.prior)
+        self.ledger = Ledger(rules, clock, self.native_usd_wad)
         self._submitter = submitter
         self._board = board
         self._telemetry = telemetry
         self._clock = clock
+        self.brakes = brakes
         self._working: set[tuple[VenueId, AccountId]] = set()
 
     async def attempt(self, desk: Desk, nominated: Nominated) -> None:
@@ -109,6 +115,7 @@ class Execution:
             return
         held = (
             self._before(desk, head)
+            or self._left_to_others(desk, assessment.account, head)
             or self._behind(desk, assessment, head)
             or await self._simulate_and_send(desk, nominated, head)
         )
@@ -116,36 +123,32 @@ class Execution:
             desk.hold(assessment.account, held)
 
     def _before(self, desk: Desk, head: Head) -> Hold | None:
-        reason = before_simulation(self._facts(desk, head), self._limits(desk))
+        reason = self.brakes.hold(desk.venue.id) or before_simulation(
+            self._facts(desk, head), self._limits(desk)
+        )
         return self._wait(reason, head) if reason else None
 
+    def _left_to_others(self, desk: Desk, account: AccountId, head: Head) -> Hold | None:
+        """Hold what a back-up keeper leaves to the first ones until some blocks have passed."""
+        due = desk.agenda.first_block(account, head.number) + self.rules.backup_delay_blocks
+        return Hold(HoldReason.BACKUP_DELAY, until_block=due) if head.number < due else None
+
     def _behind(self, desk: Desk, assessment: Assessment, head: Head) -> Hold | None:
-        """Hold what would get nothing behind the attempts in flight.
+        """Hold what would get nothing behind the attempts in flight."""
+        no_room = leaves_no_room(assessment, desk.venue.id, self._submitter.open_attempts)
+        return self._wait(HoldReason.CAPACITY_IN_USE, head) if no_room else None
 
-        Simulated on top of the newest block, it does not see what those take. A market without
-        numbers has room for one at a time.
-        """
-        if not assessment.alone or not assessment.uses:
-            return None
-        taken: Counter[str] = Counter()
-        busy: set[str] = set()
-        for attempt in self._submitter.open_attempts:
-            plan = attempt.plan
-            if plan.venue == desk.venue.id:
-                busy.update(plan.uses)
-                taken.update(dict(zip(plan.uses, plan.takes, strict=False)))
-        room = dict(zip(assessment.uses, assessment.room, strict=False))
-        for market in assessment.uses:
-            left = room.get(market, 0)
-            if market not in busy or left is None or left > taken[market]:
-                return None
-        return self._wait(HoldReason.CAPACITY_IN_USE, head)
-
-    def _overtaken(self, desk: Desk, assessment: Assessment, head: Head) -> Hold | None:
-        """Hold what others have left no room for: they were simulated and sent meanwhile."""
+    def _overtaken(self, desk: Desk, nominated: Nominated, head: Head) -> Hold | None:
+        """Hold what came too late: others were sent meanwhile, or it took too long."""
+        waited_ns = self._clock.monotonic_ns() - nominated.decided_ns
+        if waited_ns > self.rules.candidate_ms_max * 1_000_000:
+            return self._wait(HoldReason.CANDIDATE_EXPIRED, head)
+        reason = self.brakes.hold(desk.venue.id)
+        if reason is not None:
+            return self._wait(reason, head)
         if len(self._submitter.open_attempts) >= self.rules.open_attempts_max:
             return self._wait(HoldReason.OPEN_ATTEMPTS, head)
-        return self._behind(desk, assessment, head)
+        return self._behind(desk, nominated.assessment, head)
 
     async def _simulate_and_send(self, desk: Desk, nominated: Nominated, head: Head) -> Hold | None:
         self._stage(desk, nominated.tick_ns, nominated.decided_ns)
@@ -158,16 +161,15 @@ class Execution:
         simulation = await self.simulate(desk, nominated.assessment, wallet, head)
         if isinstance(simulation, Refused):
             return self._refused(desk, account, simulation, head)
-        fee = self._submitter.first_fee(head)
-        if fee is None:
-            return self._wait(HoldReason.COST_CAP, head)
-        plan = self.plan(desk, nominated, simulation, fee)
-        if isinstance(plan, HoldReason):
-            return self._wait(plan, head)
+        weighed = self._weigh(desk, nominated, simulation, head)
+        if isinstance(weighed, HoldReason):
+            return self._wait(weighed, head)
         if simulation.takes_over and self._taking_over(desk, account) != in_flight:
             return self._wait(HoldReason.CAPACITY_IN_USE, head)  # it was simulated without these
-        held = self._overtaken(desk, nominated.assessment, head) or self.claim(plan, fee)
-        return held or await self._send(desk, plan, wallet, fee, head)
+        held = self._overtaken(desk, nominated, head) or self.ledger.claim(
+            *weighed, self._submitter.open_attempts
+        )
+        return held or await self._send(desk, *weighed, wallet, head)
 
     def _sender(self, desk: Desk, account: AccountId) -> str | None:
         """Return who is to send: for a wallet's own account that wallet; None: all are parked."""
@@ -176,15 +178,53 @@ class Execution:
         chosen = own or self._submitter.wallet_for(desk.venue.id)
         return chosen if self._submitter.wallets else self.rules.watcher
 
-    async def _send(self, desk: Desk, plan: Plan, wallet: str, fee: Fee, head: Head) -> Hold | None:
+    def _weigh(
+        self, desk: Desk, nominated: Nominated, simulation: Simulated, head: Head
+    ) -> tuple[Plan, Fee] | HoldReason:
+        """Return what to send at which fee, or why not to."""
+        spend = self.spend(desk, simulation)
+        if spend is None:
+            return HoldReason.NO_NATIVE_PRICE
+        fee = self._submitter.first_fee(desk.venue.id, head, spend)
+        if isinstance(fee, HoldReason):
+            return fee
+        plan = self.plan(desk, nominated, simulation, fee)
+        return plan if isinstance(plan, HoldReason) else (plan, fee)
+
+    def spend(self, desk: Desk, simulation: Simulated) -> Spend | None:
+        """Say what a simulated liquidation is worth at most; None: a price for that is missing.
+
+        That is what is expected of it before all costs, and for solvency the budget on top.
+        """
+        reward_wei = self.reward_wei(desk, simulation.reward_wad)
+        taken = simulation.takes_over
+        exit_cost_wei = self.reward_wei(desk, taken.exit_cost_wad) if taken else 0
+        if reward_wei is None or exit_cost_wei is None:
+            return None
+        p_win_ppm = self.ledger.odds(desk.venue.id).p_win_ppm
+        worth_wei = (reward_wei - exit_cost_wei) * p_win_ppm // PPM
+        if desk.rules.objective is Objective.SOLVENCY:
+            worth_wei += desk.rules.solvency_budget_wei
+        if simulation.job in UPKEEP:  # it is not done for its own profit
+            worth_wei = self.rules.transaction_cost_wei_max
+        return Spend(
+            worth_wei=worth_wei - sum(step.call.value_wei for step in simulation.then),
+            gas=simulation.gas + sum(step.gas for step in simulation.then),
+            gas_limit=simulation.gas * self.rules.gas_limit_factor_ppm // PPM,
+            value_wei=simulation.call.value_wei,
+        )
+
+    async def _send(self, desk: Desk, plan: Plan, fee: Fee, wallet: str, head: Head) -> Hold | None:
         if not self._submitter.wallets:
             self._would_send(plan)
+        self.brakes.sending(plan.venue)
         result = await self._submitter.submit(plan, wallet, fee, head)
         if isinstance(result, Attempt):
             # it may have been settled before its sending was noted: then nobody ends the work
             if self._submitter.attempt_of(plan.venue, plan.account) is not None:
                 desk.agenda.start(plan.account)
             return None
+        self.brakes.not_sent(plan.venue)
         if result is NotSent.DROPPED:
             self._dropped(plan)
             desk.send_failed(plan.account)
@@ -203,13 +243,7 @@ class Execution:
         return simulation
 
     def _taking_over(self, desk: Desk, account: AccountId) -> Counter[str]:
-        """Return what attempts on other accounts take over, by market: it ties up our margin."""
-        found: Counter[str] = Counter()
-        for attempt in self._submitter.open_attempts:
-            plan = attempt.plan
-            if plan.takes_over and plan.venue == desk.venue.id and plan.account != account:
-                found[plan.takes_over.market] += plan.takes_over.notional_wad
-        return found
+        return taking_over(desk.venue.id, account, self._submitter.open_attempts)
 
     def plan(
         self, desk: Desk, nominated: Nominated, simulation: Simulated, fee: Fee
@@ -244,28 +278,6 @@ class Execution:
             takes_over=simulation.takes_over,
         )
 
-    def claim(self, plan: Plan, fee: Fee) -> Hold | None:
-        """Reserve the worst case of a plan in every budget, or say which has no room for it."""
-        now_ms, native_usd_wad = self._clock.wall_ms(), self.native_usd_wad()
-        if native_usd_wad is None:
-            return Hold(HoldReason.NO_NATIVE_PRICE, until_ms=now_ms + self.rules.hold_ms)
-        over = self.ledger.claim(
-            plan, fee.max_fee_wei, self._submitter.open_attempts, now_ms, native_usd_wad
-        )
-        if over is None:
-            return None
-        until_ms = over.until_ms or now_ms + self.rules.hold_ms
-        return Hold(HoldReason.BUDGET, until_ms=until_ms, detail=str(over))
-
-    def note(self, settled: Settled) -> None:
-        """Let a settled attempt count in the budgets and the odds."""
-        self.ledger.note(Past.of(settled, self._clock.wall_ms()))
-
-    def budgets_left(self) -> Mapping[Limit, int | None]:
-        """Return what each budget has left; None for USD while the native price is unknown."""
-        open_attempts = self._submitter.open_attempts
-        return self.ledger.left(open_attempts, self._clock.wall_ms(), self.native_usd_wad())
-
     def native_usd_wad(self) -> int | None:
         """Return the price of the native token; None while it is missing or stale."""
         native = self._board.fresh(self.rules.native_feed, self._clock.wall_ms())
@@ -279,7 +291,7 @@ class Execution:
             return None
         gas = simulation.gas + sum(step.gas for step in simulation.then)
         fee_per_gas = fee.paid_at(simulation.head.base_fee_wei)
-        odds = self.ledger.odds(desk.venue.id, self._clock.wall_ms())
+        odds = self.ledger.odds(desk.venue.id)
         return Economics(
             reward_wei=reward_wei,
             gas_cost_wei=gas * fee_per_gas,

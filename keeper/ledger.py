@@ -1,13 +1,16 @@
 """What was spent and won so far, as sending needs it: budgets that hold, odds that were learned."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import Protocol, Self
 
-from keeper.decide.budget import Amounts, Budget, Limit, Over, Spent
+from keeper.decide.agenda import Hold, HoldReason
+from keeper.decide.budget import Amounts, Budget, Limit, Spent
+from keeper.decide.economics import Fee
 from keeper.decide.learn import Odds, Prior, Record, Result
 from keeper.facts import AccountId, Attempt, Outcome, Plan, Settled, VenueId
 from keeper.jobs import PAID, Job
+from keeper.ports import Clock
 
 CANCEL_GAS = 21_000  # a transfer of nothing to ourselves
 NOT_WON = frozenset({Outcome.LOST, Outcome.REVERTED})
@@ -42,14 +45,42 @@ class Past:
         )
 
 
+class Rules(Protocol):
+    """What of ``execute.ExecutionRules`` the ledger needs."""
+
+    @property
+    def limits(self) -> tuple[Limit, ...]:
+        """Return the budgets."""
+        ...
+
+    @property
+    def prior(self) -> Prior:
+        """Return what is reckoned with before anything is known."""
+        ...
+
+    @property
+    def hold_ms(self) -> int:
+        """Return how long an account waits when nothing else says until when."""
+        ...
+
+
 class Ledger:
     """Fed with every settled attempt, those of the journal first."""
 
-    def __init__(self, limits: Sequence[Limit], prior: Prior) -> None:
-        """Start with nothing spent and nothing learned."""
-        self._budget = Budget(limits)
-        self._record = Record(prior)
+    def __init__(
+        self, rules: Rules, clock: Clock, native_usd_wad: Callable[[], int | None]
+    ) -> None:
+        """``native_usd_wad``: says the price of the native token, None while it is unknown."""
+        self._rules = rules
+        self._clock = clock
+        self._native_usd_wad = native_usd_wad
+        self._budget = Budget(rules.limits)
+        self._record = Record(rules.prior)
         self._claims: dict[Key, Amounts] = {}  # let through, perhaps not in flight yet
+
+    def settled(self, settled: Settled) -> None:
+        """Let an attempt count that ended just now."""
+        self.note(Past.of(settled, self._clock.wall_ms()))
 
     def note(self, past: Past) -> None:
         """Count what a settled attempt cost and learn from how it ended."""
@@ -61,39 +92,39 @@ class Ledger:
             gas = None if won else past.gas_used
             self._record.note(past.venue, Result(past.settled_ms, won, gas))
 
-    def odds(self, venue: VenueId, now_ms: int) -> Odds:
+    def odds(self, venue: VenueId) -> Odds:
         """Return the chance to be first and the gas of a lost race, with the reason."""
-        return self._record.odds(venue, now_ms)
+        return self._record.odds(venue, self._clock.wall_ms())
 
-    def claim(
-        self,
-        plan: Plan,
-        max_fee_wei: int,
-        open_attempts: Iterable[Attempt],
-        now_ms: int,
-        native_usd_wad: int,
-    ) -> Over | None:
-        """Reserve the worst case of a plan until ``release``; return what has no room for it.
+    def claim(self, plan: Plan, fee: Fee, open_attempts: Iterable[Attempt]) -> Hold | None:
+        """Reserve the worst case of a plan until ``release``, or say what has no room for it.
 
         A plan that replaces what is in flight for its account takes over that reservation.
         """
-        key = (plan.venue, plan.account)
+        key, now_ms, native = (
+            (plan.venue, plan.account),
+            self._clock.wall_ms(),
+            self._native_usd_wad(),
+        )
+        if native is None:
+            return Hold(HoldReason.NO_NATIVE_PRICE, until_ms=now_ms + self._rules.hold_ms)
         reserved = self._reserved(open_attempts)
-        wanted = _larger(_worst(plan, max_fee_wei), reserved.pop(key, None))
-        over = self._budget.over(wanted, reserved.values(), now_ms, native_usd_wad)
+        wanted = _larger(_worst(plan, fee.max_fee_wei), reserved.pop(key, None))
+        over = self._budget.over(wanted, reserved.values(), now_ms, native)
         if over is None:
             self._claims[key] = wanted
-        return over
+            return None
+        until_ms = over.until_ms or now_ms + self._rules.hold_ms
+        return Hold(HoldReason.BUDGET, until_ms=until_ms, detail=str(over))
 
     def release(self, venue: VenueId, account: AccountId) -> None:
         """End a claim: by now its attempt is in flight, or will not be."""
         self._claims.pop((venue, account), None)
 
-    def left(
-        self, open_attempts: Iterable[Attempt], now_ms: int, native_usd_wad: int | None
-    ) -> Mapping[Limit, int | None]:
+    def left(self, open_attempts: Iterable[Attempt]) -> Mapping[Limit, int | None]:
         """Return what each budget has left; None for USD while the native price is unknown."""
-        return self._budget.left(self._reserved(open_attempts).values(), now_ms, native_usd_wad)
+        reserved = self._reserved(open_attempts).values()
+        return self._budget.left(reserved, self._clock.wall_ms(), self._native_usd_wad())
 
     def _reserved(self, open_attempts: Iterable[Attempt]) -> dict[Key, Amounts]:
         reserved = dict(self._claims)

@@ -9,6 +9,9 @@ from keeper.decide.budget import Unit
 from keeper.units import WAD
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from keeper.brakes import Brakes
     from keeper.chain.endpoints import Endpoints
     from keeper.chain.journal import Journal
     from keeper.chain.lanes import Lanes
@@ -16,8 +19,9 @@ if TYPE_CHECKING:
     from keeper.clock import SystemClock
     from keeper.config import Settings
     from keeper.decide.agenda import Hold
+    from keeper.decide.budget import Limit
     from keeper.desk import Desk
-    from keeper.facts import Attempt, FeedId, Settled
+    from keeper.facts import Attempt, FeedId, Settled, VenueId
     from keeper.observe.metrics import Metrics
     from keeper.pipeline import Pipeline
     from keeper.prices.board import PriceBoard
@@ -38,12 +42,17 @@ class Status:
     board: PriceBoard
     lanes: Lanes
     endpoints: Endpoints
+    brakes: Brakes
     journal: Journal
     settlement: Settlement
     quarantine: Quarantine
     heartbeats: Heartbeats
     metrics: Metrics
     clock: SystemClock
+
+    def budgets_left(self) -> Mapping[Limit, int | None]:
+        """Return what each budget has left; None for USD while the native price is unknown."""
+        return self.pipeline.execution.ledger.left(self.lanes.open_attempts)
 
     def needed_feeds(self) -> set[FeedId]:
         """Return the feeds without which something cannot be decided."""
@@ -66,10 +75,7 @@ class Status:
             said = f"chain: head {head.number} is {age_s:.0f} s old"
             reasons.append(said + self._endpoint_trouble())
         for venue, desk in self.pipeline.desks.items():
-            if not desk.loaded:
-                reasons.append(f"venue {venue}: book not loaded yet")
-            elif not desk.open:
-                reasons.append(f"venue {venue}: closed to this wallet; watching only")
+            reasons += self._venue_trouble(venue, desk)
         for feed in sorted(self.needed_feeds()):
             if self.board.fresh(feed, now_ms) is None:
                 age_ms = self.board.age_ms(feed, now_ms)
@@ -82,9 +88,20 @@ class Status:
             reasons.append(f"journal: cannot be written ({self.journal.trouble}); nothing is sent")
         return [*reasons, *self._sending_trouble(), *self._wallet_trouble()]
 
+    def _venue_trouble(self, venue: VenueId, desk: Desk) -> list[str]:
+        if not desk.loaded:
+            return [f"venue {venue}: book not loaded yet"]
+        if not desk.open:
+            return [f"venue {venue}: closed to this wallet; watching only"]
+        if self.brakes.is_open(venue):
+            return [f"venue {venue}: too many transactions reverted in a row; it rests"]
+        return []
+
     def _sending_trouble(self) -> list[str]:
         trouble = self.lanes.sending_trouble if self.lanes.wallets else ""
-        return [f"chain: nothing can be sent: {trouble}"] if trouble else []
+        found = [f"chain: nothing can be sent: {trouble}"] if trouble else []
+        paused = self.brakes.paused
+        return [*found, f"paused: {paused}"] if paused else found
 
     def _wallet_trouble(self) -> list[str]:
         """Return why nothing can be sent. While one lane is free, others only cost pace."""
@@ -107,6 +124,7 @@ class Status:
             "ready": not unready,
             "unready": unready,
             "dry_run": not self.lanes.wallets,
+            "paused": self.brakes.paused,
             "wallets": [_wallet(lane) for lane in self.lanes.lanes],
             "head": {"block": head.number, "age_ms": now_ms - head.seen_ms} if head else None,
             "prices": {feed.id: self._price(feed.id, now_ms) for feed in self.settings.feeds},
@@ -128,7 +146,7 @@ class Status:
                     "most": limit.most / WAD,
                     "left": None if left is None else left / WAD,
                 }
-                for limit, left in self.pipeline.execution.budgets_left().items()
+                for limit, left in self.budgets_left().items()
             ],
             "latency_ms": {
                 "p50": _quantile(latencies, 0.5),
@@ -148,10 +166,11 @@ class Status:
         return {
             "loaded": desk.loaded,
             "open": desk.open,
+            "breaker_open": self.brakes.is_open(desk.venue.id),
             "accounts": len(desk.states),
             "in_book": len(desk.lead),
             "under_margined": len(desk.agenda),
-            "odds": self.pipeline.execution.ledger.odds(desk.venue.id, self.clock.wall_ms()).why,
+            "odds": self.pipeline.execution.ledger.odds(desk.venue.id).why,
         }
 
     def _nearest(self) -> list[dict[str, object]]:
@@ -184,6 +203,8 @@ class Status:
             gauge("keeper_accounts", len(desk.states), venue=venue)
             gauge("keeper_under_margined_accounts", len(desk.agenda), venue=venue)
             gauge("keeper_unpriced_accounts", len(desk.lead.unpriced), venue=venue)
+            open_ = self.brakes.is_open(venue)
+            gauge("keeper_breaker_open", 1 if open_ else 0, venue=venue)
             gauge("keeper_profit_wei", self.settlement.profit_wei.get(venue, 0), venue=venue)
         head = self.pipeline.head
         if head is not None:
@@ -192,7 +213,7 @@ class Status:
         for lane in self.lanes.lanes:
             gauge("keeper_wallet_balance_wei", lane.balance_wei, wallet=lane.name)
             gauge("keeper_wallet_parked", 1 if lane.parked else 0, wallet=lane.name)
-        for limit, left in self.pipeline.execution.budgets_left().items():
+        for limit, left in self.budgets_left().items():
             if left is not None and limit.unit is Unit.USD:
                 gauge("keeper_budget_left_usd", left / WAD, budget=limit.name)
             elif left is not None:
@@ -201,6 +222,7 @@ class Status:
         gauge("keeper_journal_bytes", self.journal.size_bytes())
         gauge("keeper_journal_writable", 0 if self.journal.trouble else 1)
         gauge("keeper_ready", 0 if self.unready() else 1)
+        gauge("keeper_paused", 1 if self.brakes.paused else 0)
         gauge("keeper_dry_run", 0 if self.lanes.wallets else 1)
         self.endpoints.set_gauges()
         self.heartbeats.publish(self.metrics)

@@ -12,11 +12,12 @@ from keeper.app import build
 from keeper.chain.journal import Journal
 from keeper.clock import SystemClock
 from keeper.config import load
-from keeper.decide.budget import HOUR_MS, Limit, Sort, Span, Unit
+from keeper.decide.budget import HOUR_MS, Budget, Limit, Sort, Span, Unit
+from keeper.decide.economics import Fee
 from keeper.decide.learn import Prior
 from keeper.facts import AccountId, NotSent, Outcome, Receipt, Settled, TxKind
 from keeper.jobs import Job
-from keeper.ledger import Ledger, Past
+from keeper.ledger import Past
 from keeper.units import GWEI, WAD
 from tests.chain.test_journal import attempt, signed
 from tests.fakes import ScriptedLane
@@ -59,7 +60,7 @@ async def test_the_worst_case_of_what_is_in_flight_is_reserved() -> None:
     hold = rig.desk.agenda.held(held)
     assert hold is not None
     assert hold.detail.startswith("gas budget of the hour: 0 of 0.00129")
-    assert list(rig.execution.budgets_left().values()) == [0]
+    assert list(rig.execution.ledger.left(lane.open_attempts).values()) == [0]
 
 
 async def test_what_is_settled_counts_what_it_cost_and_frees_the_rest() -> None:
@@ -70,7 +71,7 @@ async def test_what_is_settled_counts_what_it_cost_and_frees_the_rest() -> None:
     lane.mine(first, receipt_of(rig, first), TxKind.FIRST)
     await rig.settle()
     (done,) = rig.published
-    assert list(rig.execution.budgets_left().values()) == [WORST - done.cost_wei]
+    assert list(rig.execution.ledger.left(lane.open_attempts).values()) == [WORST - done.cost_wei]
     assert done.native_usd_wad == 2_000 * WAD
 
 
@@ -106,7 +107,9 @@ async def test_a_claim_ends_with_the_try() -> None:
     lane.refuse = NotSent.LANE_PARKED
     await rig.started(ALL[0])
     await rig.tried()
-    assert list(rig.execution.budgets_left().values()) == [WORST], "nothing is in flight"
+    assert list(rig.execution.ledger.left(lane.open_attempts).values()) == [WORST], (
+        "nothing is in flight"
+    )
 
 
 async def test_wins_do_not_pay_for_losses() -> None:
@@ -121,7 +124,7 @@ async def test_wins_do_not_pay_for_losses() -> None:
 
 async def test_it_is_told_and_measured(seen: Seen) -> None:
     limits = (HOURLY, LOSSES)
-    seen.rig.execution.ledger = Ledger(limits, EXECUTION_RULES.prior)
+    seen.rig.execution.ledger._budget = Budget(limits)
     seen.rig.execution.ledger.note(spent(seen.rig.clock.now_ms, WAD))
     await seen.rig.started(ALL[0])
     await seen.rig.tried()
@@ -148,7 +151,7 @@ async def test_odds_are_those_of_the_venues_past() -> None:
     await rig.tried()
     (plan,) = lane.plans
     assert plan.expected.p_win_ppm == 500_000, "only what was paid for and tried counts"
-    assert lane.fee is not None
+    assert isinstance(lane.fee, Fee)
     per_gas = lane.fee.paid_at(rig.chain.head.base_fee_wei)
     assert plan.expected.revert_cost_wei == (5 * 100_000 + 20 * 90_000) // 25 * per_gas
 
@@ -172,8 +175,8 @@ async def test_a_restart_remembers_what_was_spent_and_learned(tmp_path: Path) ->
         assert newest == Past.of(settled, now_ms)
         assert newest.gas_used == 77_000
     async with build(settings) as parts:
-        left = {limit.name: wei for limit, wei in parts.pipeline.execution.budgets_left().items()}
+        left = {limit.name: wei for limit, wei in parts.status.budgets_left().items()}
         assert left["gas_hour"] == 600, "what was settled two hours ago no longer counts"
         assert left["gas_day"] == settings.gate.gas_wei_per_day_max - 800
-        odds = parts.pipeline.execution.ledger.odds(VENUE, now_ms)
+        odds = parts.pipeline.execution.ledger.odds(VENUE)
         assert odds.why.startswith("p(win) 81.8181 %: won 0 of 2 in 7 days")
