@@ -41,12 +41,14 @@ from keeper.errors import RpcError, TransientError
 from keeper.facts import (
     AccountId,
     Attempt,
+    Call,
     FeedId,
     Head,
     Outcome,
     Receipt,
     Refused,
     Rejected,
+    Step,
     Tick,
 )
 from keeper.jobs import Job
@@ -310,6 +312,13 @@ def first_fee(base_fee_wei: int, tip_wei: int | None = None) -> Look:
             return (fee.max_fee_wei, fee.priority_fee_wei) if isinstance(fee, Fee) else fee.value
 
     return looked
+
+
+async def rollup_asked(settings: Settings) -> object:
+    """Say whether a data fee is asked for: there is nobody to answer."""
+    async with lanes_for(settings) as lanes:
+        step = Step(Job.LIQUIDATE, Call("0x" + "11" * 20, b""), 1)
+        return await lanes.data_fee_wei([step])
 
 
 async def percentile_asked(settings: Settings) -> object:
