@@ -6,7 +6,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 from keeper.capabilities import Capabilities
 from keeper.coverage import Covered
 from keeper.decide.agenda import HoldReason
-from keeper.decide.economics import Fee, Spend
+from keeper.decide.economics import DataFee, Fee, Spend
 from keeper.errors import RpcError
 from keeper.facts import (
     AccountId,
@@ -274,8 +274,8 @@ class Submitter(Protocol):
         """Return the fee of a first try, or why there is none."""
         ...
 
-    async def data_fee_wei(self, steps: Sequence[Step]) -> int | None:
-        """Return what these cost beside their gas, on rollups; None when it is not known."""
+    async def data_fees(self, steps: Sequence[Step]) -> Sequence[DataFee] | None:
+        """Return what each costs on a rollup beside its execution; None when it is not known."""
         ...
 
     async def submit(self, plan: Plan, wallet: str, fee: Fee, head: Head) -> Attempt | NotSent:
@@ -317,6 +317,10 @@ class Tracker(Protocol):
 
     def overdue(self, head: Head) -> Sequence[Attempt]:
         """Return the attempts whose newest transaction has waited too long, by nonce."""
+        ...
+
+    def is_stuck(self, attempt: Attempt, head: Head) -> bool:
+        """Say whether an attempt was to be replaced long ago, and holds up all behind it."""
         ...
 
     def waiting(self, head: Head) -> Sequence[Attempt]:

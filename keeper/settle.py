@@ -39,9 +39,13 @@ Judged = tuple[Outcome, str, LiquidationSeen | None]
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Why an overdue attempt is neither replaced nor cancelled at this head."""
+    """Why an overdue attempt is neither replaced nor cancelled at this head.
+
+    ``too_dear``: it is not worth more than it bids; once it holds up its wallet it is cancelled.
+    """
 
     reason: str
+    too_dear: bool = False
 
 
 class Settlement:
@@ -208,6 +212,8 @@ class Settlement:
                 await self._tracker.replace(attempt, plan, fee, head)
             finally:
                 self._execution.ledger.release(plan.venue, plan.account)
+        elif isinstance(again, Wait) and again.too_dear and self._tracker.is_stuck(attempt, head):
+            await self._cancel(attempt, head, again.reason)
         elif isinstance(again, Wait):
             logger.info("waiting", attempt=attempt.id, reason=again.reason)
         else:
@@ -267,13 +273,15 @@ class Settlement:
             return Wait("what it pays cannot be valued now")
         fee = self._tracker.replacement_fee(attempt, head, spend)
         if fee is None:
-            return Wait("a replacement would cost too much")
+            return Wait("a replacement would cost too much", too_dear=True)
         plan = self._execution.plan(desk, nominated, simulation, fee)
         # what would not pay at the higher fee may still be included at the one it has
         if not isinstance(plan, Plan):
-            return Wait(plan.value)
+            return Wait(plan.value, too_dear=True)
         over = self._execution.ledger.claim(plan, fee, self._tracker.open_attempts)
-        return Wait(f"{over.reason}: {over.detail}") if over else (plan, fee)
+        if over is not None:
+            return Wait(f"{over.reason}: {over.detail}", too_dear=True)
+        return plan, fee
 
     def _report(self, settled: Settled, mined: Mined, value_wei: int) -> None:
         """Write the canonical line and the counters of one attempt."""

@@ -180,7 +180,7 @@ class Status:
                 "account": account,
                 "distance_pct": distance if abs(distance) != float("inf") else None,
                 "why": desk.agenda.why(account),
-                **_held(desk.agenda.held(account)),
+                **_held(desk.agenda.hold_of(account)),
             }
             for venue, desk in self.pipeline.desks.items()
             for account, distance in desk.lead.nearest(NEAREST)

@@ -318,7 +318,7 @@ async def rollup_asked(settings: Settings) -> object:
     """Say whether a data fee is asked for: there is nobody to answer."""
     async with lanes_for(settings) as lanes:
         step = Step(Job.LIQUIDATE, Call("0x" + "11" * 20, b""), 1)
-        return await lanes.data_fee_wei([step])
+        return await lanes.data_fees([step])
 
 
 async def percentile_asked(settings: Settings) -> object:

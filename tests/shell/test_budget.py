@@ -57,7 +57,7 @@ async def test_the_worst_case_of_what_is_in_flight_is_reserved() -> None:
     assert len(lane.plans) == 2
     (held,) = [name for name in (ALICE, BOB, CAROL) if rig.why(name) == "budget"]
     assert rig.counted("keeper_held_total", "budget") == 1
-    hold = rig.desk.agenda.held(held)
+    hold = rig.desk.agenda.hold_of(held)
     assert hold is not None
     assert hold.detail.startswith("gas budget of the hour: 0 of 0.00129")
     assert list(rig.execution.ledger.left(lane.open_attempts).values()) == [0]
