@@ -58,12 +58,16 @@ class PriceSource(Protocol):
 class Board(Protocol):
     """One gated price per feed."""
 
-    def offer(self, tick: Tick) -> Price | Rejected:
-        """Pass the tick through the gates; an accepted one is the feed's price from now on."""
+    def affected(self, feed: FeedId) -> Sequence[FeedId]:
+        """Return the feeds whose price moves with this one's, itself first."""
+        ...
+
+    def offer(self, tick: Tick) -> Sequence[Price | Rejected]:
+        """Pass the tick through the gates: the prices after it, and why it does not count."""
         ...
 
     def fresh(self, feed: FeedId, now_ms: int) -> Price | None:
-        """Return the feed's price unless there is none or it is older than its ``age_ms_max``."""
+        """Return the feed's price unless there is none that has passed every gate."""
         ...
 
     def age_ms(self, feed: FeedId, now_ms: int) -> int | None:
