@@ -31,6 +31,7 @@ from keeper.chain_parts import (
 )
 from keeper.clock import SystemClock
 from keeper.config import Settings, VenueSettings, find_module
+from keeper.decide.learn import AGE_MS_MAX
 from keeper.desk import Desk
 from keeper.execute import Execution
 from keeper.explain import Explainer
@@ -184,6 +185,8 @@ async def build(settings: Settings, metrics: Metrics | None = None) -> AsyncIter
         _know_labels(settings, metrics, rpc)
         parts = _assemble(settings, metrics, rpc, journal, lanes, ledger)
         parts.settlement.profit_wei.update(await journal.profit_wei())
+        for past in await journal.past(SystemClock().wall_ms() - AGE_MS_MAX):
+            parts.pipeline.execution.ledger.note(past)
         yield parts
 
 

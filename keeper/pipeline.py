@@ -60,7 +60,7 @@ class Pipeline:
         self.chain_trouble = ""  # what the last failed reading of the head said
         self._board = board
         self._chain = chain
-        self._execution = execution
+        self.execution = execution
         self._settlement = settlement
         self._submitter = reading.submitter
         self._recover = recover
@@ -205,12 +205,12 @@ class Pipeline:
         try:
             with self._quarantine.account(venue, account):
                 if not desk.suspect or await self._confirmed(desk, account):
-                    await self._execution.attempt(desk, nominated)
+                    await self.execution.attempt(desk, nominated)
                 return
             desk.quarantined(account)
         except (TransientError, RpcError) as error:
             logger.warning("simulation failed", venue=venue, account=account, error=str(error))
-            desk.failed_to_ask(account, self._execution.rules.hold_ms)
+            desk.failed_to_ask(account, self.execution.rules.hold_ms)
         finally:
             self._slots.release()
 

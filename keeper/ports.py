@@ -322,6 +322,11 @@ class Broadcaster(Protocol):
 class Tracker(Protocol):
     """Follows attempts to their end."""
 
+    @property
+    def open_attempts(self) -> Sequence[Attempt]:
+        """Return what is in flight."""
+        ...
+
     async def poll(self, head: Head) -> Sequence[Mined]:
         """Return the attempts whose nonce is consumed deep enough."""
         ...

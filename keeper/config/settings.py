@@ -19,6 +19,7 @@ from keeper.config.reconcile import ReconcileSettings
 from keeper.config.relays import RelaySettings
 from keeper.config.sending import FeesSettings, WalletSettings
 from keeper.config.show import plain, references
+from keeper.config.spending import Spending
 from keeper.config.table import MS_MAX as _MS_MAX
 from keeper.config.table import NAME, Table
 from keeper.config.table import WEI_MAX as _WEI_MAX
@@ -27,7 +28,6 @@ from keeper.decide.economics import FeeStrategy
 from keeper.decide.rank import Objective
 from keeper.errors import ConfigError
 from keeper.facts import FeedId, VenueId
-from keeper.units import PPM
 
 _BLOCK_MAX = 2**63 - 1
 
@@ -157,7 +157,7 @@ class ChainSettings(Table):
     )
 
 
-class GateSettings(Table):
+class GateSettings(Spending):
     """What may be spent and at what pace."""
 
     transaction_cost_wei_max: int = _whole(
@@ -169,8 +169,6 @@ class GateSettings(Table):
     profit_wei_min: int = _whole(
         0, 0, _WEI_MAX, "Wei of expected value below which an attempt is held."
     )
-    p_win_ppm: int = _whole(900_000, 1, PPM, "Assumed chance to be first, in parts per million.")
-    revert_gas: int = _whole(100_000, 21_000, 30_000_000, "Gas a lost race is assumed to burn.")
     paused: bool = Field(
         default=False, strict=True, description="Decide and simulate, but start nothing."
     )

@@ -44,6 +44,7 @@ from keeper.facts import (
     Call,
     FeedId,
     Head,
+    Outcome,
     Receipt,
     Refused,
     Rejected,
@@ -51,6 +52,7 @@ from keeper.facts import (
     Tick,
 )
 from keeper.jobs import Job
+from keeper.ledger import Past
 from keeper.observe.http import serve
 from keeper.observe.metrics import Metrics
 from keeper.reconcile import ReconcileRules
@@ -212,6 +214,21 @@ def revert_gas(rig: Rig, lane: ScriptedLane) -> int:
     assert isinstance(lane.fee, Fee)
     per_gas = lane.fee.paid_at(rig.chain.head.base_fee_wei)
     return lane.plans[0].expected.revert_cost_wei // per_gas
+
+
+def learned(outcome: Outcome) -> Look:
+    """Look at p(win) and the gas of a lost race after a thousand attempts that ended so."""
+
+    async def looked(settings: Settings) -> object:
+        rig, _ = rig_for(settings)
+        now_ms = rig.clock.now_ms
+        for _ in range(1_000):
+            past = Past(VENUE, Job.LIQUIDATE, outcome, now_ms, 0, 0, None, 10**7)
+            rig.execution.ledger.note(past)
+        odds = rig.execution.ledger.odds(VENUE)
+        return odds.p_win_ppm, odds.revert_gas
+
+    return looked
 
 
 async def attempts_of_three(settings: Settings) -> object:

@@ -19,6 +19,7 @@ from structlog.testing import capture_logs
 from keeper.app import _loops
 from keeper.chain.endpoints import Role
 from keeper.config import json_schema
+from keeper.facts import Outcome
 from keeper.units import GWEI, WAD
 from tests.config import looks
 from tests.config.looks import Keys, Look, part
@@ -67,6 +68,17 @@ class Effect:
 EFFECTS = [
     Effect("gate.transaction_cost_wei_max", 1, looks.why, "cost_cap"),
     Effect("gate.transaction_cost_wei_max", 1, looks.replacement_fee, None),
+    Effect("gate.gas_wei_per_hour_max", 1, looks.why, "budget"),
+    Effect("gate.gas_wei_per_day_max", 1, looks.why, "budget"),
+    Effect("gate.gas_usd_per_hour_max", 0, looks.why, "budget"),
+    Effect("gate.gas_usd_per_day_max", 0, looks.why, "budget"),
+    Effect("gate.loss_wei_per_hour_max", 1, looks.why, "budget"),
+    Effect("gate.loss_wei_per_day_max", 1, looks.why, "budget"),
+    Effect("gate.loss_usd_per_hour_max", 0, looks.why, "budget"),
+    Effect("gate.loss_usd_per_day_max", 0, looks.why, "budget"),
+    Effect("gate.p_win_ppm_min", 700_000, looks.learned(Outcome.REVERTED), (700_000, 1_000_000)),
+    Effect("gate.p_win_ppm_max", 950_000, looks.learned(Outcome.WON), (950_000, 100_000)),
+    Effect("gate.revert_gas_max", 300_000, looks.learned(Outcome.REVERTED), (500_000, 300_000)),
     Effect("gate.profit_wei_min", WAD, looks.why, "unprofitable"),
     Effect(
         "gate.p_win_ppm",

@@ -6,10 +6,12 @@ from pathlib import Path
 
 from keeper.brakes import BrakeRules, Brakes
 from keeper.chain.lanes import Lanes
+from keeper.decide.learn import Prior
 from keeper.decide.rank import Objective
 from keeper.desk import Desk, DeskRules
 from keeper.errors import RpcError, TransientError
-from keeper.execute import Execution, ExecutionRules
+from keeper.execute import Execution
+from keeper.execution_rules import ExecutionRules
 from keeper.facts import (
     AccountId,
     Attempt,
@@ -29,7 +31,7 @@ from keeper.rivals import report
 from keeper.settle import Settlement
 from keeper.snapshot import Snapshots, WarmStart
 from keeper.supervise import Heartbeats
-from keeper.units import GWEI
+from keeper.units import GWEI, PPM
 from tests.fakes import CountingTelemetry, ListedMemory, ListedSource, ManualClock, ScriptedLane
 from tests.shell import market
 from tests.shell.market import Action, FakeChain
@@ -45,13 +47,20 @@ DESK_RULES = DeskRules(
     backoff_ms_max=60_000,
     candidates_per_step_max=100,
 )
+PRIOR = Prior(
+    p_win_ppm=PPM,
+    p_win_ppm_min=PPM,
+    p_win_ppm_max=PPM,
+    revert_gas=market.REVERT_GAS,
+    revert_gas_max=market.REVERT_GAS,
+)
 EXECUTION_RULES = ExecutionRules(
     head_age_ms_max=60_000,
     transaction_cost_wei_max=10**16,
     profit_wei_min=0,
     open_attempts_max=10,
-    p_win_ppm=1_000_000,
-    revert_gas=market.REVERT_GAS,
+    limits=(),
+    prior=PRIOR,
     gas_limit_factor_ppm=1_500_000,
     hold_ms=2_000,
     native_feed=FEEDS["eth"],
