@@ -182,6 +182,7 @@ def _desk_rules(settings: Settings, venue: VenueSettings) -> DeskRules:
         backoff_ms_min=settings.gate.backoff_ms_min,
         backoff_ms_max=settings.gate.backoff_ms_max,
         candidates_per_step_max=settings.gate.candidates_per_step_max,
+        probe_ms=venue.probe_ms,
     )
 
 

@@ -233,8 +233,8 @@ class Pipeline:
         self._mark_set_aside(venue, intake)
         dirty = intake.take()
         try:
-            if everything:
-                desk.open = (await desk.venue.probe(self._submitter.wallet)).open
+            if everything or desk.access.due:
+                desk.access.learn(await desk.venue.probe(self._submitter.wallet))
             market = await desk.venue.read_market(head)
             self._inbox.put(("market", venue), market)
             known = {*desk.states, *dirty}

@@ -66,8 +66,8 @@ class Status:
         for venue, desk in self.pipeline.desks.items():
             if not desk.loaded:
                 reasons.append(f"venue {venue}: book not loaded yet")
-            elif not desk.open:
-                reasons.append(f"venue {venue}: closed to this wallet; watching only")
+            elif not desk.access.open:
+                reasons.append(f"venue {venue}: closed to this wallet; watching only{_said(desk)}")
         for feed in sorted(self.needed_feeds()):
             if self.board.fresh(feed, now_ms) is None:
                 age_ms = self.board.age_ms(feed, now_ms)
@@ -138,7 +138,9 @@ class Status:
     def _venue(self, desk: Desk) -> dict[str, object]:
         return {
             "loaded": desk.loaded,
-            "open": desk.open,
+            "open": desk.access.open,
+            "probe": _probed(desk),
+            "capabilities": desk.venue.capabilities.as_text(),
             "accounts": len(desk.states),
             "in_book": len(desk.lead),
             "under_margined": len(desk.agenda),
@@ -172,6 +174,7 @@ class Status:
         for venue, desk in self.pipeline.desks.items():
             gauge("keeper_accounts", len(desk.states), venue=venue)
             gauge("keeper_under_margined_accounts", len(desk.agenda), venue=venue)
+            gauge("keeper_venue_open", desk.access.open, venue=venue)
             gauge("keeper_unpriced_accounts", len(desk.lead.unpriced), venue=venue)
             gauge("keeper_profit_wei", self.settlement.profit_wei.get(venue, 0), venue=venue)
         head = self.pipeline.head
@@ -187,6 +190,17 @@ class Status:
         self.endpoints.set_gauges()
         self.heartbeats.publish(self.metrics)
         self.quarantine.publish(self.metrics, list(self.pipeline.desks))
+
+
+def _said(desk: Desk) -> str:
+    probe = desk.access.probe
+    return f" ({probe.detail})" if probe else ""
+
+
+def _probed(desk: Desk) -> dict[str, object] | None:
+    """Return what the venue's probe last said; None: it was not asked yet."""
+    probe = desk.access.probe
+    return {"detail": probe.detail, "facts": dict(probe.facts)} if probe else None
 
 
 def _number(distance: object) -> float:

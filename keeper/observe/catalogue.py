@@ -132,6 +132,11 @@ _ACCOUNTS = (
         "Accounts that wait for the first price of one of their feeds.",
         venue=VENUE,
     ),
+    _gauge(
+        "venue_open",
+        "1 when the venue lets this wallet act, 0 when it is only watched.",
+        venue=VENUE,
+    ),
     _counter("nominated_total", "Accounts that the screen nominated.", venue=VENUE),
     _counter("assessed_total", "Accounts assessed with the venue's exact rule.", venue=VENUE),
     _counter(

@@ -138,6 +138,18 @@ async def why_two_seconds_after_the_head(settings: Settings) -> object:
     return rig.why(ALICE)
 
 
+async def probed_again_after_s(settings: Settings) -> object:
+    """Return the seconds without an event that a venue is left unasked; None: more than ten."""
+    rig, _ = rig_for(settings)
+    await rig.started(UNDER)
+    for second in range(1, 11):
+        rig.clock.advance(1)
+        await rig.block()
+        if rig.venue.probes > 1:
+            return second
+    return None
+
+
 def planned(look: Callable[[Rig, ScriptedLane], object]) -> Look:
     async def looked(settings: Settings) -> object:
         return look(*await attempted(settings))

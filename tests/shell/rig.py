@@ -37,6 +37,7 @@ DESK_RULES = DeskRules(
     backoff_ms_min=1_000,
     backoff_ms_max=60_000,
     candidates_per_step_max=100,
+    probe_ms=60_000,
 )
 EXECUTION_RULES = ExecutionRules(
     head_age_ms_max=60_000,

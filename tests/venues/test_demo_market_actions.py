@@ -243,5 +243,6 @@ async def test_probe_of_the_wrong_address(chain: MarketChain, rpc: HttpRpc, node
     other = build(Settings(id="x", address="0x" + "22" * 20), rpc, 31_337)
     probe = await other.probe(None)
     assert not probe.open
+    assert not probe.found
     assert "market_view()" in probe.detail
     assert chain.address not in probe.detail
