@@ -13,28 +13,29 @@ from keeper import __version__
 from keeper.chain.backfill import Finder, LogReader, ReadRules
 from keeper.chain.broadcast import Broadcast
 from keeper.chain.endpoints import EndpointRules, Endpoints, Role
-from keeper.chain.fees import FeeRules
 from keeper.chain.heads import ChainFollower, FollowSettings, announce_heads
 from keeper.chain.journal import Journal
 from keeper.chain.jsonrpc import JsonRpcClient
+from keeper.chain.lanes import Lanes
 from keeper.chain.ledger import Ledger
-from keeper.chain.rpc import WATCHER, HttpRpc
-from keeper.chain.signer import Signer, load_signer
-from keeper.chain.submit import Lane, LaneRules
+from keeper.chain.rpc import HttpRpc
+from keeper.chain.signer import load_wallets
+from keeper.chain.submit import LaneParts
 from keeper.clock import SystemClock
 from keeper.config import Settings, VenueSettings, find_module
-from keeper.desk import Desk, DeskRules
-from keeper.execute import Execution, ExecutionRules
-from keeper.facts import VenueId
+from keeper.desk import Desk
+from keeper.execute import Execution
+from keeper.facts import OWN, VenueId
 from keeper.intake import Intake
 from keeper.observe.http import Views, serve
 from keeper.observe.metrics import Metrics
 from keeper.observe.outcomes import publishers
 from keeper.observe.progress import LogProgress
 from keeper.pipeline import BEAT_S, Pipeline
-from keeper.ports import AnyVenue, Broadcaster, PriceSource, Rpc
-from keeper.prices.board import FeedRules, PriceBoard
+from keeper.ports import AnyVenue, PriceSource, Rpc
+from keeper.prices.board import PriceBoard
 from keeper.quarantine import Quarantine
+from keeper.rules import desk_rules, execution_rules, feed_rules, lane_rules
 from keeper.settle import Settlement
 from keeper.status import Status
 from keeper.supervise import Backoff, Heartbeats, Supervisor, run
@@ -55,7 +56,7 @@ class Parts:
     settings: Settings
     metrics: Metrics
     supervisor: Supervisor
-    lane: Lane
+    lanes: Lanes
     sources: Mapping[str, PriceSource]
     follower: ChainFollower
     pipeline: Pipeline
@@ -110,80 +111,26 @@ def build_sources(
 def _know_labels(settings: Settings, metrics: Metrics, rpc: HttpRpc) -> None:
     metrics.know("feed", [feed.id for feed in settings.feeds])
     metrics.know("source", [source.name for source in settings.sources])
-    metrics.know("venue", [venue.id for venue in settings.venues])
+    metrics.know("venue", [*(venue.id for venue in settings.venues), OWN])
+    metrics.know("wallet", [wallet.name for wallet in settings.wallets])
     metrics.know("endpoint", [endpoint.label for endpoint in rpc.endpoints.all])
 
 
 def build_board(settings: Settings, clock: SystemClock) -> PriceBoard:
     """Make the board with every feed's gates."""
-    rules = {
-        feed.id: FeedRules(
-            age_ms_max=feed.age_ms_max,
-            future_ms_max=feed.future_ms_max,
-            conf_ppm_max=feed.conf_ppm_max,
-            change_ppm_max=feed.change_ppm_max,
-            sources=feed.sources,
-        )
-        for feed in settings.feeds
-    }
-    return PriceBoard(rules, clock)
+    return PriceBoard(feed_rules(settings), clock)
 
 
-def _lane(
-    settings: Settings,
-    rpc: Rpc,
-    broadcaster: Broadcaster,
-    journal: Journal,
-    clock: SystemClock,
-    metrics: Metrics,
-) -> Lane:
-    signer: Signer | None = load_signer(settings.wallet) if settings.wallet else None
-    rules = LaneRules(
-        chain_id=settings.chain.id,
-        confirmations=settings.chain.confirmations,
-        replace_after_blocks=settings.fees.replace_after_blocks,
-        cost_wei_max=settings.gate.transaction_cost_wei_max,
-        fees=FeeRules(
-            priority_fee_wei=settings.fees.priority_fee_wei,
-            base_fee_headroom_ppm=settings.fees.base_fee_headroom_ppm,
-            max_fee_per_gas_wei_max=settings.fees.max_fee_per_gas_wei_max,
-            replacement_bump_ppm=settings.fees.replacement_bump_ppm,
-        ),
-    )
-    return Lane(rpc, broadcaster, journal, signer, rules, clock, metrics)
+def build_lanes(settings: Settings, session: aiohttp.ClientSession, parts: LaneParts) -> Lanes:
+    """Make a lane for every wallet; reads the keys, or raises ConfigError."""
+    wallets = load_wallets(settings.wallets, session)
+    allowed = {venue.id: venue.wallets for venue in settings.venues}
+    return Lanes(wallets, allowed, lane_rules(settings), parts)
 
 
 def _following(settings: Settings) -> FollowSettings:
     chain = settings.chain
     return FollowSettings(chain.poll_ms, chain.reorg_depth_max)
-
-
-def _execution_rules(settings: Settings) -> ExecutionRules:
-    gate = settings.gate
-    return ExecutionRules(
-        head_age_ms_max=settings.chain.head_age_ms_max,
-        transaction_cost_wei_max=gate.transaction_cost_wei_max,
-        profit_wei_min=gate.profit_wei_min,
-        open_attempts_max=gate.open_attempts_max,
-        p_win_ppm=gate.p_win_ppm,
-        revert_gas=gate.revert_gas,
-        gas_limit_factor_ppm=settings.fees.gas_limit_factor_ppm,
-        hold_ms=gate.hold_ms,
-        native_feed=settings.chain.native_feed,
-        watcher=WATCHER,
-    )
-
-
-def _desk_rules(settings: Settings, venue: VenueSettings) -> DeskRules:
-    return DeskRules(
-        objective=venue.objective,
-        solvency_budget_wei=venue.solvency_budget_wei,
-        reward_feed=venue.reward_feed,
-        backoff_ms_min=settings.gate.backoff_ms_min,
-        backoff_ms_max=settings.gate.backoff_ms_max,
-        candidates_per_step_max=settings.gate.candidates_per_step_max,
-        probe_ms=venue.probe_ms,
-    )
 
 
 @asynccontextmanager
@@ -200,7 +147,9 @@ async def build(settings: Settings) -> AsyncIterator[Parts]:
         ledger = await stack.enter_async_context(_ledger(settings))
         broadcast = Broadcast(rpc.endpoints, settings.chain.rpc_attempts_max, metrics)
         await stack.enter_async_context(broadcast)
-        parts = _assemble(settings, metrics, rpc, broadcast, journal, ledger)
+        lane_parts = LaneParts(rpc, broadcast, journal, SystemClock(), metrics)
+        lanes = build_lanes(settings, session, lane_parts)
+        parts = _assemble(settings, metrics, rpc, journal, lanes, ledger)
         parts.settlement.profit_wei.update(await journal.profit_wei())
         yield parts
 
@@ -228,8 +177,8 @@ def _assemble(
     settings: Settings,
     metrics: Metrics,
     rpc: HttpRpc,
-    broadcast: Broadcast,
     journal: Journal,
+    lanes: Lanes,
     ledger: Ledger,
 ) -> Parts:
     """Wire everything that needs no waiting."""
@@ -238,18 +187,17 @@ def _assemble(
     heartbeats, quarantine = Heartbeats(clock), Quarantine(clock, metrics)
     board = build_board(settings, clock)
     sources = build_sources(settings, clock, metrics)
-    lane = _lane(settings, rpc, broadcast, journal, clock, metrics)
     chain = settings.chain
     parts = board, quarantine, metrics, clock
     desks = {
-        each.id: Desk(build_venue(each, rpc, chain.id), _desk_rules(settings, each), *parts)
+        each.id: Desk(build_venue(each, rpc, chain.id), desk_rules(settings, each), *parts)
         for each in settings.venues
     }
     addresses = [address for desk in desks.values() for address in desk.venue.addresses()]
     reader, finder = _readers(settings, rpc, ledger, metrics)
     follower = ChainFollower(rpc, reader, addresses, _following(settings), clock)
-    execution = Execution(_execution_rules(settings), lane, board, metrics, clock)
-    settlement = Settlement(desks, execution, lane, publishers(sources), metrics)
+    execution = Execution(execution_rules(settings), lanes, board, metrics, clock)
+    settlement = Settlement(desks, execution, lanes, publishers(sources), metrics)
     pipeline = Pipeline(
         desks=desks,
         intakes={id_: Intake(desk.venue, chain.reorg_depth_max) for id_, desk in desks.items()},
@@ -259,8 +207,8 @@ def _assemble(
         memory=ledger,
         execution=execution,
         settlement=settlement,
-        submitter=lane,
-        recover=lane.recover,
+        submitter=lanes,
+        recover=lanes.recover,
         quarantine=quarantine,
         heartbeats=heartbeats,
         telemetry=metrics,
@@ -271,7 +219,7 @@ def _assemble(
         settings=settings,
         pipeline=pipeline,
         board=board,
-        lane=lane,
+        lanes=lanes,
         endpoints=rpc.endpoints,
         journal=journal,
         settlement=settlement,
@@ -282,7 +230,7 @@ def _assemble(
     )
     metrics.before_render(status.set_gauges)
     supervisor = Supervisor(metrics, quarantine, heartbeats, RETRYING)
-    return Parts(settings, metrics, supervisor, lane, sources, follower, pipeline, status)
+    return Parts(settings, metrics, supervisor, lanes, sources, follower, pipeline, status)
 
 
 def _loops(parts: Parts) -> dict[str, Callable[[], Awaitable[None]]]:
@@ -333,13 +281,13 @@ def _loops(parts: Parts) -> dict[str, Callable[[], Awaitable[None]]]:
 async def run_keeper(settings: Settings) -> int:
     """Run until SIGTERM or SIGINT; returns the exit code."""
     async with build(settings) as parts:
-        if parts.lane.wallet is None:
-            logger.warning("dry run: no [wallet] is configured, nothing is signed or sent")
+        if not parts.lanes.wallets:
+            logger.warning("dry run: no [[wallets]] is configured, nothing is signed or sent")
         logger.info(
             "starting",
             version=__version__,
             chain=settings.chain.id,
-            wallet=parts.lane.wallet,
+            wallets={lane.name: lane.address for lane in parts.lanes.lanes},
             venues=list(parts.desks),
             config=settings.digest[:12],
         )

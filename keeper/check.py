@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -16,7 +16,7 @@ from keeper.chain.endpoints import Role
 from keeper.chain.heads import announce_heads, head_from_json
 from keeper.chain.journal import Journal, JournalError, JournalInUseError
 from keeper.chain.rpc import HttpRpc, quantity
-from keeper.chain.signer import load_signer
+from keeper.chain.signer import RemoteSigner, SigningError, Wallet, load_wallets
 from keeper.clock import SystemClock
 from keeper.config import FeedSettings, Settings, VenueSettings
 from keeper.errors import ConfigError, EndpointState, ProtocolError, RpcError, TransientError
@@ -50,14 +50,20 @@ async def preflight(settings: Settings) -> list[Finding]:
     """Ask endpoints, wallet, journal, venues, sources and feeds; what fails is a finding."""
     clock, metrics = SystemClock(), Metrics(__version__)
     findings: list[Finding] = []
-    wallet = _wallet(settings, findings)
     async with aiohttp.ClientSession() as session:
+        wallets = await _wallets(settings, session, findings)
         rpc = build_rpc(settings, session, metrics)
         alive = await _endpoints(rpc, settings, findings)
         await _websockets(settings, findings)
         if alive:
-            await _balance(settings, rpc, wallet, findings)
-            findings += [await _venue(settings, venue, rpc, wallet) for venue in settings.venues]
+            await _balances(settings, rpc, wallets, findings)
+            for venue in settings.venues:
+                own: list[str | None] = [
+                    one.address for one in wallets if not venue.wallets or one.name in venue.wallets
+                ]
+                findings += [
+                    await _venue(settings, venue, rpc, address) for address in own or [None]
+                ]
         findings.append(await _journal(settings))
         sources = build_sources(settings, clock, metrics)
         reachable = [await _source(source) for source in sources.values()]
@@ -67,19 +73,28 @@ async def preflight(settings: Settings) -> list[Finding]:
     return findings
 
 
-def _wallet(settings: Settings, findings: list[Finding]) -> str | None:
-    if settings.wallet is None:
+async def _wallets(
+    settings: Settings, session: aiohttp.ClientSession, findings: list[Finding]
+) -> list[Wallet]:
+    if not settings.wallets:
         said = "none: a dry run, nothing is sent"
-        findings.append(Finding("wallet", "warning", said, "add a [wallet] table to act"))
-        return None
+        findings.append(Finding("wallets", "warning", said, "add a [[wallets]] table to act"))
+        return []
+    mend = "see [[wallets]] in the example config.toml"
     try:
-        signer = load_signer(settings.wallet)
+        wallets = load_wallets(settings.wallets, session)
     except ConfigError as error:
-        mend = "see [wallet] in the example config.toml"
-        findings += [Finding("wallet", "failed", problem, mend) for problem in error.problems]
-        return None
-    findings.append(Finding("wallet", "ok", signer.address))
-    return signer.address
+        findings += [Finding("wallets", "failed", problem, mend) for problem in error.problems]
+        return []
+    for wallet in wallets:
+        finding = Finding(f"wallet {wallet.name}", "ok", wallet.address)
+        if isinstance(wallet.signer, RemoteSigner):
+            try:
+                await wallet.signer.check()
+            except SigningError as error:
+                finding = Finding(finding.what, "failed", str(error), mend)
+        findings.append(finding)
+    return wallets
 
 
 async def _endpoints(rpc: HttpRpc, settings: Settings, findings: list[Finding]) -> bool:
@@ -123,27 +138,29 @@ async def _websockets(settings: Settings, findings: list[Finding]) -> None:
         findings.append(finding)
 
 
-async def _balance(
-    settings: Settings, rpc: HttpRpc, wallet: str | None, findings: list[Finding]
+async def _balances(
+    settings: Settings, rpc: HttpRpc, wallets: Sequence[Wallet], findings: list[Finding]
 ) -> None:
     try:
         head = head_from_json(await rpc.call("eth_getBlockByNumber", ["latest", False]), 0)
         findings.append(Finding("head", "ok", f"block {head.number}"))
-        if wallet is None:
-            return
-        balance = quantity(await rpc.call("eth_getBalance", [wallet, "latest"]))
+        for wallet in wallets:
+            balance = quantity(await rpc.call("eth_getBalance", [wallet.address, "latest"]))
+            findings.append(_balance(settings, wallet, balance))
     except RpcError as error:
         findings.append(Finding("head", "failed", str(error), "see the endpoints above"))
-        return
-    cap = settings.gate.transaction_cost_wei_max
-    detail = f"{balance / WAD:.6f} native tokens"
-    if balance < cap:
-        mend = (
-            f"fund {wallet}: one attempt may cost {cap / WAD:.6f} (gate.transaction_cost_wei_max)"
-        )
-        findings.append(Finding("balance", "failed", detail, mend))
+
+
+def _balance(settings: Settings, wallet: Wallet, balance_wei: int) -> Finding:
+    what, cap = f"balance {wallet.name}", settings.gate.transaction_cost_wei_max
+    detail = f"{balance_wei / WAD:.6f} native tokens"
+    if balance_wei >= max(cap, wallet.balance_wei_min):
+        return Finding(what, "ok", detail)
+    if balance_wei < wallet.balance_wei_min:
+        below = f"at {wallet.balance_wei_min / WAD:.6f} it starts (balance_wei_min)"
     else:
-        findings.append(Finding("balance", "ok", detail))
+        below = f"one attempt may cost {cap / WAD:.6f} (gate.transaction_cost_wei_max)"
+    return Finding(what, "failed", detail, f"fund {wallet.address}: {below}")
 
 
 async def _venue(

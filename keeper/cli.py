@@ -1,4 +1,4 @@
-"""The command line: run, check, demo, config, keys; `keeper journal` is in journal_cli.py.
+"""The command line: run, check, demo, config, keys, bench; `keeper journal` is in journal_cli.py.
 
 Exit codes: 0 stopped or passed, 1 a bug or a failed check, 2 a mistake in the configuration.
 """
@@ -46,7 +46,7 @@ def run(path: Path, dry_run: bool) -> None:  # noqa: FBT001 - click passes flags
 
     settings = load(path)
     if dry_run:
-        settings = settings.model_copy(update={"wallet": None})
+        settings = settings.model_copy(update={"wallets": ()})
     configure(settings.log.level, settings.log.format, secrets=settings.secret_values())
     sys.exit(main_loop(settings))
 
@@ -238,6 +238,11 @@ def _password(path: Path | None, *, confirm: bool) -> str:
         return read_private(path).strip()
     asked: str = click.prompt("password", hide_input=True, confirmation_prompt=confirm, err=True)
     return asked
+
+
+@cli.group()
+def bench() -> None:
+    """Measure a part of the keeper on this machine, and compare what it computes."""
 
 
 cli.add_command(journal)

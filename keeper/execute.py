@@ -39,6 +39,7 @@ NOT_SENT: Mapping[NotSent, HoldReason] = {
     NotSent.NO_WALLET: HoldReason.DRY_RUN,
     NotSent.NO_ENDPOINT: HoldReason.NO_ENDPOINT,
     NotSent.LANE_PARKED: HoldReason.LANE_PARKED,
+    NotSent.NOT_SIGNED: HoldReason.NOT_SIGNED,
     NotSent.NOT_WRITTEN: HoldReason.JOURNAL,
 }
 
@@ -141,9 +142,14 @@ class Execution:
 
     async def _simulate_and_send(self, desk: Desk, nominated: Nominated, head: Head) -> Hold | None:
         self._stage(desk, nominated.tick_ns, nominated.decided_ns)
+        # known before the simulation: who is paid, and may act at all, depends on the sender
+        wallet = self._submitter.wallet_for(desk.venue.id)
+        if wallet is None and self._submitter.wallets:
+            return self._wait(HoldReason.LANE_PARKED, head)
+        wallet = wallet or self.rules.watcher
         account = nominated.assessment.account
         in_flight = self._taking_over(desk, account)
-        simulation = await self.simulate(desk, nominated.assessment, head)
+        simulation = await self.simulate(desk, nominated.assessment, wallet, head)
         if isinstance(simulation, Refused):
             return self._refused(desk, account, simulation, head)
         fee = self._submitter.first_fee(head)
@@ -155,14 +161,12 @@ class Execution:
         if simulation.takes_over and self._taking_over(desk, account) != in_flight:
             return self._wait(HoldReason.CAPACITY_IN_USE, head)  # it was simulated without these
         overtaken = self._overtaken(desk, nominated.assessment, head)
-        if overtaken is not None:
-            return overtaken
-        return await self._send(desk, plan, fee, head)
+        return overtaken or await self._send(desk, plan, wallet, fee, head)
 
-    async def _send(self, desk: Desk, plan: Plan, fee: Fee, head: Head) -> Hold | None:
-        if self._submitter.wallet is None:
+    async def _send(self, desk: Desk, plan: Plan, wallet: str, fee: Fee, head: Head) -> Hold | None:
+        if not self._submitter.wallets:
             self._would_send(plan)
-        result = await self._submitter.submit(plan, fee, head)
+        result = await self._submitter.submit(plan, wallet, fee, head)
         if isinstance(result, Attempt):
             # it may have been settled before its sending was noted: then nobody ends the work
             if self._submitter.attempt_of(plan.venue, plan.account) is not None:
@@ -174,9 +178,10 @@ class Execution:
             return None
         return self._wait(NOT_SENT[result], head)
 
-    async def simulate(self, desk: Desk, assessment: Assessment, head: Head) -> Simulated | Refused:
-        """Ask the chain what the liquidation would do from our wallet."""
-        wallet = self._submitter.wallet or self.rules.watcher
+    async def simulate(
+        self, desk: Desk, assessment: Assessment, wallet: str, head: Head
+    ) -> Simulated | Refused:
+        """Ask the chain what the liquidation would do from a wallet."""
         if taking := self._taking_over(desk, assessment.account):
             assessment = replace(assessment, in_flight=taking)
         simulation = await desk.venue.simulate(assessment, wallet, head)

@@ -11,10 +11,12 @@ from enum import StrEnum
 from typing import NewType
 
 from keeper.decide.economics import Economics
+from keeper.jobs import Job
 
 VenueId = NewType("VenueId", str)
 AccountId = NewType("AccountId", str)
 FeedId = NewType("FeedId", str)
+OWN = VenueId("-")  # of a transaction that belongs to no venue but to the wallet itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,21 +157,6 @@ class Probe:
     detail: str
     facts: Mapping[str, str] = field(default_factory=dict)
     found: bool = True  # False: what is at the address is no such contract
-
-
-class Job(StrEnum):
-    """What a transaction is for. A closed set: a metric label."""
-
-    LIQUIDATE = "liquidate"
-    PREPARE = "prepare"  # what has to be done before a liquidation, as cancelling orders
-    COLLATERAL = "collateral"  # buys an account's collateral at a discount against its debt
-    FLATTEN = "flatten"  # closes what a liquidation has left with us
-    FUND = "fund"  # moves our own margin to or from the venue
-    SETTLE = "settle"  # executes an order that waits for somebody to do it
-
-
-LIQUIDATIONS = frozenset({Job.LIQUIDATE, Job.COLLATERAL})
-PAID = LIQUIDATIONS | {Job.SETTLE}  # the venue's log shows that it was done; the rest just succeeds
 
 
 @dataclass(frozen=True, slots=True)
@@ -387,6 +374,7 @@ class NotSent(StrEnum):
     NO_WALLET = "no_wallet"  # a dry run
     NO_ENDPOINT = "no_endpoint"  # every endpoint to send through is in trouble
     LANE_PARKED = "lane_parked"  # the wallet cannot pay for it beside what is in flight
+    NOT_SIGNED = "not_signed"  # the remote signer did not answer, or refused
     DROPPED = "dropped"  # no endpoint took it, and its nonce is free again
     NOT_WRITTEN = "not_written"  # the journal cannot be written, so nothing was sent
 

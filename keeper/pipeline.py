@@ -18,18 +18,19 @@ from keeper.desk import QUARANTINE_MS, Desk, Nominated
 from keeper.errors import RpcError, TransientError
 from keeper.execute import Execution
 from keeper.facts import (
-    LIQUIDATIONS,
     AccountId,
     AccountState,
     Head,
     LiquidationSeen,
     MarketState,
     Price,
+    Probe,
     Rejected,
     Tick,
     VenueId,
 )
 from keeper.intake import Intake
+from keeper.jobs import LIQUIDATIONS
 from keeper.mailbox import LatestWins
 from keeper.ports import Board, Chain, Clock, Memory, PriceSource, Submitter, Telemetry
 from keeper.quarantine import Quarantine
@@ -44,7 +45,6 @@ SLICE_NS = 4_000_000  # assess this long, then let the other loops run
 RETRY_S = 0.2  # after a failed reading; the next head may be long in coming
 RETRIES_MAX = 8  # accounts set aside that are read again at once; were it 16, the venue is blamed
 READ_MAX = 256  # accounts read in one go; a reading of all is posted as it comes in
-
 
 Discover = Callable[[Desk, Head], AsyncIterator[list[AccountId]]]
 
@@ -162,10 +162,8 @@ class Pipeline:
         """Count a liquidation on chain; for one that is not ours, say why we did not have it."""
         if seen.job not in LIQUIDATIONS:
             return  # anybody's; the capture rate is of liquidations
-        wallet = (self._submitter.wallet or "").lower()
-        ours = self._submitter.is_ours(seen.tx_hash) or (
-            bool(wallet) and seen.liquidator.lower() == wallet
-        )
+        wallets = {wallet.lower() for wallet in self._submitter.wallets}
+        ours = self._submitter.is_ours(seen.tx_hash) or seen.liquidator.lower() in wallets
         venue = desk.venue.id
         self._telemetry.count(
             "keeper_liquidations_seen_total", venue=venue, by="us" if ours else "other"
@@ -234,7 +232,7 @@ class Pipeline:
         dirty = intake.take()
         try:
             if everything or desk.access.due:
-                desk.access.learn(await desk.venue.probe(self._submitter.wallet))
+                desk.access.learn(await self._probe(desk))
             market = await desk.venue.read_market(head)
             self._inbox.put(("market", venue), market)
             known = {*desk.states, *dirty}
@@ -248,6 +246,12 @@ class Pipeline:
             intake.everything = intake.everything or everything
             raise
         desk.loaded = True
+
+    async def _probe(self, desk: Desk) -> Probe:
+        """Ask for every wallet that may be chosen, or for nobody; one shut out is the answer."""
+        wallets: Sequence[str | None] = self._submitter.wallets_of(desk.venue.id) or [None]
+        probes = [await desk.venue.probe(wallet) for wallet in wallets]
+        return next((probe for probe in probes if not probe.open), probes[0])
 
     async def _note(
         self, desk: Desk, intake: Intake, head: Head, accounts: Sequence[AccountId]

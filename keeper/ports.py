@@ -227,11 +227,19 @@ class Memory(Protocol):
 
 
 class Submitter(Protocol):
-    """Turns plans into attempts; the only owner of its wallet's nonces."""
+    """Turns plans into attempts; the only owner of its wallets' nonces."""
 
     @property
-    def wallet(self) -> str | None:
-        """Return the address that pays and is paid; None in a dry run."""
+    def wallets(self) -> Sequence[str]:
+        """Return the addresses that pay and are paid; none in a dry run."""
+        ...
+
+    def wallets_of(self, venue: VenueId) -> Sequence[str]:
+        """Return the addresses that may act at a venue."""
+        ...
+
+    def wallet_for(self, venue: VenueId) -> str | None:
+        """Return the wallet that is to send next at a venue; None when all are parked."""
         ...
 
     @property
@@ -251,8 +259,8 @@ class Submitter(Protocol):
         """Return the fee of a first try; None when the base fee is over the cap."""
         ...
 
-    async def submit(self, plan: Plan, fee: Fee, head: Head) -> Attempt | NotSent:
-        """Open an attempt: nonce, signature, journal, broadcast."""
+    async def submit(self, plan: Plan, wallet: str, fee: Fee, head: Head) -> Attempt | NotSent:
+        """Open an attempt from a wallet: nonce, signature, journal, broadcast."""
         ...
 
 
@@ -292,11 +300,14 @@ class Tracker(Protocol):
         ...
 
     async def replace(self, attempt: Attempt, plan: Plan, fee: Fee, head: Head) -> None:
-        """Send a dearer transaction at the attempt's nonce."""
+        """Send a dearer transaction at the attempt's nonce; raises TransientError."""
         ...
 
     async def cancel(self, attempt: Attempt, head: Head) -> bool:
-        """Take the nonce with a transfer of nothing to ourselves; False when it cannot be paid."""
+        """Take the nonce with a transfer of nothing to ourselves; False when it cannot be paid.
+
+        Raises TransientError.
+        """
         ...
 
     async def close(self, settled: Settled) -> None:

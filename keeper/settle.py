@@ -12,10 +12,8 @@ from keeper.desk import Desk, Nominated
 from keeper.errors import RpcError, TransientError
 from keeper.execute import Execution
 from keeper.facts import (
-    PAID,
     Attempt,
     Head,
-    Job,
     LiquidationSeen,
     Mined,
     Outcome,
@@ -27,6 +25,7 @@ from keeper.facts import (
     TxKind,
     VenueId,
 )
+from keeper.jobs import PAID, Job
 from keeper.ports import Telemetry, Tracker
 from keeper.units import PPM
 
@@ -132,6 +131,8 @@ class Settlement:
             return Outcome.EXPIRED, "the nonce was used by a transaction we did not sign", None
         if mined.transaction.kind is TxKind.CANCEL:
             return Outcome.CANCELLED, "", None
+        if mined.transaction.job is Job.FILL:
+            return Outcome.DONE, "", None
         desk = self._desks.get(mined.attempt.plan.venue)
         if desk is None:
             return Outcome.EXPIRED, "its venue is no longer configured", None
@@ -152,7 +153,9 @@ class Settlement:
         account = attempt.plan.account
         if account not in desk.states or desk.market is None:
             return Outcome.REVERTED, "reverted; the account is not in the book", None
-        simulation = await self._execution.simulate(desk, desk.assess(account), head)
+        simulation = await self._execution.simulate(
+            desk, desk.assess(account), attempt.wallet, head
+        )
         if isinstance(simulation, Refused) and simulation.reason == "not_liquidatable":
             return Outcome.LOST, "no longer liquidatable: cured, or somebody was faster", None
         detail = simulation.detail if isinstance(simulation, Refused) else "it would succeed now"
@@ -187,6 +190,8 @@ class Settlement:
 
     async def _plan_again(self, attempt: Attempt, head: Head) -> tuple[Plan, Fee] | Wait | str:
         """Return the plan at a replacement's fee, why to wait, or why to cancel."""
+        if attempt.plan.job is Job.FILL:
+            return "it only has to be included"
         desk = self._desks.get(attempt.plan.venue)
         if desk is None:
             return "its venue is no longer configured"
@@ -196,7 +201,7 @@ class Settlement:
         assessment = desk.assess(account)
         if not assessment.liquidatable:
             return "no longer liquidatable"
-        simulation = await self._execution.simulate(desk, assessment, head)
+        simulation = await self._execution.simulate(desk, assessment, attempt.wallet, head)
         if isinstance(simulation, Simulated):
             return self._dearer(desk, attempt, desk.nomination(assessment), simulation, head)
         unasked = simulation.reason == "unreachable"

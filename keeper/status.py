@@ -11,6 +11,7 @@ from keeper.units import WAD
 if TYPE_CHECKING:
     from keeper.chain.endpoints import Endpoints
     from keeper.chain.journal import Journal
+    from keeper.chain.lanes import Lanes
     from keeper.chain.submit import Lane
     from keeper.clock import SystemClock
     from keeper.config import Settings
@@ -34,7 +35,7 @@ class Status:
     settings: Settings
     pipeline: Pipeline
     board: PriceBoard
-    lane: Lane
+    lanes: Lanes
     endpoints: Endpoints
     journal: Journal
     settlement: Settlement
@@ -81,16 +82,15 @@ class Status:
         return [*reasons, *self._sending_trouble(), *self._wallet_trouble()]
 
     def _sending_trouble(self) -> list[str]:
-        trouble = self.endpoints.trouble(Role.SEND) if self.lane.wallet is not None else ""
+        trouble = self.endpoints.trouble(Role.SEND) if self.lanes.wallets else ""
         return [f"chain: nothing can be sent: {trouble}"] if trouble else []
 
     def _wallet_trouble(self) -> list[str]:
-        wallet = self.lane.wallet
-        if wallet is None or not self.lane.parked:
+        """Return why nothing can be sent. While one lane is free, others only cost pace."""
+        lanes = self.lanes.lanes
+        if not all(lane.parked for lane in lanes):
             return []
-        if not self.lane.recovered:
-            return [f"wallet {wallet}: the chain was not asked for its nonces yet"]
-        return [f"wallet {wallet}: cannot pay for another attempt; fund it"]
+        return [f"wallet {lane.name} ({lane.address}): {lane.parked}" for lane in lanes]
 
     def _endpoint_trouble(self) -> str:
         trouble = self.pipeline.chain_trouble
@@ -100,21 +100,20 @@ class Status:
         """Return the status document of ``/api/v1/status``."""
         now_ms = self.clock.wall_ms()
         head = self.pipeline.head
-        latencies = sorted(self.lane.tick_to_sent_ms)
+        latencies = sorted(self.lanes.tick_to_sent_ms)
         unready = self.unready()
         return {
             "ready": not unready,
             "unready": unready,
-            "dry_run": self.lane.wallet is None,
-            "wallet": self.lane.wallet,
-            "balance_wei": str(self.lane.balance_wei),
+            "dry_run": not self.lanes.wallets,
+            "wallets": [_wallet(lane) for lane in self.lanes.lanes],
             "head": {"block": head.number, "age_ms": now_ms - head.seen_ms} if head else None,
             "prices": {feed.id: self._price(feed.id, now_ms) for feed in self.settings.feeds},
             "venues": {venue: self._venue(desk) for venue, desk in self.pipeline.desks.items()},
             "accounts": self._nearest(),
             "endpoints": self.endpoints.report(),
             "attempts": [
-                *(_open(attempt) for attempt in self.lane.open_attempts),
+                *(_open(attempt) for attempt in self.lanes.open_attempts),
                 *(_settled(done) for done in list(self.settlement.recent)[: -RECENT - 1 : -1]),
             ],
             "totals": {
@@ -181,12 +180,14 @@ class Status:
         if head is not None:
             gauge("keeper_head_block", head.number)
             gauge("keeper_head_age_seconds", (now_ms - head.seen_ms) / 1000)
-        gauge("keeper_wallet_balance_wei", self.lane.balance_wei)
-        gauge("keeper_open_attempts", len(self.lane.open_attempts))
+        for lane in self.lanes.lanes:
+            gauge("keeper_wallet_balance_wei", lane.balance_wei, wallet=lane.name)
+            gauge("keeper_wallet_parked", 1 if lane.parked else 0, wallet=lane.name)
+        gauge("keeper_open_attempts", len(self.lanes.open_attempts))
         gauge("keeper_journal_bytes", self.journal.size_bytes())
         gauge("keeper_journal_writable", 0 if self.journal.trouble else 1)
         gauge("keeper_ready", 0 if self.unready() else 1)
-        gauge("keeper_dry_run", 1 if self.lane.wallet is None else 0)
+        gauge("keeper_dry_run", 0 if self.lanes.wallets else 1)
         self.endpoints.set_gauges()
         self.heartbeats.publish(self.metrics)
         self.quarantine.publish(self.metrics, list(self.pipeline.desks))
@@ -213,12 +214,23 @@ def _quantile(ordered: list[float], share: float) -> float | None:
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
 
 
+def _wallet(lane: Lane) -> dict[str, object]:
+    return {
+        "name": lane.name,
+        "address": lane.address,
+        "balance_wei": str(lane.balance_wei),
+        "open_attempts": len(lane.open_attempts),
+        "parked": lane.parked,
+    }
+
+
 def _open(attempt: Attempt) -> dict[str, object]:
     return {
         "id": attempt.id,
         "venue": attempt.plan.venue,
         "account": attempt.plan.account,
         "state": "broadcast" if attempt.sent_ms else "signed",
+        "wallet": attempt.wallet,
         "nonce": attempt.nonce,
         "transactions": len(attempt.transactions),
         "expected_wei": str(attempt.plan.expected.expected_wei),

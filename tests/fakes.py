@@ -122,7 +122,9 @@ class PlainBroadcaster:
 
 
 class ScriptedLane:
-    """A lane that answers what the test says. Implements ``ports.Submitter`` and ``Tracker``."""
+    """A wallet that does what the test says. Implements ``ports.Submitter`` and ``Tracker``."""
+
+    name = "main"
 
     def __init__(self, wallet: str | None) -> None:
         self.wallet = wallet
@@ -137,11 +139,29 @@ class ScriptedLane:
         self.replaced: list[tuple[Attempt, Plan, Fee]] = []
         self.cancelled: list[Attempt] = []
         self.closed: list[Settled] = []
-        self.recovered = True
-        self.parked = False
+        self.parked = ""
         self.balance_wei = 10**18
         self.tick_to_sent_ms: list[float] = []
         self._open: dict[tuple[VenueId, AccountId], Attempt] = {}
+
+    @property
+    def lanes(self) -> "Sequence[ScriptedLane]":
+        return [self] if self.wallet else []
+
+    @property
+    def address(self) -> str:
+        assert self.wallet is not None
+        return self.wallet
+
+    @property
+    def wallets(self) -> Sequence[str]:
+        return [self.wallet] if self.wallet else []
+
+    def wallets_of(self, _venue: VenueId) -> Sequence[str]:
+        return self.wallets
+
+    def wallet_for(self, _venue: VenueId) -> str | None:
+        return None if self.parked else self.wallet
 
     @property
     def open_attempts(self) -> Sequence[Attempt]:
@@ -156,7 +176,7 @@ class ScriptedLane:
     def first_fee(self, _head: Head) -> Fee | None:
         return self.fee
 
-    async def submit(self, plan: Plan, fee: Fee, head: Head) -> Attempt | NotSent:
+    async def submit(self, plan: Plan, _wallet: str, fee: Fee, head: Head) -> Attempt | NotSent:
         if self.wallet is None:
             return NotSent.NO_WALLET
         if self.refuse is not None:

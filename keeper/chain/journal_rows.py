@@ -12,7 +12,6 @@ from keeper.decide.economics import Economics
 from keeper.facts import (
     Attempt,
     Call,
-    Job,
     Plan,
     Receipt,
     Settled,
@@ -21,6 +20,7 @@ from keeper.facts import (
     TakenOver,
     TxKind,
 )
+from keeper.jobs import Job
 
 
 class Event(StrEnum):

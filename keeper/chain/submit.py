@@ -4,7 +4,7 @@ Order of things for every transaction: nonce, signature, journal (on disk), broa
 stays open until its nonce is consumed ``confirmations`` blocks deep, whichever of the hashes
 journaled for that nonce was mined. What is not included in time is replaced at the same nonce or
 cancelled by a self-transfer; a transaction whose broadcast got no answer is sent again, byte for
-byte.
+byte. A lane that cannot pay, sign or get on parks itself, and says why.
 """
 
 import uuid
@@ -14,13 +14,17 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from keeper.chain.fees import FeeRules, first_fee, replacement_fee
+from keeper.chain.fees import first_fee, replacement_fee
+from keeper.chain.inclusion import Inclusion
 from keeper.chain.journal import Journal
-from keeper.chain.rpc import batch_whole, quantity, receipt_from_json
-from keeper.chain.signer import Signer, sent_value_wei
-from keeper.decide.economics import Fee
+from keeper.chain.lane_rules import TRANSFER_GAS, LaneRules
+from keeper.chain.nonces import Nonces
+from keeper.chain.rpc import quantity
+from keeper.chain.signer import SigningError, Unsigned, Wallet
+from keeper.decide.economics import Economics, Fee
 from keeper.errors import JournalUnavailableError, RpcError, RpcFault
 from keeper.facts import (
+    OWN,
     AccountId,
     Attempt,
     Call,
@@ -29,68 +33,65 @@ from keeper.facts import (
     NotSent,
     Outcome,
     Plan,
-    Receipt,
     Settled,
     SignedTx,
     TxKind,
     VenueId,
 )
+from keeper.jobs import Job
 from keeper.ports import Broadcaster, Clock, Rpc, Telemetry
+from keeper.units import PPM
 
 logger = structlog.get_logger(__name__)
 
 HASHES_MAX = 10_000  # of our own transactions, remembered to know them in the logs
 LATENCIES_MAX = 1000  # kept for the status page
-TRANSFER_GAS = 21_000
+FILLED_AT_ONCE_MAX = 16  # gaps filled per head
 
 
 @dataclass(frozen=True, slots=True)
-class LaneRules:
-    """How long to wait and how deep to look; from ``[chain]`` and ``[fees]``."""
+class LaneParts:
+    """What every lane of a chain works with."""
 
-    chain_id: int
-    confirmations: int
-    replace_after_blocks: int
-    cost_wei_max: int
-    fees: FeeRules
+    rpc: Rpc
+    broadcaster: Broadcaster
+    journal: Journal
+    clock: Clock
+    telemetry: Telemetry
 
 
 class Lane:
-    """Sends transactions from one wallet. Without a signer (dry run) it sends nothing."""
+    """Sends transactions from one wallet. A wallet without a signer is only followed."""
 
-    def __init__(  # noqa: PLR0913, PLR0917 - one composition root calls it
-        self,
-        rpc: Rpc,
-        broadcaster: Broadcaster,
-        journal: Journal,
-        signer: Signer | None,
-        rules: LaneRules,
-        clock: Clock,
-        telemetry: Telemetry,
-    ) -> None:
-        """Nothing is asked or sent before ``recover``."""
-        self._rpc = rpc
-        self._broadcaster = broadcaster
-        self._journal = journal
-        self._signer = signer
+    def __init__(self, wallet: Wallet, rules: LaneRules, parts: LaneParts) -> None:
+        """Nothing is asked or sent before the first ``poll``."""
+        self.wallet = wallet
         self._rules = rules
-        self._clock = clock
-        self._telemetry = telemetry
-        self._next_nonce = 0
-        self._gaps: list[int] = []  # nonces below the next one that nothing is known to occupy
+        self._rpc = parts.rpc
+        self._broadcaster = parts.broadcaster
+        self._journal = parts.journal
+        self._clock = parts.clock
+        self._telemetry = parts.telemetry
+        self._inclusion = Inclusion(parts.rpc, rules.confirmations, parts.clock, parts.telemetry)
+        self._nonces = Nonces()
         self._open: dict[tuple[VenueId, AccountId], Attempt] = {}
-        self._consumed_at: dict[str, int] = {}  # attempt → head that first showed its nonce used
         self.balance_wei = 0
-        self._parked_below_wei = 0  # balance that has to be exceeded to leave the parking place
-        self._recovered = False
+        self._unpaid_wei = 0  # balance that has to be reached to leave the parking place
+        self._signer_trouble = ""  # since the last head
+        self._head: Head | None = None  # last polled at; None: the nonces were not learned yet
         self._signed: OrderedDict[str, None] = OrderedDict()  # hashes, newest last
         self._stale: set[str] = set()  # found in the journal, decided by another process
         self.tick_to_sent_ms: deque[float] = deque(maxlen=LATENCIES_MAX)
 
     @property
-    def wallet(self) -> str | None:
-        """Return the address that pays and is paid; None in a dry run."""
-        return self._signer.address if self._signer else None
+    def name(self) -> str:
+        """Return the wallet's name in the config."""
+        return self.wallet.name
+
+    @property
+    def address(self) -> str:
+        """Return the address that pays and is paid."""
+        return self.wallet.address
 
     @property
     def open_attempts(self) -> Sequence[Attempt]:
@@ -106,59 +107,128 @@ class Lane:
         return self._open.get((venue, account))
 
     @property
-    def reserved_wei(self) -> int:
-        """Return what the open attempts may cost at worst."""
-        return sum(attempt.plan.cost_wei_max for attempt in self._open.values())
+    def free_wei(self) -> int:
+        """Return the balance less what the open attempts may cost at worst."""
+        return self.balance_wei - sum(open_.plan.cost_wei_max for open_ in self._open.values())
 
     @property
-    def recovered(self) -> bool:
-        """Return whether what was in flight at the start has been found again."""
-        return self._recovered
+    def parked(self) -> str:
+        """Return why the lane starts nothing now, or nothing."""
+        if self.wallet.signer is None:
+            return "no wallet of the config: what it has in flight is followed"
+        if self._head is None:
+            return "the chain was not asked for its nonces yet"
+        if self._signer_trouble:
+            return self._signer_trouble
+        if self.balance_wei < max(self._unpaid_wei, self.wallet.balance_wei_min):
+            return "cannot pay for another attempt; fund it"
+        stuck = self._stuck(self._head)
+        if stuck is not None:
+            return f"stuck at nonce {stuck.nonce}, which is neither included nor replaced"
+        return ""
 
-    @property
-    def parked(self) -> bool:
-        """Return whether the lane waits: for its recovery at start, or to be funded."""
-        return not self._recovered or self.balance_wei < self._parked_below_wei
+    def _stuck(self, head: Head) -> Attempt | None:
+        """Return the attempt that keeps all later nonces waiting, although it was due long ago."""
+        waiting = [one for one in self._open.values() if not self._inclusion.is_consumed(one)]
+        first = min(waiting, key=lambda attempt: attempt.nonce, default=None)
+        if first is None or not first.transactions:
+            return None
+        due = first.transactions[-1].block + 2 * self._rules.replace_after_blocks
+        return first if due <= head.number else None
 
-    async def recover(self) -> Sequence[Attempt]:
-        """Read the journal and the wallet's nonces.
+    def adopt(self, attempts: Sequence[Attempt]) -> None:
+        """Take over what the journal says this wallet has in flight.
 
         What was signed and perhaps never sent is overdue at once: it is simulated again before it
         is sent or cancelled.
         """
-        attempts = await self._journal.open_attempts()
-        self._stale = {attempt.id for attempt in attempts if attempt.sent_ms is None}
         for attempt in attempts:
             self._open[attempt.plan.venue, attempt.plan.account] = attempt
+            if attempt.sent_ms is None:
+                self._stale.add(attempt.id)
             for transaction in attempt.transactions:
                 self._note_signed(transaction)
-        if self._signer is None:
-            self._recovered = True
-            return attempts
-        wallet = self._signer.address
-        answers = await batch_whole(
-            self._rpc,
-            [
-                ("eth_getTransactionCount", [wallet, "pending"]),
-                ("eth_getBalance", [wallet, "latest"]),
-            ],
-        )
-        pending, self.balance_wei = (quantity(answer) for answer in answers)
-        ours = {attempt.nonce for attempt in attempts if attempt.wallet == wallet}
-        self._next_nonce = max([pending, *(nonce + 1 for nonce in ours)])
-        self._gaps = [nonce for nonce in range(pending, self._next_nonce) if nonce not in ours]
-        for attempt in attempts:
-            if attempt.wallet != wallet:
-                logger.error("open attempt of another wallet", wallet=attempt.wallet, id=attempt.id)
-            else:
-                logger.info("found in flight", attempt=attempt.id, nonce=attempt.nonce)
-        await self._journal.resumed(attempts, self._clock.wall_ms())
-        self._recovered = True
-        return attempts
+            logger.info("found in flight", attempt=attempt.id, nonce=attempt.nonce)
 
-    def first_fee(self, head: Head) -> Fee | None:
-        """Return the fee of a first try; None when the base fee is over the cap."""
-        return first_fee(head, self._rules.fees)
+    async def _learn_nonces(self) -> None:
+        answer = await self._rpc.call("eth_getTransactionCount", [self.address, "pending"])
+        ours = {attempt.nonce for attempt in self._open.values()}
+        self._nonces.learn(quantity(answer), ours)
+
+    # --- sending ----------------------------------------------------------------------------------
+
+    async def submit(self, plan: Plan, fee: Fee, head: Head) -> Attempt | NotSent:
+        """Open an attempt: nonce, signature, journal, broadcast."""
+        if self._broadcaster.trouble:
+            return NotSent.NO_ENDPOINT
+        if self.parked:
+            return NotSent.LANE_PARKED
+        if self.free_wei < plan.cost_wei_max:
+            self._unpaid_wei = max(self._unpaid_wei, plan.cost_wei_max)
+            return NotSent.LANE_PARKED
+        return await self._start(plan, fee, head)
+
+    async def _start(self, plan: Plan, fee: Fee, head: Head) -> Attempt | NotSent:
+        key = (plan.venue, plan.account)
+        attempt = Attempt(
+            id=uuid.uuid4().hex,
+            plan=plan,
+            wallet=self.address,
+            nonce=self._nonces.take(),
+            transactions=(),
+            opened_ms=self._clock.wall_ms(),
+        )
+        self._open[key] = attempt  # before the first await: nobody else gets this account
+        try:
+            transaction = await self._sign(
+                attempt, plan.call, plan.gas_limit, fee, head, TxKind.FIRST
+            )
+        except SigningError as error:
+            logger.warning("not signed", wallet=self.name, error=str(error))
+            self._take_back(key, attempt)
+            return NotSent.NOT_SIGNED
+        try:
+            attempt = await self._journaled(attempt, transaction)
+        except JournalUnavailableError:
+            self._take_back(key, attempt)
+            return NotSent.NOT_WRITTEN
+        refused = await self._broadcast(attempt, head)
+        if refused is None or not refused.is_definite:
+            return self._open.get(key, attempt)  # it may be settled already
+        self._take_back(key, attempt)
+        if refused.fault is RpcFault.INSUFFICIENT_FUNDS:
+            # what we thought the wallet holds was wrong: wait for the next look at it
+            self.balance_wei, self._unpaid_wei = 0, plan.cost_wei_max
+        settled = Settled(attempt, Outcome.DROPPED, refused.fault.value, None, 0, 0, 0)
+        await self._journal.settle(settled, self._clock.wall_ms())
+        return NotSent.DROPPED
+
+    def _take_back(self, key: tuple[VenueId, AccountId], attempt: Attempt) -> None:
+        self._nonces.give_back(attempt.nonce)
+        del self._open[key]
+
+    async def fill_gaps(self, head: Head) -> None:
+        """Use up the nonces that everything behind them waits for, with transfers of nothing."""
+        fee = first_fee(head, self._rules.fees)
+        if self.wallet.signer is None or fee is None:
+            return
+        cost_wei = TRANSFER_GAS * fee.max_fee_wei
+        for nonce in self._nonces.gaps[:FILLED_AT_ONCE_MAX]:
+            plan = Plan(
+                venue=OWN,
+                account=AccountId(f"{self.address} nonce {nonce}"),
+                call=Call(self.address, b""),
+                gas_limit=TRANSFER_GAS,
+                cost_wei_max=cost_wei,
+                expected=Economics(0, cost_wei, 0, 0, PPM),
+                tick_ns=0,
+                decided_ns=self._clock.monotonic_ns(),
+                simulated_at=head.number,
+                job=Job.FILL,
+            )
+            logger.warning("filling a gap", wallet=self.name, nonce=nonce)
+            if not isinstance(await self._start(plan, fee, head), Attempt):
+                return  # what is behind the gap waits on, and the lane says that it is stuck
 
     def replacement_fee(self, attempt: Attempt, head: Head, gas: int, value_wei: int) -> Fee | None:
         """Return a fee that replaces what the attempt has in flight within the cost cap."""
@@ -170,183 +240,99 @@ class Lane:
         ceiling = (self._rules.cost_wei_max - value_wei) // gas
         return replacement_fee(before, head, self._rules.fees, ceiling)
 
-    async def submit(self, plan: Plan, fee: Fee, head: Head) -> Attempt | NotSent:
-        """Open an attempt: nonce, signature, journal, broadcast."""
-        if self._signer is None:
-            return NotSent.NO_WALLET
-        if self._broadcaster.trouble:
-            return NotSent.NO_ENDPOINT
-        needed = self.reserved_wei + plan.cost_wei_max
-        if self.parked or self.balance_wei < needed:
-            self._parked_below_wei = max(self._parked_below_wei, plan.cost_wei_max)
-            return NotSent.LANE_PARKED
-        key = (plan.venue, plan.account)
-        if key in self._open:
-            msg = f"account {plan.account} has an open attempt"
-            raise ValueError(msg)
-        attempt = Attempt(
-            id=uuid.uuid4().hex,
-            plan=plan,
-            wallet=self._signer.address,
-            nonce=self._gaps[0] if self._gaps else self._next_nonce,
-            transactions=(),
-            opened_ms=self._clock.wall_ms(),
-        )
-        transaction = self._sign(attempt, plan.call, plan.gas_limit, fee, head, TxKind.FIRST)
-        # signed and before the first await: nobody else gets this nonce or this account
-        self._take_nonce(attempt.nonce)
-        self._open[key] = attempt
-        try:
-            attempt = await self._journaled(attempt, transaction)
-        except JournalUnavailableError:
-            self._unsend(attempt)
-            return NotSent.NOT_WRITTEN
-        refused = await self._broadcast(attempt, head)
-        if refused is not None and refused.is_definite and self._give_back(attempt.nonce):
-            del self._open[key]
-            if refused.fault is RpcFault.INSUFFICIENT_FUNDS:
-                # what we thought the wallet holds was wrong: wait for the next look at it
-                self.balance_wei, self._parked_below_wei = 0, plan.cost_wei_max
-            settled = Settled(attempt, Outcome.DROPPED, refused.fault.value, None, 0, 0, 0)
-            await self._journal.settle(settled, self._clock.wall_ms())
-            return NotSent.DROPPED
-        return self._open.get(key, attempt)  # it may be settled already
-
     async def replace(self, attempt: Attempt, plan: Plan, fee: Fee, head: Head) -> None:
-        """Send a dearer transaction at the attempt's nonce."""
+        """Send a dearer transaction at the attempt's nonce; raises SigningError."""
         attempt = replace(attempt, plan=replace(plan, tick_ns=attempt.plan.tick_ns))
         await self._resend(attempt, plan.call, plan.gas_limit, fee, head, TxKind.REPLACEMENT)
 
     async def cancel(self, attempt: Attempt, head: Head) -> bool:
-        """Take the nonce with a self-transfer of nothing; False when the cap forbids the fee."""
-        if self._signer is None:
-            return False
+        """Take the nonce with a self-transfer of nothing; False when the cap forbids the fee.
+
+        Raises SigningError.
+        """
         fee = self.replacement_fee(attempt, head, TRANSFER_GAS, 0)
-        if fee is None:
+        if fee is None or self.wallet.signer is None:
             return False
-        call = Call(self._signer.address, b"")
+        call = Call(self.address, b"")
         await self._resend(attempt, call, TRANSFER_GAS, fee, head, TxKind.CANCEL)
         return True
 
     async def _resend(
         self, attempt: Attempt, call: Call, gas: int, fee: Fee, head: Head, kind: TxKind
     ) -> None:
-        transaction = self._sign(attempt, call, gas, fee, head, kind)
+        transaction = await self._sign(attempt, call, gas, fee, head, kind)
         attempt = await self._journaled(attempt, transaction)
         self._stale.discard(attempt.id)
         self._telemetry.count("keeper_replacements_total", kind=kind.value)
         await self._broadcast(attempt, head)
 
+    # --- following --------------------------------------------------------------------------------
+
     def overdue(self, head: Head) -> list[Attempt]:
         """Return the attempts whose newest transaction has waited too long, by nonce."""
+        if self.wallet.signer is None:
+            return []
         after = self._rules.replace_after_blocks
         late = [
             attempt
             for attempt in self._open.values()
-            if attempt.wallet == self.wallet
-            and attempt.id not in self._consumed_at
+            if not self._inclusion.is_consumed(attempt)
             and attempt.transactions
             and (attempt.id in self._stale or attempt.transactions[-1].block + after <= head.number)
         ]
         return sorted(late, key=lambda attempt: attempt.nonce)
 
     async def poll(self, head: Head) -> list[Mined]:
-        """Ask the chain about every open attempt; return those consumed deep enough."""
+        """Ask the chain about every open attempt; return those consumed deep enough.
+
+        The first time it learns the wallet's nonces. Gaps in them are filled, and what was signed
+        but not known to be accepted is sent again.
+        """
+        if self._head is None:
+            await self._learn_nonces()
         attempts = sorted(self._open.values(), key=lambda attempt: attempt.nonce)
-        hashes = [tx.hash for attempt in attempts for tx in attempt.transactions]
-        wallets = sorted({attempt.wallet for attempt in attempts} - {self.wallet})
-        if self.wallet is not None:
-            wallets.insert(0, self.wallet)
-        answers = await batch_whole(
-            self._rpc,
-            [
-                *(("eth_getTransactionReceipt", [tx_hash]) for tx_hash in hashes),
-                *(("eth_getTransactionCount", [wallet, "latest"]) for wallet in wallets),
-                *(("eth_getBalance", [wallet, "latest"]) for wallet in wallets[:1]),
-            ],
-        )
-        receipts = {
-            h: receipt_from_json(raw) for h, raw in zip(hashes, answers, strict=False) if raw
-        }
-        counts = {w: quantity(n) for w, n in zip(wallets, answers[len(hashes) :], strict=False)}
-        if self.wallet is not None:
-            self._note_wallet(counts[self.wallet], quantity(answers[-1]))
-        mined = [self._mined(attempt, head, counts, receipts) for attempt in attempts]
+        nonce, self.balance_wei, receipts = await self._inclusion.ask(self.address, attempts)
+        self._head, self._signer_trouble = head, ""
+        self._nonces.used(nonce)
+        if self.balance_wei >= self._unpaid_wei:
+            self._unpaid_wei = 0
+        mined = [self._inclusion.mined(attempt, head, nonce, receipts) for attempt in attempts]
         for attempt, done in zip(attempts, mined, strict=True):
             waiting = done is None and attempt.transactions and attempt.id not in self._stale
-            unused = attempt.nonce >= counts[attempt.wallet]
-            if waiting and unused and self._broadcaster.due(attempt, head):
+            if waiting and attempt.nonce >= nonce and self._broadcaster.due(attempt, head):
                 await self._broadcast(attempt, head)
         await self._journal.follow(attempts, receipts, self._clock.wall_ms())
+        await self.fill_gaps(head)
         return [done for done in mined if done is not None]
-
-    def _note_wallet(self, nonce: int, balance_wei: int) -> None:
-        self.balance_wei = balance_wei
-        self._next_nonce = max(self._next_nonce, nonce)
-        self._gaps = [gap for gap in self._gaps if gap >= nonce]
-        if not self.parked:
-            self._parked_below_wei = 0
-
-    def _mined(
-        self, attempt: Attempt, head: Head, counts: dict[str, int], receipts: dict[str, Receipt]
-    ) -> Mined | None:
-        for transaction in attempt.transactions:
-            receipt = receipts.get(transaction.hash)
-            if receipt is not None:
-                if attempt.sent_ms is not None and attempt.id not in self._consumed_at:
-                    self._stage_included(attempt.plan.venue, attempt.sent_ms)
-                self._consumed_at[attempt.id] = receipt.block_number
-                deep = head.number - receipt.block_number + 1 >= self._rules.confirmations
-                value_wei = sent_value_wei(transaction.raw)
-                return Mined(attempt, transaction, receipt, value_wei) if deep else None
-        if counts[attempt.wallet] <= attempt.nonce or not attempt.transactions:
-            self._consumed_at.pop(attempt.id, None)  # a reorg gave the nonce back
-            return None
-        first = self._consumed_at.setdefault(attempt.id, head.number)
-        # one block more than for a receipt: an endpoint may know the count before the receipt
-        deep = head.number - first >= self._rules.confirmations
-        return Mined(attempt, None, None) if deep else None
 
     async def close(self, settled: Settled) -> None:
         """Write the end of an attempt and forget it."""
         attempt = settled.attempt
         await self._journal.settle(settled, self._clock.wall_ms())
         self._open.pop((attempt.plan.venue, attempt.plan.account), None)
-        self._consumed_at.pop(attempt.id, None)
+        self._inclusion.forget(attempt)
+
+    # --- one transaction --------------------------------------------------------------------------
 
     def _note_signed(self, transaction: SignedTx) -> None:
         self._signed[transaction.hash] = None
         while len(self._signed) > HASHES_MAX:
             self._signed.popitem(last=False)
 
-    def _take_nonce(self, nonce: int) -> None:
-        if self._gaps:
-            self._gaps.remove(nonce)
-        else:
-            self._next_nonce = nonce + 1
-
-    def _give_back(self, nonce: int) -> bool:
-        """Return whether the nonce could be taken back (nothing later depends on it)."""
-        if nonce != self._next_nonce - 1:
-            return False
-        self._next_nonce = nonce
-        return True
-
-    def _unsend(self, attempt: Attempt) -> None:
-        """Forget an attempt whose transaction nobody has seen; its nonce is free again."""
-        del self._open[attempt.plan.venue, attempt.plan.account]
-        if not self._give_back(attempt.nonce):
-            self._gaps = sorted([*self._gaps, attempt.nonce])
-
-    def _sign(
+    async def _sign(
         self, attempt: Attempt, call: Call, gas: int, fee: Fee, head: Head, kind: TxKind
     ) -> SignedTx:
-        if self._signer is None:
-            msg = "a dry run signs nothing"
+        if self.wallet.signer is None:
+            msg = f"wallet {self.address} has no signer"
             raise ValueError(msg)
-        tx_hash, raw = self._signer.sign(
-            call, nonce=attempt.nonce, gas_limit=gas, fee=fee, chain_id=self._rules.chain_id
-        )
+        if self._signer_trouble:  # once a head is often enough to wait for it in vain
+            raise SigningError(self._signer_trouble)
+        unsigned = Unsigned(call, attempt.nonce, gas, fee, self._rules.chain_id)
+        try:
+            tx_hash, raw = await self.wallet.signer.sign(unsigned)
+        except SigningError as error:
+            self._signer_trouble = str(error)
+            raise
         return SignedTx(
             hash=tx_hash,
             raw=raw,
@@ -386,7 +372,8 @@ class Lane:
         if plan.tick_ns:
             self._stage(plan, "signed_to_sent", signed_ns)
             self._stage(plan, "tick_to_sent", plan.tick_ns)
-            self.tick_to_sent_ms.append((now_ns - plan.tick_ns) / 1e6)
+        if tick_to_sent_ms is not None:
+            self.tick_to_sent_ms.append(tick_to_sent_ms)
         sent = replace(current, sent_ms=self._clock.wall_ms())
         self._open[plan.venue, plan.account] = sent
         await self._journal.sent(sent.id, sent.sent_ms or 0, tick_to_sent_ms)
@@ -394,7 +381,3 @@ class Lane:
     def _stage(self, plan: Plan, stage: str, since_ns: int) -> None:
         seconds = (self._clock.monotonic_ns() - since_ns) / 1e9
         self._telemetry.observe("keeper_stage_seconds", seconds, venue=plan.venue, stage=stage)
-
-    def _stage_included(self, venue: VenueId, sent_ms: int) -> None:
-        seconds, stage = max(0, self._clock.wall_ms() - sent_ms) / 1000, "sent_to_included"
-        self._telemetry.observe("keeper_stage_seconds", seconds, venue=venue, stage=stage)

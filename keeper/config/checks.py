@@ -52,17 +52,19 @@ def cross_check(problems: Problems, document: Document) -> None:
     names = _unique(problems, document, "sources", "name")
     feeds = _unique(problems, document, "feeds", "id")
     _unique(problems, document, "venues", "id")
+    wallets = _unique(problems, document, "wallets", "name", default="main")
     _check_topics(problems, feeds)
     for index, feed in _tables(document, "feeds"):
-        _check_feed_sources(problems, feed, ("feeds", index, "sources"), names)
+        _check_names(problems, feed, ("feeds", index, "sources"), "source", names)
     chain = _table(document, "chain")
     check_feed(problems, ("chain", "native_feed"), chain.get("native_feed"), feeds)
     for index, venue in _tables(document, "venues"):
         at = ("venues", index)
         check_feed(problems, (*at, "reward_feed"), venue.get("reward_feed"), feeds)
         _check_budget(problems, venue, at)
-    if isinstance(document.get("wallet"), dict):
-        _check_wallet(problems, document["wallet"])
+        _check_names(problems, venue, (*at, "wallets"), "wallet", wallets)
+    for index, wallet in _tables(document, "wallets"):
+        _check_wallet(problems, wallet, ("wallets", index))
     _check_order(problems, document, "gate", "backoff_ms_min", "backoff_ms_max")
     _check_order(problems, document, "fees", "priority_fee_wei", "max_fee_per_gas_wei_max")
     _check_order(problems, document, "chain", "confirmations", "reorg_depth_max")
@@ -121,11 +123,13 @@ def _tables(document: Document, name: str) -> Iterator[tuple[int, Document]]:
             yield index, table
 
 
-def _unique(problems: Problems, document: Document, array: str, key: str) -> dict[str, int]:
+def _unique(
+    problems: Problems, document: Document, array: str, key: str, default: str | None = None
+) -> dict[str, int]:
     """Return name → index in the array; a name given twice is told at the second place."""
     first: dict[str, int] = {}
     for index, table in _tables(document, array):
-        name = table.get(key)
+        name = table.get(key, default)
         if not isinstance(name, str):
             continue
         if name in first:
@@ -147,19 +151,20 @@ def _check_topics(problems: Problems, feeds: Mapping[str, int]) -> None:
             problems.add(("feeds", index, "id"), text, value=name)
 
 
-def _check_feed_sources(
-    problems: Problems, feed: Document, at: KeyPath, names: Mapping[str, int]
+def _check_names(
+    problems: Problems, table: Document, at: KeyPath, what: str, names: Mapping[str, int]
 ) -> None:
-    sources = feed.get("sources")
+    """Tell of an array that names a source or a wallet that there is none of, or one twice."""
+    named = table.get(str(at[-1]))
     seen: set[str] = set()
-    for index, name in enumerate(sources if isinstance(sources, list) else ()):
+    for index, name in enumerate(named if isinstance(named, list) else ()):
         if not isinstance(name, str):
             continue
         if name not in names:
-            text = f"there is no such source; {suggestion(name, names)}sources: {listing(names)}"
+            text = f"there is no such {what}; {suggestion(name, names)}{what}s: {listing(names)}"
             problems.add((*at, index), text, value=name)
         elif name in seen:
-            problems.add((*at, index), "is named twice; name each source once", value=name)
+            problems.add((*at, index), f"is named twice; name each {what} once", value=name)
         seen.add(name)
 
 
@@ -170,15 +175,20 @@ def _check_budget(problems: Problems, venue: Document, at: KeyPath) -> None:
         problems.add((*at, "solvency_budget_wei"), text, value=budget)
 
 
-def _check_wallet(problems: Problems, wallet: Document) -> None:
-    if ("key" in wallet) == ("keystore" in wallet):
-        text = "should have exactly one of key and keystore; take the whole table out for a dry run"
-        problems.add(("wallet",), text)
+def _check_wallet(problems: Problems, wallet: Document, at: KeyPath) -> None:
+    if sum(key in wallet for key in ("key", "keystore", "signer")) != 1:
+        text = "should have exactly one of key, keystore and signer; without wallets: a dry run"
+        problems.add(at, text)
     if "keystore" in wallet and "password" not in wallet:
         text = 'is missing; a keystore needs one: password = { file = "path" }'
-        problems.add(("wallet", "password"), text)
+        problems.add((*at, "password"), text)
     if "password" in wallet and "keystore" not in wallet:
-        problems.add(("wallet", "password"), "belongs to a keystore; take it out")
+        problems.add((*at, "password"), "belongs to a keystore; take it out")
+    if "signer" in wallet and "address" not in wallet:
+        problems.add((*at, "address"), "is missing; say for whom the remote signer signs")
+    for key in ("address", "signer_timeout_ms"):
+        if key in wallet and "signer" not in wallet:
+            problems.add((*at, key), "belongs to a remote signer; take it out")
 
 
 def _check_order(problems: Problems, document: Document, table: str, low: str, high: str) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any, TypeVar
 
+from annotated_types import MaxLen, MinLen
 from pydantic import BaseModel, ValidationError
 
 from keeper.config.checks import check_option_feeds, cross_check, feed_ids, report_leaks
@@ -24,6 +25,7 @@ from keeper.config.settings import (
     SourceSettings,
     VenueCommon,
     VenueSettings,
+    WalletSettings,
 )
 from keeper.errors import ConfigError
 
@@ -129,20 +131,19 @@ class _Reader:
             self._problems.add_unknown((name,), keys_of(Settings))
         parts: dict[str, Any] = {
             "sources": self._array("sources", "prices", SourceCommon, SourceSettings),
-            "feeds": self._feeds(),
+            "feeds": self._tables("feeds", FeedSettings),
             "venues": self._array("venues", "venues", VenueCommon, VenueSettings),
+            "wallets": self._tables("wallets", WalletSettings),
         }
         for name, field in Settings.model_fields.items():
-            # An absent table may still have required keys; an absent wallet is a dry run.
-            if name not in parts and (name in self._document or name != "wallet"):
+            if name not in parts:  # an absent table may still have required keys
                 (model,) = models_in(field.annotation)
                 parts[name] = self._table(model, self._document.get(name, {}), (name,))
         return parts
 
-    def _feeds(self) -> list[FeedSettings | None]:
+    def _tables(self, name: str, model: type[ModelT]) -> list[ModelT | None]:
         return [
-            self._table(FeedSettings, raw, ("feeds", index))
-            for index, raw in enumerate(self._elements("feeds"))
+            self._table(model, raw, (name, index)) for index, raw in enumerate(self._elements(name))
         ]
 
     def _array(
@@ -158,11 +159,13 @@ class _Reader:
         ]
 
     def _elements(self, name: str) -> list[Any]:
-        """Return the tables of an array of tables, of which there must be one at least."""
+        """Return the tables of an array of tables."""
         raw = self._document.get(name)
-        limit = next(mark.max_length for mark in Settings.model_fields[name].metadata[1:])
+        marks = Settings.model_fields[name].metadata
+        limit = next(mark.max_length for mark in marks if isinstance(mark, MaxLen))
         if raw is None or raw == []:
-            self._problems.add((name,), f"is missing; add at least one [[{name}]] table")
+            if any(isinstance(mark, MinLen) for mark in marks):
+                self._problems.add((name,), f"is missing; add at least one [[{name}]] table")
             return []
         if not isinstance(raw, list):
             text = f"should be an array of tables; write [[{name}]] instead of [{name}]"

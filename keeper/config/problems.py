@@ -15,7 +15,7 @@ from keeper.config.lines import KeyPath
 from keeper.errors import ConfigError
 
 _HIDDEN_TABLES = (
-    ("wallet",),
+    ("wallets",),
     ("chain", "http"),
     ("chain", "send"),
     ("chain", "ws"),

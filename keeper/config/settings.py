@@ -142,16 +142,37 @@ class ChainSettings(Table):
 
 
 class WalletSettings(Table):
-    """Who signs. Without this table the keeper decides and sends nothing: a dry run."""
+    """One wallet that signs. Without any the keeper decides and sends nothing: a dry run."""
 
+    name: str = Field(
+        default="main",
+        pattern=NAME,
+        description="Name of the wallet in logs and metrics: 1 to 64 letters, digits and . _ -",
+    )
     key: SecretRef | None = Field(
-        default=None, description="Where the private key is (hexadecimal); or use keystore."
+        default=None,
+        description="Where the private key is (hexadecimal); or use keystore, or signer.",
     )
     keystore: ConfigPath | None = Field(
         default=None, description="Path of an encrypted JSON keystore, relative to this file."
     )
     password: SecretRef | None = Field(
         default=None, description="Where the password of the keystore is."
+    )
+    signer: HttpEndpoint | None = Field(
+        default=None,
+        description="URL of a remote signer that takes eth_signTransaction, as Web3Signer does.",
+    )
+    address: str | None = Field(
+        default=None,
+        pattern=r"^0x[0-9a-fA-F]{40}$",
+        description="Address that the remote signer signs for.",
+    )
+    signer_timeout_ms: int = _whole(
+        2_000, 10, 60_000, "Milliseconds until the remote signer counts as failed."
+    )
+    balance_wei_min: int = _whole(
+        0, 0, _WEI_MAX, "Wei that stay in the wallet: below, it starts no attempt."
     )
 
 
@@ -286,6 +307,11 @@ class VenueCommon(Table):
     reward_feed: FeedId | None = Field(
         default=None, description="Feed that prices the reward token; without it rewards are USD."
     )
+    wallets: tuple[str, ...] = Field(
+        default=(),
+        max_length=64,
+        description="Names of the wallets that may act here; none named: all of them.",
+    )
 
 
 class VenueSettings(VenueCommon):
@@ -304,8 +330,10 @@ class Settings(Table):
     log: LogSettings = Field(default_factory=LogSettings)
     http: HttpSettings = Field(default_factory=HttpSettings)
     chain: ChainSettings
-    wallet: WalletSettings | None = Field(
-        default=None, description="Who signs. Without this table the keeper sends nothing."
+    wallets: tuple[WalletSettings, ...] = Field(
+        default=(),
+        max_length=64,
+        description="Who signs, side by side; one table a wallet. Without any nothing is sent.",
     )
     fees: FeesSettings = Field(default_factory=FeesSettings)
     gate: GateSettings = Field(default_factory=GateSettings)
@@ -322,7 +350,7 @@ class Settings(Table):
     @property
     def dry_run(self) -> bool:
         """Nobody can sign: decide and simulate, send nothing."""
-        return self.wallet is None
+        return not self.wallets
 
     def secrets(self) -> Mapping[str, SecretRef]:
         """Return every secret reference by its key path, for a preflight to ``read``."""

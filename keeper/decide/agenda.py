@@ -34,6 +34,7 @@ class HoldReason(StrEnum):
     STATE_BEHIND = "state_behind"  # our last transaction is newer than what we have read
     NO_ENDPOINT = "no_endpoint"  # every endpoint to send through is in trouble
     LANE_PARKED = "lane_parked"
+    NOT_SIGNED = "not_signed"  # the wallet's signer did not answer, or refused
     SEND_FAILED = "send_failed"
     JOURNAL = "journal"  # it cannot be written, so nothing may be sent
     DRY_RUN = "dry_run"

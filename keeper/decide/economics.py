@@ -39,10 +39,11 @@ class Economics:
 
 @dataclass(frozen=True, slots=True)
 class Fee:
-    """Both EIP-1559 fields, wei per gas."""
+    """Both EIP-1559 fields, wei per gas. ``legacy``: both are the one gas price."""
 
     max_fee_wei: int
     priority_fee_wei: int
+    legacy: bool = False
 
     def paid_at(self, base_fee_wei: int) -> int:
         """Return what a unit of gas costs in a block with this base fee."""

@@ -38,7 +38,7 @@ head_silence_ms_max = {silence_ms}
 open_attempts_max = 64
 backoff_ms_min = {backoff_ms}
 
-[wallet]
+[[wallets]]
 key = {{ file = "{key}" }}
 
 [[sources]]
@@ -47,6 +47,7 @@ name = "broker"
 host = "127.0.0.1"
 port = {mqtt_port}
 prefix = "{prefix}"
+reconnect_ms_max = {reconnect_ms}
 {feeds}
 [[venues]]
 kind = "demo_market"
@@ -88,6 +89,7 @@ def write_config(folder: Path, wiring: Wiring) -> Path:
         poll_ms=min(max(round(wiring.block_time_s * 250), 20), 500),
         backoff_ms=max(100, round(wiring.block_time_s * 2_000)),
         silence_ms=max(2_000, round(wiring.block_time_s * 8_000)),  # a restarted node is noticed
+        reconnect_ms=max(200, round(wiring.block_time_s * 2_000)),  # back soon after the broker
         key=KEY_NAME,
         mqtt_port=wiring.mqtt_port,
         prefix=PREFIX,

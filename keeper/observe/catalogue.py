@@ -71,6 +71,7 @@ def _set(*values: Iterable[str]) -> frozenset[str]:
 FEED = Given("feed")
 SOURCE = Given("source")
 VENUE = Given("venue")
+WALLET = Given("wallet")
 LOOP = Given("loop")
 STREAM = Given("stream")
 ENDPOINT = Given("endpoint")
@@ -215,7 +216,8 @@ _ATTEMPTS = (
 _CHAIN = (
     _gauge("head_block", "Number of the newest block."),
     _gauge("head_age_seconds", "Seconds since the newest block was learned of.", unit="seconds"),
-    _gauge("wallet_balance_wei", "Balance of the wallet in wei.", unit="wei"),
+    _gauge("wallet_balance_wei", "Balance of the wallet in wei.", unit="wei", wallet=WALLET),
+    _gauge("wallet_parked", "1 while the wallet starts no attempt, else 0.", wallet=WALLET),
     _gauge(
         "backfill_blocks_left",
         "Blocks whose logs are still to be read for the venue before it is complete.",

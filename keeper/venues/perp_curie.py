@@ -29,7 +29,6 @@ from keeper.facts import (
     Call,
     FeedId,
     Head,
-    Job,
     LiquidationSeen,
     Log,
     MarketState,
@@ -42,6 +41,7 @@ from keeper.facts import (
     Touched,
     VenueId,
 )
+from keeper.jobs import Job
 from keeper.margin.rows import Row
 from keeper.ports import Rpc
 from keeper.units import PPM, WAD, mul_wad, wad_to_float

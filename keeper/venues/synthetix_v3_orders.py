@@ -24,7 +24,6 @@ from keeper.facts import (
     Call,
     FeedId,
     Head,
-    Job,
     LiquidationSeen,
     Log,
     Price,
@@ -35,6 +34,7 @@ from keeper.facts import (
     Touched,
     VenueId,
 )
+from keeper.jobs import Job
 from keeper.ports import Rpc
 from keeper.units import WAD
 from keeper.venues import _synthetix_v3_reads as reads

@@ -9,7 +9,7 @@ import pytest
 
 from keeper.chain.broadcast import Broadcast
 from keeper.chain.heads import head_from_json
-from keeper.chain.signer import Signer
+from keeper.chain.signer import KeySigner, Unsigned
 from keeper.decide.economics import Economics, Fee
 from keeper.errors import RpcError, RpcFault
 from keeper.facts import AccountId, Attempt, Call, Head, Plan, SignedTx, TxKind, VenueId
@@ -19,14 +19,14 @@ from tests.fakes import CountingTelemetry
 from tests.nodes import Anvil, running_anvil
 
 KEY = "0x" + "42" * 32
-SIGNER = Signer(KEY)
+SIGNER = KeySigner(KEY)
 
 
 def attempt_of(nonce: int = 0, *, max_fee_wei: int = 2 * GWEI, value_wei: int = 7) -> Attempt:
     """Return an attempt with one signed transaction."""
     call = Call("0x" + "77" * 20, b"", value_wei)
     fee = Fee(max_fee_wei, min(GWEI, max_fee_wei))
-    tx_hash, raw = SIGNER.sign(call, nonce=nonce, gas_limit=21_000, fee=fee, chain_id=CHAIN_ID)
+    tx_hash, raw = SIGNER.signed(Unsigned(call, nonce, 21_000, fee, CHAIN_ID))
     signed = SignedTx(tx_hash, raw, TxKind.FIRST, fee.max_fee_wei, fee.priority_fee_wei, 1, 0)
     expected = Economics(10**16, 10**14, 0, 0, 900_000)
     plan = Plan(VenueId("v"), AccountId("1"), call, 21_000, 10**15, expected, 1, 2, 1)

@@ -7,12 +7,11 @@ import pytest
 
 from keeper.chain.journal import Journal, JournalError
 from keeper.chain.journal_read import read_attempts
-from keeper.chain.signer import Signer
+from keeper.chain.signer import KeySigner, Unsigned
 from keeper.decide.economics import Fee
 from keeper.facts import (
     Attempt,
     Call,
-    Job,
     Outcome,
     Settled,
     SignedTx,
@@ -20,6 +19,7 @@ from keeper.facts import (
     TakenOver,
     TxKind,
 )
+from keeper.jobs import Job
 from tests.chain.test_lane import plan
 
 
@@ -30,7 +30,7 @@ def attempt(number: int, account: str) -> Attempt:
 def signed(number: int) -> SignedTx:
     call = Call("0x" + "77" * 20, b"", 7)
     fee = Fee(2 * 10**20, 10**20)
-    raw = Signer("0x" + "42" * 32).sign(call, nonce=number, gas_limit=5, fee=fee, chain_id=1)[1]
+    _, raw = KeySigner("0x" + "42" * 32).signed(Unsigned(call, number, 5, fee, 1))
     return SignedTx(f"0x{number}", raw, TxKind.FIRST, fee.max_fee_wei, fee.priority_fee_wei, 1, 1)
 
 

@@ -17,7 +17,7 @@ from keeper.chain.rpc import HttpRpc
 from keeper.errors import JournalUnavailableError
 from keeper.facts import AccountId, NotSent, Outcome, Settled
 from tests.chain.test_journal import attempt, signed
-from tests.chain.test_lane import MakeLane, lane_of, newest, pending, plan, submit
+from tests.chain.test_lane import WALLET, MakeLane, lane_of, newest, pending, plan, start, submit
 from tests.nodes import Anvil
 
 __all__ = ["lane_of"]  # a fixture
@@ -129,14 +129,17 @@ async def test_the_lane_sends_nothing_and_then_goes_on_with_the_same_nonces(
     journal: Journal, lane_of: MakeLane, rpc: HttpRpc, node: Anvil, tmp_path: Path
 ) -> None:
     lane = lane_of(journal)
-    await lane.recover()
+    await start(lane, rpc)
     await submit(lane, rpc, plan("1"))
     with locked(tmp_path / "j"):
         head = await newest(rpc)
         fee = lane.first_fee(head)
         assert fee is not None
         async with asyncio.TaskGroup() as group:
-            tries = [group.create_task(lane.submit(plan(account), fee, head)) for account in "2345"]
+            tries = [
+                group.create_task(lane.submit(plan(account), WALLET, fee, head))
+                for account in "2345"
+            ]
         assert {each.result() for each in tries} == {NotSent.NOT_WRITTEN}
         assert [each.nonce for each in lane.open_attempts] == [0]
         assert set(pending(node)) == {0}
@@ -149,7 +152,7 @@ async def test_a_replacement_that_cannot_be_journaled_is_not_sent(
     journal: Journal, lane_of: MakeLane, rpc: HttpRpc, node: Anvil, tmp_path: Path
 ) -> None:
     lane = lane_of(journal)
-    await lane.recover()
+    await start(lane, rpc)
     flying = await submit(lane, rpc, plan("1"))
     head, before = await newest(rpc), pending(node)
     fee = lane.replacement_fee(flying, head, 21_000, 7)

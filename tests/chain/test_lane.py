@@ -1,8 +1,7 @@
-"""The lane on a real node that mines only when told."""
+"""Lanes on a real node that mines only when told."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import replace
 from pathlib import Path
 
 import aiohttp
@@ -12,16 +11,20 @@ from keeper.chain.broadcast import Broadcast
 from keeper.chain.fees import FeeRules
 from keeper.chain.heads import head_from_json
 from keeper.chain.journal import Journal
+from keeper.chain.lane_rules import LaneRules
+from keeper.chain.lanes import Lanes
 from keeper.chain.rpc import HttpRpc
-from keeper.chain.signer import Signer
-from keeper.chain.submit import Lane, LaneRules
+from keeper.chain.signer import KeySigner, Wallet
+from keeper.chain.submit import LaneParts
 from keeper.decide.economics import Economics, Fee
 from keeper.errors import RpcError, RpcFault, TransientRpcError
 from keeper.facts import (
+    OWN,
     AccountId,
     Attempt,
     Call,
     Head,
+    Mined,
     NotSent,
     Outcome,
     Plan,
@@ -29,13 +32,14 @@ from keeper.facts import (
     TxKind,
     VenueId,
 )
+from keeper.jobs import Job
 from keeper.units import GWEI
 from tests.chain.conftest import CHAIN_ID, DEV_ADDRESS, endpoints_of
 from tests.fakes import CountingTelemetry, ManualClock
 from tests.nodes import Anvil
 
 KEY = "0x" + "42" * 32
-WALLET = Signer(KEY).address
+WALLET = KeySigner(KEY).address
 TARGET = "0x" + "77" * 20
 RULES = LaneRules(
     chain_id=CHAIN_ID,
@@ -49,7 +53,7 @@ RULES = LaneRules(
         replacement_bump_ppm=125_000,
     ),
 )
-MakeLane = Callable[..., Lane]
+MakeLane = Callable[..., Lanes]
 
 
 def plan(account: str = "1", value_wei: int = 7) -> Plan:
@@ -79,9 +83,11 @@ async def lane_of(
     node.rpc("anvil_setBalance", WALLET, hex(10**18))
     async with Broadcast(rpc.endpoints, 2, telemetry) as broadcast:
 
-        def make(journal: Journal, *, via: Broadcast = broadcast, key: str | None = KEY) -> Lane:
-            signer = Signer(key) if key else None
-            return Lane(rpc, via, journal, signer, RULES, ManualClock(), telemetry)
+        def make(journal: Journal, *, via: Broadcast = broadcast, key: str | None = KEY) -> Lanes:
+            signers = [KeySigner(key)] if key else []
+            wallets = [Wallet("main", signer.address, signer) for signer in signers]
+            parts = LaneParts(rpc, via, journal, ManualClock(), telemetry)
+            return Lanes(wallets, {}, RULES, parts)
 
         yield make
 
@@ -90,11 +96,17 @@ async def newest(rpc: HttpRpc) -> Head:
     return head_from_json(await rpc.call("eth_getBlockByNumber", ["latest", False]), 0)
 
 
-async def submit(lane: Lane, rpc: HttpRpc, some: Plan) -> Attempt:
+async def start(lane: Lanes, rpc: HttpRpc) -> Sequence[Mined]:
+    """Read the journal and look at the chain, as the settle loop does first."""
+    await lane.recover()
+    return await lane.poll(await newest(rpc))
+
+
+async def submit(lane: Lanes, rpc: HttpRpc, some: Plan) -> Attempt:
     head = await newest(rpc)
     fee = lane.first_fee(head)
     assert fee is not None
-    attempt = await lane.submit(some, fee, head)
+    attempt = await lane.submit(some, WALLET, fee, head)
     assert isinstance(attempt, Attempt)
     return attempt
 
@@ -135,8 +147,8 @@ async def test_from_plan_to_receipt(
     rpc: HttpRpc, node: Anvil, journal: Journal, lane_of: MakeLane
 ) -> None:
     lane = lane_of(journal)
-    assert lane.parked, "nothing is sent before the journal was read"
-    await lane.recover()
+    assert lane.wallet_for(VenueId("demo")) is None, "nothing before the journal was read"
+    await start(lane, rpc)
     attempt = await submit(lane, rpc, plan())
     assert pending(node) == {0: attempt.transactions[0].hash}
     assert await lane.poll(await newest(rpc)) == []
@@ -158,7 +170,7 @@ async def test_raw_bytes_are_on_disk_before_they_are_broadcast(
     """A keeper that dies between journal and broadcast sends exactly one transaction."""
     async with Journal(tmp_path / "j", CHAIN_ID) as journal:
         lane = lane_of(journal, via=deaf)
-        await lane.recover()
+        await start(lane, rpc)
         attempt = await submit(lane, rpc, plan())
         assert pending(node) == {}
     async with Journal(tmp_path / "j", CHAIN_ID) as journal:
@@ -186,13 +198,12 @@ async def test_a_restart_after_the_broadcast_finds_what_was_mined_meanwhile(
 ) -> None:
     async with Journal(tmp_path / "j", CHAIN_ID) as journal:
         lane = lane_of(journal)
-        await lane.recover()
+        await start(lane, rpc)
         await submit(lane, rpc, plan())
     node.rpc("evm_mine")
     async with Journal(tmp_path / "j", CHAIN_ID) as journal:
         lane = lane_of(journal)
-        await lane.recover()
-        (mined,) = await lane.poll(await newest(rpc))
+        (mined,) = await start(lane, rpc)
         assert mined.receipt is not None
         second = await submit(lane, rpc, plan("2"))
         assert second.nonce == 1
@@ -203,7 +214,7 @@ async def test_a_broadcast_without_an_answer_is_repeated_byte_for_byte(
     rpc: HttpRpc, node: Anvil, journal: Journal, lane_of: MakeLane, deaf: Deaf
 ) -> None:
     lane = lane_of(journal, via=deaf)
-    await lane.recover()
+    await start(lane, rpc)
     attempt = await submit(lane, rpc, plan())
     assert attempt.sent_ms is None
     deaf.deaf = False
@@ -219,7 +230,7 @@ async def test_overdue_is_replaced_at_the_same_nonce_for_an_eighth_more(
     telemetry: CountingTelemetry,
 ) -> None:
     lane = lane_of(journal)
-    await lane.recover()
+    await start(lane, rpc)
     attempt = await submit(lane, rpc, plan())
     node.rpc("anvil_dropTransaction", attempt.transactions[0].hash)
     node.rpc("evm_mine")
@@ -246,7 +257,7 @@ async def test_a_replacement_stays_within_the_cost_cap(
     rpc: HttpRpc, journal: Journal, lane_of: MakeLane
 ) -> None:
     lane = lane_of(journal)
-    await lane.recover()
+    await start(lane, rpc)
     attempt = await submit(lane, rpc, plan())
     head = await newest(rpc)
     gas = RULES.cost_wei_max // attempt.transactions[0].max_fee_wei
@@ -259,7 +270,7 @@ async def test_whichever_transaction_of_a_nonce_is_mined_settles_the_attempt(
 ) -> None:
     lane = lane_of(journal, via=deaf)
     deaf.deaf = False
-    await lane.recover()
+    await start(lane, rpc)
     attempt = await submit(lane, rpc, plan())
     deaf.deaf = True
     head = await newest(rpc)
@@ -280,7 +291,7 @@ async def test_a_cancel_takes_the_nonce(
     telemetry: CountingTelemetry,
 ) -> None:
     lane = lane_of(journal)
-    await lane.recover()
+    await start(lane, rpc)
     attempt = await submit(lane, rpc, plan())
     assert await lane.cancel(attempt, await newest(rpc))
     assert telemetry.counts["keeper_replacements_total", "cancel"] == 1
@@ -295,7 +306,7 @@ async def test_a_nonce_used_by_somebody_else_expires_the_attempt(
     rpc: HttpRpc, node: Anvil, journal: Journal, lane_of: MakeLane, deaf: Deaf
 ) -> None:
     lane = lane_of(journal, via=deaf)
-    await lane.recover()
+    await start(lane, rpc)
     await submit(lane, rpc, plan())
     node.rpc("anvil_impersonateAccount", WALLET)
     node.rpc("eth_sendTransaction", {"from": WALLET, "to": DEV_ADDRESS, "value": "0x1"})
@@ -316,8 +327,8 @@ async def test_confirmations_hold_a_settlement_back_and_a_reorg_reopens_it(
     telemetry: CountingTelemetry,
 ) -> None:
     lane = lane_of(journal)
-    lane._rules = replace(RULES, confirmations=3)
-    await lane.recover()
+    lane.lanes[0]._inclusion._confirmations = 3
+    await start(lane, rpc)
     await submit(lane, rpc, plan())
     included = ("keeper_stage_seconds", "demo", "sent_to_included")
     node.rpc("evm_mine")
@@ -338,7 +349,7 @@ async def test_an_account_has_one_open_attempt(
     rpc: HttpRpc, journal: Journal, lane_of: MakeLane
 ) -> None:
     lane = lane_of(journal)
-    await lane.recover()
+    await start(lane, rpc)
     await submit(lane, rpc, plan())
     with pytest.raises(ValueError, match="has an open attempt"):
         await submit(lane, rpc, plan())
@@ -349,14 +360,14 @@ async def test_a_wallet_that_cannot_pay_parks_and_goes_on_when_funded(
 ) -> None:
     node.rpc("anvil_setBalance", WALLET, hex(15 * 10**14))
     lane = lane_of(journal)
-    await lane.recover()
+    await start(lane, rpc)
     await submit(lane, rpc, plan("1"))
     head, fee = await newest(rpc), Fee(2 * GWEI, GWEI)
-    assert await lane.submit(plan("2"), fee, head) is NotSent.LANE_PARKED
+    assert await lane.submit(plan("2"), WALLET, fee, head) is NotSent.LANE_PARKED
     assert len(await journal.open_attempts()) == 1, "and nothing was signed for it"
     node.rpc("anvil_setBalance", WALLET, hex(10**18))
     await lane.poll(head)
-    assert not lane.parked
+    assert not lane.lanes[0].parked
     assert (await submit(lane, rpc, plan("2"))).nonce == 1
 
 
@@ -364,49 +375,51 @@ async def test_a_refusal_for_good_gives_the_nonce_back(
     rpc: HttpRpc, node: Anvil, journal: Journal, lane_of: MakeLane
 ) -> None:
     lane = lane_of(journal)
-    await lane.recover()
+    await start(lane, rpc)
     node.rpc("anvil_setBalance", WALLET, hex(1000))  # behind the lane's back
     head = await newest(rpc)
-    assert await lane.submit(plan(), Fee(2 * GWEI, GWEI), head) is NotSent.DROPPED
+    assert await lane.submit(plan(), WALLET, Fee(2 * GWEI, GWEI), head) is NotSent.DROPPED
     assert await journal.open_attempts() == []
     node.rpc("anvil_setBalance", WALLET, hex(10**18))
     await lane.poll(head)
     assert (await submit(lane, rpc, plan())).nonce == 0
 
 
-async def test_a_gap_below_a_journaled_nonce_is_filled_first(
+async def test_a_gap_below_a_journaled_nonce_is_filled_at_the_start(
     rpc: HttpRpc, node: Anvil, tmp_path: Path, lane_of: MakeLane, deaf: Deaf
 ) -> None:
     """Nonce 0 was given out and lost with the process before it was journaled; 1 was sent."""
     async with AsyncExitStack() as stack:
         journal = await stack.enter_async_context(Journal(tmp_path / "j", CHAIN_ID))
         lane = lane_of(journal, via=deaf)
-        await lane.recover()
-        lane._take_nonce(0)
+        await start(lane, rpc)
+        assert lane.lanes[0]._nonces.take() == 0
         deaf.deaf = False
         await submit(lane, rpc, plan("1"))
     async with Journal(tmp_path / "j", CHAIN_ID) as journal:
         lane = lane_of(journal)
-        await lane.recover()
-        assert (await submit(lane, rpc, plan("2"))).nonce == 0
-        assert (await submit(lane, rpc, plan("3"))).nonce == 2
+        await start(lane, rpc)
+        filling = lane.open_attempts[-1]
+        assert (filling.nonce, filling.plan.job, filling.plan.venue) == (0, Job.FILL, OWN)
+        assert (await submit(lane, rpc, plan("2"))).nonce == 2
         node.rpc("evm_mine")
         assert len(await lane.poll(await newest(rpc))) == 3
+    assert received(node) == 14, "what fills a gap moves nothing"
 
 
 async def test_a_dry_run_sends_nothing(rpc: HttpRpc, journal: Journal, lane_of: MakeLane) -> None:
     lane = lane_of(journal, key=None)
-    await lane.recover()
+    await start(lane, rpc)
     head = await newest(rpc)
-    assert await lane.submit(plan(), Fee(1, 1), head) is NotSent.NO_WALLET
+    assert await lane.submit(plan(), WALLET, Fee(1, 1), head) is NotSent.NO_WALLET
     assert await lane.poll(head) == []
 
 
 def test_a_key_never_shows() -> None:
-    assert "42" * 8 not in repr(Signer(KEY))
+    assert "42" * 8 not in repr(KeySigner(KEY))
     for wrong in ("0x" + "00" * 32, "0x1234", "zz" * 32, "0x" + "ff" * 32):
         with pytest.raises(ValueError, match="not a private key") as raised:
-            Signer(wrong)
+            KeySigner(wrong)
         assert wrong not in str(raised.value)
 
 
@@ -422,10 +435,10 @@ async def test_a_refusal_after_a_try_without_an_answer_keeps_the_nonce(
     endpoints = endpoints_of(session, telemetry, "http://127.0.0.1:9", node.url)
     async with Broadcast(endpoints, 2, telemetry) as broadcast:
         lane = lane_of(journal, via=broadcast)
-        await lane.recover()
+        await start(lane, rpc)
         node.rpc("anvil_setBalance", WALLET, hex(1000))
         head = await newest(rpc)
-        attempt = await lane.submit(plan(), Fee(2 * GWEI, GWEI), head)
+        attempt = await lane.submit(plan(), WALLET, Fee(2 * GWEI, GWEI), head)
     assert isinstance(attempt, Attempt)
     assert attempt.sent_ms is None
     assert len(await journal.open_attempts()) == 1

@@ -17,26 +17,27 @@ from hexbytes import HexBytes
 
 from keeper.app import (
     Parts,
-    _desk_rules,
-    _execution_rules,
-    _lane,
     _loops,
     build,
     build_board,
+    build_lanes,
     build_rpc,
     build_sources,
 )
 from keeper.chain.backfill import Finder
 from keeper.chain.broadcast import Broadcast
 from keeper.chain.journal import Journal
+from keeper.chain.lanes import Lanes
 from keeper.chain.rpc import HttpRpc
-from keeper.chain.submit import Lane
+from keeper.chain.signer import RemoteSigner, Wallet
+from keeper.chain.submit import Lane, LaneParts
 from keeper.clock import SystemClock
 from keeper.config import Settings
 from keeper.decide.economics import Fee
 from keeper.errors import RpcError, TransientError
 from keeper.facts import AccountId, Attempt, FeedId, Head, Receipt, Refused, Rejected, Tick
 from keeper.observe.metrics import Metrics
+from keeper.rules import desk_rules, execution_rules
 from keeper.units import GWEI, WAD
 from tests.fakes import CountingTelemetry, ManualClock, ScriptedLane
 from tests.shell.market import set_account
@@ -82,8 +83,11 @@ def text_of(keys: Keys) -> str:
     """Return BASE with these keys set."""
     tables: dict[str, Any] = copy.deepcopy(tomllib.loads(BASE))
     for path, value in keys.items():
-        name, key = path.split(".")
-        table = tables.setdefault(name, {})
+        name, _, key = path.partition(".")
+        if not key:
+            tables[name] = value
+            continue
+        table = tables.setdefault(name, [{}] if name == "wallets" else {})
         (table[0] if isinstance(table, list) else table)[key] = value
     lines = []
     for name, table in tables.items():
@@ -104,8 +108,8 @@ def literal(value: object) -> str:
 
 def rig_for(settings: Settings) -> tuple[Rig, ScriptedLane]:
     return scripted_rig(
-        desk_rules=_desk_rules(settings, settings.venues[0]),
-        execution_rules=_execution_rules(settings),
+        desk_rules=desk_rules(settings, settings.venues[0]),
+        execution_rules=execution_rules(settings),
     )
 
 
@@ -138,15 +142,15 @@ async def why_two_seconds_after_the_head(settings: Settings) -> object:
     return rig.why(ALICE)
 
 
-async def probed_again_after_s(settings: Settings) -> object:
-    """Return the seconds without an event that a venue is left unasked; None: more than ten."""
+async def probed_again_after_ms(settings: Settings) -> object:
+    """Return how long a venue is left unasked without an event; None: more than ten blocks."""
     rig, _ = rig_for(settings)
     await rig.started(UNDER)
-    for second in range(1, 11):
-        rig.clock.advance(1)
+    started_ms = rig.clock.now_ms
+    for _ in range(10):
         await rig.block()
         if rig.venue.probes > 1:
-            return second
+            return rig.clock.now_ms - started_ms
     return None
 
 
@@ -208,7 +212,7 @@ async def first_of_two(settings: Settings) -> object:
 
 
 @asynccontextmanager
-async def lane_for(settings: Settings) -> AsyncIterator[Lane]:
+async def lanes_for(settings: Settings) -> AsyncIterator[Lanes]:
     async with (
         Journal(settings.keeper.state_dir / "journal.sqlite", settings.chain.id) as journal,
         aiohttp.ClientSession() as session,
@@ -216,7 +220,16 @@ async def lane_for(settings: Settings) -> AsyncIterator[Lane]:
         metrics = Metrics("1")
         rpc = build_rpc(settings, session, metrics)
         broadcast = Broadcast(rpc.endpoints, settings.chain.rpc_attempts_max, metrics)
-        yield _lane(settings, rpc, broadcast, journal, SystemClock(), metrics)
+        parts = LaneParts(rpc, broadcast, journal, SystemClock(), metrics)
+        yield build_lanes(settings, session, parts)
+
+
+@asynccontextmanager
+async def lane_for(settings: Settings) -> AsyncIterator[Lane]:
+    """Yield the first wallet's lane, or a watched one where there is none."""
+    async with lanes_for(settings) as lanes:
+        watched = Wallet("watched", "0x", None)
+        yield lanes.lanes[0] if lanes.lanes else Lane(watched, lanes._rules, lanes._parts)
 
 
 def head(number: int = 10, base_fee_wei: int = 1) -> Head:
@@ -225,8 +238,8 @@ def head(number: int = 10, base_fee_wei: int = 1) -> Head:
 
 def first_fee(base_fee_wei: int) -> Look:
     async def looked(settings: Settings) -> object:
-        async with lane_for(settings) as lane:
-            fee = lane.first_fee(head(base_fee_wei=base_fee_wei))
+        async with lanes_for(settings) as lanes:
+            fee = lanes.first_fee(head(base_fee_wei=base_fee_wei))
             return (fee.max_fee_wei, fee.priority_fee_wei) if fee else None
 
     return looked
@@ -235,7 +248,7 @@ def first_fee(base_fee_wei: int) -> Look:
 async def flying(lane: Lane) -> Attempt:
     """Return an attempt at 2 and 1 gwei, signed at block 100, that the lane has in flight."""
     _, _, attempt = await in_flight()
-    attempt = replace(attempt, wallet=lane.wallet or "")
+    attempt = replace(attempt, wallet=lane.address)
     lane._open[attempt.plan.venue, attempt.plan.account] = attempt
     return attempt
 
@@ -261,13 +274,15 @@ async def blocks_until_settled(settings: Settings) -> object:
         signed = (replace(attempt.transactions[-1], raw=raw),)
         attempt = replace(attempt, transactions=signed)
         receipts = {tx_hash: receipt}
-        return next(n for n in range(99) if lane._mined(attempt, head(99 + n), {}, receipts))
+        return next(
+            n for n in range(99) if lane._inclusion.mined(attempt, head(99 + n), 0, receipts)
+        )
 
 
 async def signed_with(lane: Lane) -> Any:  # noqa: ANN401 - a signed transaction
     attempt = await flying(lane)
     kind = attempt.transactions[-1].kind
-    return lane._sign(attempt, attempt.plan.call, 21_000, Fee(2, 1), head(), kind)
+    return await lane._sign(attempt, attempt.plan.call, 21_000, Fee(2, 1), head(), kind)
 
 
 async def chain_signed_for(settings: Settings) -> object:
@@ -277,8 +292,36 @@ async def chain_signed_for(settings: Settings) -> object:
 
 
 async def wallet(settings: Settings) -> object:
+    async with lanes_for(settings) as lanes:
+        return next(iter(lanes.wallets), None)
+
+
+async def wallet_names(settings: Settings) -> object:
+    async with lanes_for(settings) as lanes:
+        return [lane.name for lane in lanes.lanes]
+
+
+async def wallets_of_the_venue(settings: Settings) -> object:
+    async with lanes_for(settings) as lanes:
+        own = lanes.wallets_of(settings.venues[0].id)
+        return [lane.name for lane in lanes.lanes if lane.address in own]
+
+
+async def signer_of(settings: Settings) -> object:
     async with lane_for(settings) as lane:
-        return lane.wallet
+        return repr(lane.wallet.signer).removesuffix(")").partition("//")[2]
+
+
+async def signer_timeout_s(settings: Settings) -> object:
+    async with lane_for(settings) as lane:
+        assert isinstance(lane.wallet.signer, RemoteSigner)
+        return lane.wallet.signer._timeout.total
+
+
+async def parked_with_one_token(settings: Settings) -> object:
+    async with lane_for(settings) as lane:
+        lane._head, lane.balance_wei = head(), WAD
+        return lane.parked
 
 
 # --- what the other parts do ----------------------------------------------------------------------

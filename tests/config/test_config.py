@@ -58,7 +58,7 @@ replacement_bump_ppm = 100000
 backoff_ms_min = 5000
 backoff_ms_max = 50
 p_win_ppm = 0
-[wallet]
+[[wallets]]
 key = "hunter2"
 keystore = "k.json"
 [gat]
@@ -107,9 +107,9 @@ EXPECTED = [
     (12, "fees.replacement_bump_ppm = 100000", "should be a whole number from 125000 to"),
     (14, "gate.backoff_ms_min", "should not be more than backoff_ms_max (5000 > 50)"),
     (16, "gate.p_win_ppm = 0", "should be a whole number from 1 to 1000000"),
-    (17, "wallet", "exactly one of key and keystore"),
-    (17, "wallet.password", 'is missing; a keystore needs one: password = { file = "path" }'),
-    (18, "wallet.key = (hidden)", 'should say where the secret is: { file = "path" }'),
+    (17, "wallets[0]", "exactly one of key, keystore and signer"),
+    (17, "wallets[0].password", 'is missing; a keystore needs one: password = { file = "path" }'),
+    (18, "wallets[0].key = (hidden)", 'should say where the secret is: { file = "path" }'),
     (20, "gat", "unknown key; did you mean gate? known keys: keeper, log, http"),
     (
         23,

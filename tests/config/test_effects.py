@@ -29,8 +29,16 @@ ROOT = Path(__file__).parents[2]
 KEY, OTHER_KEY = "0x" + "42" * 32, "0x" + "43" * 32
 OTHER_WALLET = str(Account.from_key(OTHER_KEY).address)
 PASSWORD = "opensesame"  # noqa: S105 - of a keystore made here
-SIGNING: Keys = {"wallet.key": {"file": "one.key"}}
+SIGNING: Keys = {"wallets.key": {"file": "one.key"}}
+REMOTE: Keys = {"wallets.signer": "http://127.0.0.1:8", "wallets.address": "0x" + "1" * 40}
+TWO_WALLETS: Keys = {
+    "wallets": [
+        {"name": "main", "key": {"file": "one.key"}},
+        {"name": "spare", "key": {"file": "other.key"}},
+    ]
+}
 WS: Keys = {"chain.ws": ["ws://127.0.0.1:1"]}
+UNPAYABLE = "cannot pay for another attempt; fund it"
 START = {"eth": 2_000 * WAD, "btc": 60_000 * WAD}  # of the fake market
 SOLVENCY: Keys = {"venues.objective": "solvency"}
 HIGH = {"price_wad": 2_100 * WAD}
@@ -138,14 +146,19 @@ EFFECTS = [
     Effect("keeper.state_dir", "elsewhere", part(looks.folder_of_the_journal), "elsewhere"),
     Effect("keeper.state_dir", "elsewhere", part(looks.folder_of_the_ledger), "elsewhere"),
     Effect("keeper.journal_days_max", 9, part(lambda p: p.status.journal._days_max), 9),
-    Effect("wallet.key", {"file": "other.key"}, looks.wallet, OTHER_WALLET),
+    Effect("wallets.key", {"file": "other.key"}, looks.wallet, OTHER_WALLET),
     Effect(
-        "wallet.keystore",
+        "wallets.keystore",
         "keystore.json",
         looks.wallet,
         OTHER_WALLET,
-        {"wallet.password": {"file": "password"}},
+        {"wallets.password": {"file": "password"}},
     ),
+    Effect("wallets.name", "left", looks.wallet_names, ["left"], SIGNING),
+    Effect("wallets.signer", "http://127.0.0.1:9", looks.signer_of, "127.0.0.1:9", REMOTE),
+    Effect("wallets.address", OTHER_WALLET.lower(), looks.wallet, OTHER_WALLET, REMOTE),
+    Effect("wallets.signer_timeout_ms", 70, looks.signer_timeout_s, 0.07, REMOTE),
+    Effect("wallets.balance_wei_min", WAD + 1, looks.parked_with_one_token, UNPAYABLE, SIGNING),
     Effect("feeds.sources", ["spare", "main"], looks.priced({"source": "spare"}), "taken"),
     Effect("feeds.age_ms_max", 1_000, looks.priced(later_ms=2_000), "too old"),
     Effect("feeds.future_ms_max", 400, looks.priced({"published_ms": looks.AHEAD_MS}), "future"),
@@ -155,13 +168,14 @@ EFFECTS = [
     Effect("venues.objective", "solvency", looks.first_of_two, looks.ALICE),
     Effect("venues.solvency_budget_wei", WAD, looks.why_at_a_loss, "in_flight", SOLVENCY),
     Effect("venues.start_block", 7, part(lambda p: looks.finder(p)._start_blocks), {"perps": 7}),
-    Effect("venues.probe_ms", 3_000, looks.probed_again_after_s, 3),
+    Effect("venues.probe_ms", 24_000, looks.probed_again_after_ms, 24_000),
     Effect(
         "venues.reward_feed",
         "BTC/USD",
         looks.planned(lambda _, lane: lane.plans[0].expected.reward_wei),
         200 * START["btc"] * WAD // START["eth"],
     ),
+    Effect("venues.wallets", ["spare"], looks.wallets_of_the_venue, ["spare"], TWO_WALLETS),
     Effect("venues.address", "0x" + "b" * 40, part(looks.addresses), ["0x" + "b" * 40]),
     Effect("sources.client_id", "keeper-7", looks.greeting(looks.client_id), "keeper-7"),
     Effect("sources.keepalive_s", 7, looks.greeting(looks.keepalive_s), 7),
@@ -173,7 +187,7 @@ ELSEWHERE = {
     "log.format": PROCESS,
     "http.host": PROCESS,
     "http.port": PROCESS,
-    "wallet.password": "tests/chain/test_signer.py::test_a_keystore_opens_with_its_password_only",
+    "wallets.password": "tests/chain/test_signer.py::test_a_keystore_opens_with_its_password_only",
     "sources.kind": "tests/config/test_config.py::test_unknown_kind_lists_the_kinds",
     "sources.name": "tests/config/test_config.py::test_feeds_of_a_venue_must_exist",
     "sources.host": CONNECTION + "tls_verifies_the_broker",
@@ -219,7 +233,7 @@ def file(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("effect", EFFECTS, ids=lambda effect: effect.key)
 async def test_another_value_changes_what_happens(file: Path, effect: Effect) -> None:
-    if effect.key != "wallet.keystore":  # without it the password has nothing to open
+    if effect.key != "wallets.keystore":  # without it the password has nothing to open
         before = await effect.look(read(file, looks.text_of(effect.also)))
         shutil.rmtree(file.parent / "state", ignore_errors=True)
         assert before != effect.seen, "seen without the key too"

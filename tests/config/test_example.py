@@ -13,9 +13,9 @@ from keeper.config import json_schema, load
 from keeper.config.settings import Settings, SourceCommon, Table, VenueCommon
 
 EXAMPLE = Path(__file__).parents[2] / "config.toml"
-TABLES = ("keeper", "log", "http", "chain", "wallet", "fees", "gate")
-ARRAYS = ("sources", "feeds", "venues")
-_OFF = re.compile(r"^# (\[\w+\]|\w+ = .+)$", re.MULTILINE)  # a key or table written as a comment
+TABLES = ("keeper", "log", "http", "chain", "fees", "gate")
+ARRAYS = ("wallets", "sources", "feeds", "venues")
+_OFF = re.compile(r"^# (\[+\w+\]+|\w+ = .+)$", re.MULTILINE)  # a key or table written as a comment
 
 
 @pytest.fixture(scope="module")
@@ -70,8 +70,8 @@ def test_the_example_holds_every_key_with_its_default(
 
 def test_keys_without_a_default_are_off_in_the_example(schema: dict[str, Any]) -> None:
     written = tomllib.loads(EXAMPLE.read_text())
-    assert "wallet" not in written
-    for name in set(TABLES) - {"wallet"}:
+    assert "wallets" not in written
+    for name in TABLES:
         table = resolved(schema, schema["properties"][name])
         optional = {key for key, node in table["properties"].items() if "default" in node}
         assert set(written[name]) <= optional | set(table.get("required", ())), name

@@ -18,18 +18,19 @@ pytestmark = pytest.mark.usefixtures("rooms")
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        (add("[wallet]", f'key = "0x{RAW_KEY}"'), 22),
-        (add("[wallet]", f'key = "{RAW_KEY.upper()}"'), 22),
-        (add("[wallet]", f"key = 0x{RAW_KEY}"), 22),
-        (add("[wallet]", f"key = {int(RAW_KEY, 16)}"), 22),
-        (add("[wallet]", f"key = 0x{RAW_KEY[:32]}_{RAW_KEY[32:]}"), 22),
-        (add("[wallet]", f'key = {{ file = "{RAW_KEY}" }}'), 22),
-        (add("[wallet]", f'key = {{ env = "{RAW_KEY}" }}'), 22),
-        (add("[wallet]", f'key = "{SEED}"'), 22),
-        (add("[wallet]", f'"{RAW_KEY}" = 1'), 22),
+        (add("[[wallets]]", f'key = "0x{RAW_KEY}"'), 22),
+        (add("[[wallets]]", f'key = "{RAW_KEY.upper()}"'), 22),
+        (add("[[wallets]]", f"key = 0x{RAW_KEY}"), 22),
+        (add("[[wallets]]", f"key = {int(RAW_KEY, 16)}"), 22),
+        (add("[[wallets]]", f"key = 0x{RAW_KEY[:32]}_{RAW_KEY[32:]}"), 22),
+        (add("[[wallets]]", f'key = {{ file = "{RAW_KEY}" }}'), 22),
+        (add("[[wallets]]", f'key = {{ env = "{RAW_KEY}" }}'), 22),
+        (add("[[wallets]]", f'key = "{SEED}"'), 22),
+        (add("[[wallets]]", f'"{RAW_KEY}" = 1'), 22),
         (
             add(
-                "[wallet]", f'key = "\\u0030x{RAW_KEY[:10]}\\u00{ord(RAW_KEY[10]):x}{RAW_KEY[11:]}"'
+                "[[wallets]]",
+                f'key = "\\u0030x{RAW_KEY[:10]}\\u00{ord(RAW_KEY[10]):x}{RAW_KEY[11:]}"',
             ),
             22,
         ),
@@ -57,7 +58,7 @@ WITH_SECRETS = (
     )
     .replace('host = "localhost"', 'host = "h"\napi_token = "tok456"\ncookie = "cook789"')
     .replace("[[feeds]]", '[sources.login]\npassword = { file = "mqtt.pw" }\n[[feeds]]')
-    + '[wallet]\nkeystore = "key.json"\npassword = { env = "PW" }\n'
+    + '[[wallets]]\nkeystore = "key.json"\npassword = { env = "PW" }\n'
 )
 
 
@@ -69,11 +70,14 @@ def test_secrets_are_listed_and_never_shown(file: Path, monkeypatch: pytest.Monk
     assert {path: ref.label for path, ref in found.secrets().items()} == {
         "chain.http[1]": "env NODE",
         "sources[0].login.password": f"file {file.parent / 'mqtt.pw'}",
-        "wallet.password": "env PW",
+        "wallets[0].password": "env PW",
     }
     shown = found.show()
     assert shown["chain"]["http"] == ["https://node.example/***", "*** from env NODE"]
-    assert shown["wallet"] == {
+    assert shown["wallets"][0] == {
+        "name": "main",
+        "signer_timeout_ms": 2_000,
+        "balance_wei_min": 0,
         "keystore": str(file.parent / "key.json"),
         "password": "*** from env PW",
     }
@@ -81,7 +85,7 @@ def test_secrets_are_listed_and_never_shown(file: Path, monkeypatch: pytest.Monk
     assert shown["venues"][0]["feeds"] == {"eth": "ETH/USD"}
     assert "NODE" in repr(found.chain.http[1])
     read_here = [ref.read() for path, ref in found.secrets().items() if "sources" not in path]
-    texts = [json.dumps(shown), repr(found.chain), str(found.wallet), repr(read_here)]
+    texts = [json.dumps(shown), repr(found.chain), str(found.wallets), repr(read_here)]
     texts += [found.model_dump_json(), json.dumps(json_schema()), found.digest]
     for secret in ("apikey123", "envkey000", "envpass111", "cook789"):
         assert secret not in "".join(texts)
@@ -91,7 +95,7 @@ def test_secrets_are_listed_and_never_shown(file: Path, monkeypatch: pytest.Monk
 
 
 def test_secrets_never_stand_in_an_error(file: Path) -> None:
-    text = WITH_SECRETS.replace("[wallet]", 'sorces = "tok456"\n[wallet]\nkey = "hunter2"')
+    text = WITH_SECRETS.replace("[[wallets]]", 'sorces = "tok456"\n[[wallets]]\nkey = "hunter2"')
     text = text.replace('"https://node.example/v2/apikey123"', '"ftp://node.example/apikey123"')
     text = text.replace('cookie = "cook789"', "cookie = 789123")
     text = text.replace('host = "h"', 'host = ["h"]').replace('{ file = "mqtt.pw" }', '"plainpw"')
@@ -99,12 +103,12 @@ def test_secrets_never_stand_in_an_error(file: Path) -> None:
     shown = "".join(mistakes(file, text))
     for secret in ("apikey123", "tok456", "hunter2", "789123", "plainpw", "not a name"):
         assert secret not in shown
-    for key in ("chain.http[0]", "sorces", "wallet.key", "sources[0].cookie", "login.password"):
+    for key in ("chain.http[0]", "sorces", "wallets[0].key", "sources[0].cookie", "login.password"):
         assert key in shown
 
 
 def secret_at(file: Path, text: str = 'key = { file = "key" }') -> SecretRef:
-    return read(file, add("[wallet]", text)).secrets()["wallet.key"]
+    return read(file, add("[[wallets]]", text)).secrets()["wallets[0].key"]
 
 
 def test_a_secret_file_must_be_ours_alone(file: Path) -> None:

@@ -6,7 +6,11 @@ from typing import Any
 import pytest
 
 from keeper.chain.rpc import HttpRpc
-from keeper.facts import Job, Refused, Simulated
+from keeper.facts import (
+    Refused,
+    Simulated,
+)
+from keeper.jobs import Job
 from keeper.units import PPM, WAD
 from keeper.venues._perp_curie_reads import EVENTS
 from tests.curie.deploy import USD

@@ -96,7 +96,7 @@ class Options:
     mqtt_port: int | None = None
     chain_id: int | None = None
     address: str | None = None
-    key: str | None = None  # the line in [wallet]; "": no wallet
+    key: str | None = None  # the line in [[wallets]]; "": no wallet
     head_age_ms_max: int = 30_000
     kind: str = "demo_market"
     source_kind: str = "mqtt"
@@ -287,7 +287,7 @@ class Rig:
             http=options.http or self.node.url,
             ws=json.dumps([ws] if ws else []),
             head_age_ms_max=options.head_age_ms_max,
-            wallet=f"[wallet]\n{line}\n" if line else "",
+            wallet=f"[[wallets]]\n{line}\n" if line else "",
             source_kind=options.source_kind,
             mqtt_port=options.mqtt_port or self.broker.port,
             prefix=self.prefix,

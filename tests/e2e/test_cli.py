@@ -101,10 +101,11 @@ def test_check_passes_on_a_good_world(quiet_rig: Rig, tmp_path: Path) -> None:
     assert found["ok"] is True
     verdicts = {finding["what"]: finding["verdict"] for finding in found["findings"]}
     assert set(verdicts.values()) == {"ok"}
-    wanted = {"config", "wallet", "head", "balance", "journal", "websocket ws0", "venue demo"}
+    wanted = {"config", "wallet main", "head", "balance main", "journal", "websocket ws0"}
+    wanted.add("venue demo")
     assert wanted | {"source broker", "feed ETH/USD", "feed USDC/USD"} <= set(verdicts)
     details = {finding["what"]: finding["detail"] for finding in found["findings"]}
-    assert details["wallet"].lower() == wallet
+    assert details["wallet main"].lower() == wallet
     assert "anyone may liquidate" in details["venue demo"]
     (facts,) = [one["facts"] for one in found["findings"] if one["what"] == "venue demo"]
     assert (facts["reward kind"], facts["price kind"]) == ("cash", "pull")
@@ -138,11 +139,11 @@ def test_check_fails_and_names_everything_that_is_broken(quiet_rig: Rig, tmp_pat
     found = json.loads(out)
     assert found["ok"] is False
     failed = {f["what"]: f for f in found["findings"] if f["verdict"] == "failed"}
-    assert set(failed) == {"balance", "venue demo", "source broker"}
+    assert set(failed) == {"balance main", "venue demo", "source broker"}
     assert "no contract" in failed["venue demo"]["detail"]
     assert nowhere in failed["venue demo"]["detail"]
     assert str(mqtt_port) in failed["source broker"]["detail"]
-    assert wallet in failed["balance"]["mend"].lower()
+    assert wallet in failed["balance main"]["mend"].lower()
     assert all(finding["mend"] for finding in failed.values())
 
 
@@ -182,7 +183,7 @@ def test_a_dry_run_decides_and_simulates_and_sends_nothing(
         assert keeper.metric("keeper_simulated_total", venue="demo", result="ok") > 0
         assert keeper.metric("keeper_dry_run") == 1
         status = json.loads(keeper.get("/api/v1/status")[1])
-        assert (status["dry_run"], status["wallet"]) == (True, None)
+        assert (status["dry_run"], status["wallets"]) == (True, [])
         keeper.stop()
 
     assert "nothing is signed or sent" in keeper.run.stderr

@@ -81,7 +81,9 @@ def test_an_outcome_is_told_everywhere_the_same(
         assert oracle_wei == FEE_WEI, "one price was brought along"
         assert gas_wei + oracle_wei == pytest.approx(spent_wei, rel=1e-12)
         assert keeper.metric("keeper_profit_wei") == pytest.approx(earned_wei - spent_wei)
-        assert keeper.metric("keeper_wallet_balance_wei") == pytest.approx(10 * ETHER - spent_wei)
+        assert keeper.metric("keeper_wallet_balance_wei", wallet="main") == pytest.approx(
+            10 * ETHER - spent_wei
+        )
         assert keeper.metric("keeper_journal_bytes") > 0
         for stage in STAGES:
             assert keeper.metric("keeper_stage_seconds_count", stage=stage) >= 1, stage

@@ -208,10 +208,10 @@ def test_counters_that_alerts_watch_start_at_zero(metrics: Metrics) -> None:
 
 
 def test_a_gauge_is_absent_until_it_is_known(metrics: Metrics) -> None:
-    assert _value(metrics, "keeper_wallet_balance_wei") is None
-    assert "keeper_wallet_balance_wei" not in _families(metrics)
-    metrics.gauge("keeper_wallet_balance_wei", 0)
-    assert _value(metrics, "keeper_wallet_balance_wei") == 0
+    assert _value(metrics, "keeper_journal_bytes") is None
+    assert "keeper_journal_bytes" not in _families(metrics)
+    metrics.gauge("keeper_journal_bytes", 0)
+    assert _value(metrics, "keeper_journal_bytes") == 0
 
 
 def test_only_sets_that_some_label_uses_can_be_known(metrics: Metrics) -> None:

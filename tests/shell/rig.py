@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 
-from keeper.chain.submit import Lane
+from keeper.chain.lanes import Lanes
 from keeper.decide.rank import Objective
 from keeper.desk import Desk, DeskRules
 from keeper.errors import RpcError, TransientError
@@ -227,7 +227,7 @@ class Rig:
 
 
 def make_rig(
-    lane: ScriptedLane | Lane,
+    lane: ScriptedLane | Lanes,
     chain: FakeChain,
     clock: ManualClock,
     *,

@@ -18,7 +18,7 @@ from keeper.units import WAD
 from tests.shell.rig import scripted_rig
 from tests.shell.test_status import CONFIG
 
-COMMANDS = ("run", "check", "demo", "journal", "config", "keys")
+COMMANDS = ("run", "check", "demo", "journal", "config", "keys", "bench")
 
 
 def test_help_names_every_command() -> None:

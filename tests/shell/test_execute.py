@@ -11,8 +11,10 @@ from structlog.testing import capture_logs
 
 from keeper.chain.fees import FeeRules
 from keeper.chain.journal import Journal
-from keeper.chain.signer import Signer
-from keeper.chain.submit import Lane, LaneRules
+from keeper.chain.lane_rules import LaneRules
+from keeper.chain.lanes import Lanes
+from keeper.chain.signer import KeySigner, Wallet
+from keeper.chain.submit import LaneParts
 from keeper.decide.agenda import HoldReason
 from keeper.execute import REFUSALS
 from keeper.facts import AccountId, Outcome, Refused, TxKind
@@ -216,17 +218,19 @@ class HastyRpc(FakeRpc):
 
 
 async def test_a_lane_survives_that_its_attempt_is_settled_while_it_is_sent(tmp_path: Path) -> None:
-    clock, signer = ManualClock(), Signer("0x" + "42" * 32)
+    clock, signer = ManualClock(), KeySigner("0x" + "42" * 32)
     chain = FakeChain(pull=False, now_ms=clock.wall_ms)
     chain.state.balances[signer.address] = WAD
     rpc, telemetry = HastyRpc(chain), CountingTelemetry()
     fees = FeeRules(GWEI, 2_000_000, 500 * GWEI, 125_000)
     async with Journal(tmp_path / "journal.sqlite", 1) as journal:
-        rules = LaneRules(1, 1, 2, WAD, fees)
-        lane = Lane(rpc, PlainBroadcaster(rpc), journal, signer, rules, clock, telemetry)
+        wallets = [Wallet("main", signer.address, signer)]
+        parts = LaneParts(rpc, PlainBroadcaster(rpc), journal, clock, telemetry)
+        lane = Lanes(wallets, {}, LaneRules(1, 1, 2, WAD, fees), parts)
         rig = make_rig(lane, chain, clock, telemetry=telemetry)
         await lane.recover()
         await rig.started(UNDER)
+        await rig.settle()
 
         async def at_once() -> None:
             rig.mine()

@@ -290,6 +290,10 @@ async def lane_parked() -> Case:
     return await _not_sent(NotSent.LANE_PARKED)
 
 
+async def not_signed() -> Case:
+    return await _not_sent(NotSent.NOT_SIGNED)
+
+
 async def no_endpoint() -> Case:
     return await _not_sent(NotSent.NO_ENDPOINT)
 
@@ -363,6 +367,7 @@ CASES: dict[HoldReason, Callable[[], Awaitable[Case]]] = {
     HoldReason.BACKOFF: backoff,
     HoldReason.STATE_BEHIND: state_behind,
     HoldReason.LANE_PARKED: lane_parked,
+    HoldReason.NOT_SIGNED: not_signed,
     HoldReason.NO_ENDPOINT: no_endpoint,
     HoldReason.SEND_FAILED: send_failed,
     HoldReason.JOURNAL: journal,

@@ -11,7 +11,15 @@ from structlog.typing import EventDict
 from keeper import intake as intake_module
 from keeper.desk import Desk
 from keeper.errors import TransientError
-from keeper.facts import AccountId, ChainUpdate, Head, Job, LiquidationSeen, Rejected, Rejection
+from keeper.facts import (
+    AccountId,
+    ChainUpdate,
+    Head,
+    LiquidationSeen,
+    Rejected,
+    Rejection,
+)
+from keeper.jobs import Job
 from keeper.units import WAD
 from tests.fakes import ListedSource
 from tests.shell.market import rival_liquidates, set_account, set_open, set_price

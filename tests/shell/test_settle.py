@@ -10,7 +10,6 @@ from structlog.typing import EventDict
 from keeper.facts import (
     AccountId,
     Attempt,
-    Job,
     Log,
     Outcome,
     Receipt,
@@ -18,6 +17,7 @@ from keeper.facts import (
     TxKind,
     VenueId,
 )
+from keeper.jobs import Job
 from keeper.units import GWEI, WAD
 from tests.fakes import ScriptedLane
 from tests.shell.market import GAS, REVERT_GAS, UPDATE_FEE_WEI, place_order, set_account

@@ -81,6 +81,7 @@ async def seen(tmp_path: Path, session: aiohttp.ClientSession) -> AsyncIterator[
     metrics = Metrics("1.2.3")
     metrics.know("feed", FEEDS.values())
     metrics.know("venue", [VENUE])
+    metrics.know("wallet", ["main"])
     metrics.know("endpoint", ["http0:127.0.0.1"])
     url = "http://127.0.0.1:8545/my-api-key"
     endpoints = endpoints_of(session, metrics, url, clock=rig.clock)
@@ -89,7 +90,7 @@ async def seen(tmp_path: Path, session: aiohttp.ClientSession) -> AsyncIterator[
             settings=load(tmp_path / "config.toml"),
             pipeline=rig.pipeline,
             board=rig.board,
-            lane=lane,  # type: ignore[arg-type]
+            lanes=lane,  # type: ignore[arg-type]
             endpoints=endpoints,
             journal=journal,
             settlement=rig.settlement,
@@ -135,7 +136,7 @@ async def test_an_old_head_and_old_prices_are_named(seen: Seen) -> None:
 async def test_a_closed_venue_is_named(seen: Seen) -> None:
     seen.rig.chain.state.open = False
     await seen.ready()
-    said = f"for {seen.lane.wallet}"
+    said = f"for {WALLET}"
     unready = f"venue {VENUE}: closed to this wallet; watching only ({said})"
     assert seen.status.unready() == [unready]
     assert 'keeper_venue_open{venue="perps"} 0.0' in gauges(seen)
@@ -161,14 +162,18 @@ async def test_what_is_in_quarantine_is_named(seen: Seen) -> None:
 
 async def test_a_parked_wallet_is_named_and_a_dry_run_is_not(seen: Seen) -> None:
     await seen.ready()
-    seen.lane.parked = True
-    assert seen.status.unready() == [
-        f"wallet {WALLET}: cannot pay for another attempt; fund it",
+    seen.lane.parked = "cannot pay for another attempt; fund it"
+    assert seen.status.unready() == [f"wallet main ({WALLET}): {seen.lane.parked}"]
+    assert seen.status.snapshot()["wallets"] == [
+        {
+            "name": "main",
+            "address": WALLET,
+            "balance_wei": str(WAD),
+            "open_attempts": 0,
+            "parked": seen.lane.parked,
+        }
     ]
-    seen.lane.recovered = False
-    assert seen.status.unready() == [
-        f"wallet {WALLET}: the chain was not asked for its nonces yet",
-    ]
+    assert 'keeper_wallet_parked{wallet="main"} 1.0' in gauges(seen)
     seen.lane.wallet = None
     assert seen.status.unready() == []
     assert seen.status.snapshot()["dry_run"] is True
@@ -184,6 +189,8 @@ async def test_the_status_document_is_json_and_says_how_it_stands(seen: Seen) ->
     assert shown["venues"][VENUE] == {
         "loaded": True,
         "open": True,
+        "probe": {"detail": f"for {WALLET}", "facts": {}},
+        "capabilities": rig.venue.capabilities.as_text(),
         "accounts": 2,
         "in_book": 2,
         "under_margined": 1,
@@ -240,7 +247,8 @@ async def test_gauges_follow(seen: Seen) -> None:
         f'keeper_unpriced_accounts{{venue="{VENUE}"}} 0.0',
         f'keeper_venue_open{{venue="{VENUE}"}} 1.0',
         f'keeper_profit_wei{{venue="{VENUE}"}} -12.0',
-        "keeper_wallet_balance_wei 1e+18",
+        'keeper_wallet_balance_wei{wallet="main"} 1e+18',
+        'keeper_wallet_parked{wallet="main"} 0.0',
         "keeper_open_attempts 0.0",
     ):
         assert line in found, line

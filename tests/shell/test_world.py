@@ -19,9 +19,11 @@ from keeper.chain.backfill import Finder, LogReader, ReadRules
 from keeper.chain.fees import FeeRules
 from keeper.chain.journal import Journal
 from keeper.chain.journal_read import AttemptRow, read_attempts
+from keeper.chain.lane_rules import LaneRules
+from keeper.chain.lanes import Lanes
 from keeper.chain.ledger import Ledger
-from keeper.chain.signer import Signer
-from keeper.chain.submit import Lane, LaneRules
+from keeper.chain.signer import KeySigner, Wallet
+from keeper.chain.submit import LaneParts
 from keeper.decide.agenda import HoldReason
 from keeper.decide.economics import Fee
 from keeper.facts import AccountId, Attempt, Head, NotSent, Plan
@@ -83,7 +85,7 @@ class World:
         self.clock = ManualClock()
         self.telemetry = CountingTelemetry()
         self.chain = FakeChain(pull=self.pull, now_ms=self.clock.wall_ms)
-        self.signer = Signer(KEY)
+        self.signer = KeySigner(KEY)
         self.chain.state.balances[self.signer.address] = BALANCE_WEI
         self.market = dict(self.chain.state.prices())  # what the sources say
         for number in range(ACCOUNTS):
@@ -214,33 +216,27 @@ class World:
             self.seen[str(row.outcome)] += 1
 
 
-class JudgedLane(Lane):
-    """A lane that checks what it is given: liquidatable where it was simulated, and not twice."""
+class JudgedLanes(Lanes):
+    """Lanes that check what they are given: liquidatable where it was simulated, and not twice."""
 
     world: World
 
-    async def submit(self, plan: Plan, fee: Fee, head: Head) -> Attempt | NotSent:
+    async def submit(self, plan: Plan, wallet: str, fee: Fee, head: Head) -> Attempt | NotSent:
         block = self.world.chain.numbered(plan.simulated_at)
         assert block is not None
         updates = json.loads(plan.call.data)["updates"]
         prices = block.state.prices() | {name: price for name, (price, _) in updates.items()}
         assert is_under(block.state.holdings[plan.account], prices, block.state.index), plan
         assert plan.account not in {attempt.plan.account for attempt in self.open_attempts}
-        return await super().submit(plan, fee, head)
+        return await super().submit(plan, wallet, fee, head)
 
 
-async def start(world: World, rpc: FakeRpc, stack: AsyncExitStack) -> tuple[Rig, Lane]:
+async def start(world: World, rpc: FakeRpc, stack: AsyncExitStack) -> tuple[Rig, Lanes]:
     """Start a keeper as a process would: from its journal and the chain."""
     journal = await stack.enter_async_context(Journal(world.path, 31337))
-    lane = JudgedLane(
-        rpc,
-        PlainBroadcaster(rpc),
-        journal,
-        world.signer,
-        LANE_RULES,
-        world.clock,
-        world.telemetry,
-    )
+    wallets = [Wallet("main", world.signer.address, world.signer)]
+    parts = LaneParts(rpc, PlainBroadcaster(rpc), journal, world.clock, world.telemetry)
+    lane = JudgedLanes(wallets, {}, LANE_RULES, parts)
     lane.world = world
     rules = replace(EXECUTION_RULES, transaction_cost_wei_max=10**17, profit_wei_min=10**15)
     rig = make_rig(lane, world.chain, world.clock, telemetry=world.telemetry, execution_rules=rules)

@@ -12,7 +12,6 @@ from keeper.facts import (
     Assessment,
     FeedId,
     Head,
-    Job,
     LiquidationSeen,
     Log,
     MarketState,
@@ -26,6 +25,7 @@ from keeper.facts import (
     Touched,
     VenueId,
 )
+from keeper.jobs import Job
 from keeper.margin.rows import Row
 from keeper.units import PPM, WAD, wad_to_float
 from tests.shell import market

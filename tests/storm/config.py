@@ -37,7 +37,7 @@ backoff_ms_min = 250
 backoff_ms_max = 2000
 hold_ms = 250
 
-[wallet]
+[[wallets]]
 key = {{ file = "wallet.key" }}
 
 [[sources]]

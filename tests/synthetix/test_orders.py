@@ -6,7 +6,16 @@ from dataclasses import replace
 import pytest
 
 from keeper.chain.rpc import HttpRpc
-from keeper.facts import AccountId, Assessment, FeedId, Job, Price, PriceView, Refused, Simulated
+from keeper.facts import (
+    AccountId,
+    Assessment,
+    FeedId,
+    Price,
+    PriceView,
+    Refused,
+    Simulated,
+)
+from keeper.jobs import Job
 from keeper.venues.synthetix_v3_orders import PendingOrder, Settings, SynthetixV3Orders, build
 from tests.nodes import Anvil
 from tests.synthetix.deploy import FORWARDER

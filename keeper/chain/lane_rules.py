@@ -1,0 +1,18 @@
+"""What every lane of a chain goes by; from ``[chain]``, ``[fees]`` and ``[gate]``."""
+
+from dataclasses import dataclass
+
+from keeper.chain.fees import FeeRules
+
+TRANSFER_GAS = 21_000  # a transfer of nothing to ourselves: a cancel, or what fills a gap
+
+
+@dataclass(frozen=True, slots=True)
+class LaneRules:
+    """How long to wait, how deep to look and what to pay at most."""
+
+    chain_id: int
+    confirmations: int
+    replace_after_blocks: int
+    cost_wei_max: int
+    fees: FeeRules

@@ -1,0 +1,167 @@
+"""All wallets of a chain, side by side: each owns its nonces, none waits for another."""
+
+import asyncio
+from collections.abc import Collection, Mapping, Sequence
+
+import structlog
+
+from keeper.chain.fees import first_fee
+from keeper.chain.lane_rules import LaneRules
+from keeper.chain.signer import Wallet
+from keeper.chain.submit import Lane, LaneParts
+from keeper.decide.economics import Fee
+from keeper.errors import RpcError
+from keeper.facts import (
+    AccountId,
+    Attempt,
+    Head,
+    Mined,
+    NotSent,
+    Plan,
+    Settled,
+    VenueId,
+)
+
+logger = structlog.get_logger(__name__)
+
+
+class Lanes:
+    """Chooses the wallet of each attempt. Without any (a dry run) nothing is sent."""
+
+    def __init__(
+        self,
+        wallets: Sequence[Wallet],
+        allowed: Mapping[VenueId, Collection[str]],
+        rules: LaneRules,
+        parts: LaneParts,
+    ) -> None:
+        """``allowed``: names of the wallets that may act at a venue; none named: all of them."""
+        self._allowed = allowed
+        self._rules = rules
+        self._parts = parts
+        self.lanes = [Lane(wallet, self._rules, self._parts) for wallet in wallets]
+        self._followed: list[Lane] = []  # wallets that have something in flight and are not ours
+        self._turns: dict[str, int] = {}  # wallet → when it was chosen last
+        self._turn = 0
+
+    @property
+    def wallets(self) -> Sequence[str]:
+        """Return the addresses that pay and are paid; none in a dry run."""
+        return [lane.address for lane in self.lanes]
+
+    @property
+    def _all(self) -> Sequence[Lane]:
+        return (*self.lanes, *self._followed)
+
+    @property
+    def open_attempts(self) -> Sequence[Attempt]:
+        """Return what is in flight."""
+        return tuple(attempt for lane in self._all for attempt in lane.open_attempts)
+
+    @property
+    def tick_to_sent_ms(self) -> Sequence[float]:
+        """Return the latest latencies from a price to a sent transaction."""
+        return [latency for lane in self.lanes for latency in lane.tick_to_sent_ms]
+
+    def is_ours(self, tx_hash: str) -> bool:
+        """Say whether we signed a transaction lately."""
+        return any(lane.is_ours(tx_hash) for lane in self._all)
+
+    def attempt_of(self, venue: VenueId, account: AccountId) -> Attempt | None:
+        """Return the account's open attempt."""
+        found = (lane.attempt_of(venue, account) for lane in self._all)
+        return next((attempt for attempt in found if attempt is not None), None)
+
+    def wallets_of(self, venue: VenueId) -> Sequence[str]:
+        """Return the addresses that may act at a venue."""
+        names = self._allowed.get(venue)
+        return [lane.address for lane in self.lanes if not names or lane.name in names]
+
+    def wallet_for(self, venue: VenueId) -> str | None:
+        """Return the wallet that is to send next at a venue; None when all are parked.
+
+        One that can pay the dearest transaction goes first, then the one with the least in flight,
+        then the one that was not chosen for longest.
+        """
+        own = self.wallets_of(venue)
+        able = [lane for lane in self.lanes if lane.address in own and not lane.parked]
+        if not able:
+            return None
+        best = min(
+            able,
+            key=lambda lane: (
+                lane.free_wei < self._rules.cost_wei_max,
+                len(lane.open_attempts),
+                self._turns.get(lane.address, 0),
+            ),
+        )
+        self._turn += 1
+        self._turns[best.address] = self._turn
+        return best.address
+
+    def first_fee(self, head: Head) -> Fee | None:
+        """Return the fee of a first try; None when the base fee is over the cap."""
+        return first_fee(head, self._rules.fees)
+
+    async def submit(self, plan: Plan, wallet: str, fee: Fee, head: Head) -> Attempt | NotSent:
+        """Open an attempt from a wallet: nonce, signature, journal, broadcast."""
+        if self.attempt_of(plan.venue, plan.account) is not None:
+            msg = f"account {plan.account} has an open attempt"
+            raise ValueError(msg)
+        lane = next((lane for lane in self.lanes if lane.address == wallet), None)
+        return NotSent.NO_WALLET if lane is None else await lane.submit(plan, fee, head)
+
+    async def recover(self) -> Sequence[Attempt]:
+        """Read from the journal what is in flight; the first poll asks the chain about it."""
+        attempts = await self._parts.journal.open_attempts()
+        for address in dict.fromkeys(attempt.wallet for attempt in attempts):
+            lane = next((lane for lane in self.lanes if lane.address == address), None)
+            if lane is None:
+                logger.warning("open attempts of another wallet", wallet=address)
+                lane = Lane(Wallet(address, address, None), self._rules, self._parts)
+                self._followed.append(lane)
+            lane.adopt([attempt for attempt in attempts if attempt.wallet == address])
+        await self._parts.journal.resumed(attempts, self._parts.clock.wall_ms())
+        return attempts
+
+    async def poll(self, head: Head) -> Sequence[Mined]:
+        """Ask the chain about every open attempt; return those consumed deep enough.
+
+        A lane that cannot be asked about is asked again at the next head.
+        """
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(self._poll(lane, head), name=f"poll/{lane.name}")
+                for lane in self._all
+            ]
+        return [mined for task in tasks for mined in task.result()]
+
+    async def _poll(self, lane: Lane, head: Head) -> Sequence[Mined]:
+        try:
+            return await lane.poll(head)
+        except RpcError as error:
+            logger.warning("asking again at the next head", wallet=lane.name, error=str(error))
+            return []
+
+    def overdue(self, head: Head) -> Sequence[Attempt]:
+        """Return the attempts whose newest transaction has waited too long, by nonce."""
+        return [attempt for lane in self.lanes for attempt in lane.overdue(head)]
+
+    def replacement_fee(self, attempt: Attempt, head: Head, gas: int, value_wei: int) -> Fee | None:
+        """Return a fee that replaces what is in flight; None when the cost cap forbids it."""
+        return self._lane(attempt).replacement_fee(attempt, head, gas, value_wei)
+
+    async def replace(self, attempt: Attempt, plan: Plan, fee: Fee, head: Head) -> None:
+        """Send a dearer transaction at the attempt's nonce; raises SigningError."""
+        await self._lane(attempt).replace(attempt, plan, fee, head)
+
+    async def cancel(self, attempt: Attempt, head: Head) -> bool:
+        """Take the nonce with a transfer of nothing to ourselves; False when it cannot be paid."""
+        return await self._lane(attempt).cancel(attempt, head)
+
+    async def close(self, settled: Settled) -> None:
+        """Write the end of an attempt and forget it."""
+        await self._lane(settled.attempt).close(settled)
+
+    def _lane(self, attempt: Attempt) -> Lane:
+        return next(lane for lane in self._all if lane.address == attempt.wallet)

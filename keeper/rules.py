@@ -1,0 +1,72 @@
+"""What each room goes by: the settings of config.toml as the rules of the parts."""
+
+from collections.abc import Mapping
+
+from keeper.chain.fees import FeeRules
+from keeper.chain.lane_rules import LaneRules
+from keeper.chain.rpc import WATCHER
+from keeper.config import Settings, VenueSettings
+from keeper.desk import DeskRules
+from keeper.execute import ExecutionRules
+from keeper.facts import FeedId
+from keeper.prices.board import FeedRules
+
+
+def feed_rules(settings: Settings) -> Mapping[FeedId, FeedRules]:
+    """Return every feed's gates."""
+    return {
+        feed.id: FeedRules(
+            age_ms_max=feed.age_ms_max,
+            future_ms_max=feed.future_ms_max,
+            conf_ppm_max=feed.conf_ppm_max,
+            change_ppm_max=feed.change_ppm_max,
+            sources=feed.sources,
+        )
+        for feed in settings.feeds
+    }
+
+
+def lane_rules(settings: Settings) -> LaneRules:
+    """Return what every wallet of the chain goes by."""
+    return LaneRules(
+        chain_id=settings.chain.id,
+        confirmations=settings.chain.confirmations,
+        replace_after_blocks=settings.fees.replace_after_blocks,
+        cost_wei_max=settings.gate.transaction_cost_wei_max,
+        fees=FeeRules(
+            priority_fee_wei=settings.fees.priority_fee_wei,
+            base_fee_headroom_ppm=settings.fees.base_fee_headroom_ppm,
+            max_fee_per_gas_wei_max=settings.fees.max_fee_per_gas_wei_max,
+            replacement_bump_ppm=settings.fees.replacement_bump_ppm,
+        ),
+    )
+
+
+def execution_rules(settings: Settings) -> ExecutionRules:
+    """Return what sending needs."""
+    gate = settings.gate
+    return ExecutionRules(
+        head_age_ms_max=settings.chain.head_age_ms_max,
+        transaction_cost_wei_max=gate.transaction_cost_wei_max,
+        profit_wei_min=gate.profit_wei_min,
+        open_attempts_max=gate.open_attempts_max,
+        p_win_ppm=gate.p_win_ppm,
+        revert_gas=gate.revert_gas,
+        gas_limit_factor_ppm=settings.fees.gas_limit_factor_ppm,
+        hold_ms=gate.hold_ms,
+        native_feed=settings.chain.native_feed,
+        watcher=WATCHER,
+    )
+
+
+def desk_rules(settings: Settings, venue: VenueSettings) -> DeskRules:
+    """Return what deciding at a venue needs."""
+    return DeskRules(
+        objective=venue.objective,
+        solvency_budget_wei=venue.solvency_budget_wei,
+        reward_feed=venue.reward_feed,
+        backoff_ms_min=settings.gate.backoff_ms_min,
+        backoff_ms_max=settings.gate.backoff_ms_max,
+        candidates_per_step_max=settings.gate.candidates_per_step_max,
+        probe_ms=venue.probe_ms,
+    )
