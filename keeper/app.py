@@ -11,13 +11,14 @@ import structlog
 
 from keeper import __version__
 from keeper.chain.backfill import Finder, LogReader, ReadRules
-from keeper.chain.broadcast import Broadcast
+from keeper.chain.broadcast import Broadcast, BroadcastRules
 from keeper.chain.endpoints import EndpointRules, Endpoints, Role
 from keeper.chain.heads import ChainFollower, FollowSettings, announce_heads
 from keeper.chain.journal import Journal
 from keeper.chain.jsonrpc import JsonRpcClient
 from keeper.chain.lanes import Lanes
 from keeper.chain.ledger import Ledger
+from keeper.chain.relay import Relay, RelayProtocol, load_relay_key
 from keeper.chain.rpc import HttpRpc
 from keeper.chain.signer import load_wallets
 from keeper.chain.submit import LaneParts
@@ -87,7 +88,24 @@ def build_rpc(settings: Settings, session: aiohttp.ClientSession, metrics: Metri
     endpoints.add([each.read().get_secret_value() for each in chain.http], Role.READ)
     senders = chain.send or chain.http
     endpoints.add([each.read().get_secret_value() for each in senders], Role.SEND)
+    relays = [relay.url.read().get_secret_value() for relay in settings.relays]
+    endpoints.add(relays, Role.PRIVATE)
     return HttpRpc(endpoints, chain.rpc_attempts_max)
+
+
+def build_broadcast(settings: Settings, rpc: HttpRpc, metrics: Metrics) -> Broadcast:
+    """Make what sends transactions; reads the keys that relays know us by."""
+    relays = [
+        Relay(
+            url=each.url.read().get_secret_value(),
+            protocol=RelayProtocol(each.protocol),
+            key=load_relay_key(each.signing_key) if each.signing_key else None,
+        )
+        for each in settings.relays
+    ]
+    chain = settings.chain
+    rules = BroadcastRules(chain.rpc_attempts_max, relays, chain.public_after_blocks)
+    return Broadcast(rpc.endpoints, rules, metrics)
 
 
 def build_venue(settings: VenueSettings, rpc: Rpc, chain_id: int) -> AnyVenue:
@@ -97,14 +115,14 @@ def build_venue(settings: VenueSettings, rpc: Rpc, chain_id: int) -> AnyVenue:
 
 
 def build_sources(
-    settings: Settings, clock: SystemClock, metrics: Metrics
+    settings: Settings, clock: SystemClock, metrics: Metrics, rpc: Rpc
 ) -> dict[str, PriceSource]:
     """Make every price source by the ``build`` of its kind's module, for the feeds that name it."""
     sources: dict[str, PriceSource] = {}
     for source in settings.sources:
         feeds = [feed.id for feed in settings.feeds if source.name in feed.sources]
         build = find_module("prices", source.kind).build
-        sources[source.name] = build(source.options, source.name, feeds, clock, metrics)
+        sources[source.name] = build(source.options, source.name, feeds, clock, metrics, rpc)
     return sources
 
 
@@ -145,8 +163,7 @@ async def build(settings: Settings) -> AsyncIterator[Parts]:
         journal = Journal(path, settings.chain.id, settings.keeper.journal_days_max)
         await stack.enter_async_context(journal)
         ledger = await stack.enter_async_context(_ledger(settings))
-        broadcast = Broadcast(rpc.endpoints, settings.chain.rpc_attempts_max, metrics)
-        await stack.enter_async_context(broadcast)
+        broadcast = await stack.enter_async_context(build_broadcast(settings, rpc, metrics))
         lane_parts = LaneParts(rpc, broadcast, journal, SystemClock(), metrics)
         lanes = build_lanes(settings, session, lane_parts)
         parts = _assemble(settings, metrics, rpc, journal, lanes, ledger)
@@ -186,7 +203,7 @@ def _assemble(
     clock = SystemClock()
     heartbeats, quarantine = Heartbeats(clock), Quarantine(clock, metrics)
     board = build_board(settings, clock)
-    sources = build_sources(settings, clock, metrics)
+    sources = build_sources(settings, clock, metrics, rpc)
     chain = settings.chain
     parts = board, quarantine, metrics, clock
     desks = {

@@ -11,8 +11,8 @@ from typing import Literal
 import aiohttp
 
 from keeper import __version__
-from keeper.app import build_board, build_rpc, build_sources, build_venue
-from keeper.chain.endpoints import Role
+from keeper.app import build_board, build_broadcast, build_rpc, build_sources, build_venue
+from keeper.chain.endpoints import Endpoint, Role
 from keeper.chain.heads import announce_heads, head_from_json
 from keeper.chain.journal import Journal, JournalError, JournalInUseError
 from keeper.chain.rpc import HttpRpc, quantity
@@ -54,6 +54,7 @@ async def preflight(settings: Settings) -> list[Finding]:
         wallets = await _wallets(settings, session, findings)
         rpc = build_rpc(settings, session, metrics)
         alive = await _endpoints(rpc, settings, findings)
+        findings += _relay_keys(settings, rpc, metrics)
         await _websockets(settings, findings)
         if alive:
             await _balances(settings, rpc, wallets, findings)
@@ -65,7 +66,7 @@ async def preflight(settings: Settings) -> list[Finding]:
                     await _venue(settings, venue, rpc, address) for address in own or [None]
                 ]
         findings.append(await _journal(settings))
-        sources = build_sources(settings, clock, metrics)
+        sources = build_sources(settings, clock, metrics, rpc)
         reachable = [await _source(source) for source in sources.values()]
         findings += reachable
         if all(finding.verdict == "ok" for finding in reachable):
@@ -107,13 +108,29 @@ async def _endpoints(rpc: HttpRpc, settings: Settings, findings: list[Finding]) 
             mend = "mend or remove it in [chain]"
             findings.append(Finding(what, "failed", f"{state}: {each.trouble}", mend))
             continue
-        detail = f"{state}: chain {settings.chain.id}, block {each.head}, {each.latency_ms:.0f} ms"
+        detail = f"{state}: {_seen(each, settings.chain.id)}"
         if state is EndpointState.HEALTHY:
             findings.append(Finding(what, "ok", detail))
         else:
             mend = f"{each.lag} blocks behind the others; it is asked after them"
             findings.append(Finding(what, "warning", detail, mend))
     return any(not each.failures for each in rpc.endpoints.all if Role.READ in each.roles)
+
+
+def _seen(endpoint: Endpoint, chain_id: int) -> str:
+    if endpoint.latency_ms is None:
+        return "answers, and knows only how to take transactions"
+    block = f", block {endpoint.head}" if endpoint.head is not None else ""
+    return f"chain {chain_id}{block}, {endpoint.latency_ms:.0f} ms"
+
+
+def _relay_keys(settings: Settings, rpc: HttpRpc, metrics: Metrics) -> list[Finding]:
+    try:
+        build_broadcast(settings, rpc, metrics)
+    except ConfigError as error:
+        mend = "put the key that signs requests there"
+        return [Finding("relay key", "failed", problem, mend) for problem in error.problems]
+    return []
 
 
 async def _websockets(settings: Settings, findings: list[Finding]) -> None:

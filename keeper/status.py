@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from keeper.chain.endpoints import Role
 from keeper.units import WAD
 
 if TYPE_CHECKING:
@@ -82,7 +81,7 @@ class Status:
         return [*reasons, *self._sending_trouble(), *self._wallet_trouble()]
 
     def _sending_trouble(self) -> list[str]:
-        trouble = self.endpoints.trouble(Role.SEND) if self.lanes.wallets else ""
+        trouble = self.lanes.sending_trouble if self.lanes.wallets else ""
         return [f"chain: nothing can be sent: {trouble}"] if trouble else []
 
     def _wallet_trouble(self) -> list[str]:

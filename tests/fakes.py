@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import NoReturn
 
 from keeper.coverage import Covered
 from keeper.decide.economics import Fee
@@ -10,6 +11,7 @@ from keeper.errors import RpcError, RpcFault
 from keeper.facts import (
     AccountId,
     Attempt,
+    Call,
     Head,
     Mined,
     NotSent,
@@ -78,6 +80,22 @@ class ListedSource:
         return f"{len(self._ticks)} ticks"
 
 
+class NoRpc:
+    """A chain that must not be asked. Implements ``ports.Rpc``."""
+
+    async def call(self, method: str, params: Sequence[object] = ()) -> NoReturn:
+        raise AssertionError(method, params)
+
+    async def batch(self, requests: Sequence[tuple[str, Sequence[object]]]) -> NoReturn:
+        raise AssertionError(requests)
+
+    async def simulate(self, call: Call, sender: str) -> NoReturn:
+        raise AssertionError(call, sender)
+
+    async def simulate_each(self, calls: Sequence[Call], sender: str) -> NoReturn:
+        raise AssertionError(calls, sender)
+
+
 class ListedMemory:
     """What was noted, in a list. Implements ``ports.Memory``."""
 
@@ -140,6 +158,7 @@ class ScriptedLane:
         self.cancelled: list[Attempt] = []
         self.closed: list[Settled] = []
         self.parked = ""
+        self.sending_trouble = ""
         self.balance_wei = 10**18
         self.tick_to_sent_ms: list[float] = []
         self._open: dict[tuple[VenueId, AccountId], Attempt] = {}

@@ -29,8 +29,14 @@ def test_every_command_is_there() -> None:
                 assert parameter.opts[0] in README, f"keeper {name} {parameter.opts[0]}"
 
 
-def test_the_venue_example_is_accepted(tmp_path: Path) -> None:
-    (example,) = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
+def test_the_examples_of_config_are_accepted(tmp_path: Path) -> None:
+    examples = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
     shipped = (Path(__file__).parent.parent / "config.toml").read_text()
-    (tmp_path / "config.toml").write_text(shipped + "\n" + example)
-    assert [venue.kind for venue in load(tmp_path / "config.toml").venues][-1] == "synthetix_v3"
+    off = re.compile(r"^# (\w+ = )", re.MULTILINE)  # a key written as a comment
+    written = [
+        off.sub(r"\1", example) if "[[sources]]" in example else example for example in examples
+    ]
+    (tmp_path / "config.toml").write_text("\n".join([shipped, *written]))
+    found = load(tmp_path / "config.toml")
+    assert [source.kind for source in found.sources] == ["mqtt", "hermes", "binance"]
+    assert [venue.kind for venue in found.venues] == ["demo_market", "synthetix_v3"]

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import structlog
 
 from keeper.chain.decode import quantity
-from keeper.chain.jsonrpc import JsonRpcClient, Request
+from keeper.chain.jsonrpc import Headers, JsonRpcClient, Request
 from keeper.chain.wordings import rpc_error
 from keeper.errors import EndpointState, RpcError, RpcFault, TransientRpcError
 from keeper.ports import Clock, Telemetry
@@ -34,6 +34,7 @@ class Role(StrEnum):
 
     READ = "read"
     SEND = "send"
+    PRIVATE = "private"
 
 
 USABLE = frozenset(
@@ -69,6 +70,11 @@ class Endpoint:
     wrong_chain: bool = False
     trouble: str = ""  # the last failure, in words
 
+    @property
+    def is_relay(self) -> bool:
+        """Return whether it only takes transactions, and may know no other method."""
+        return self.roles == {Role.PRIVATE}
+
     def answered(self) -> None:
         """Note an answer."""
         self.failures = 0
@@ -88,7 +94,7 @@ class Endpoint:
         pause_s = min(error.retry_after_s, RETRY_AFTER_S_MAX)
         self.limited_until_ns = now_ns + int(pause_s * _NS_PER_S)
 
-    def measured(self, latency_ms: float, head: int) -> None:
+    def measured(self, latency_ms: float, head: int | None) -> None:
         """Note a probe."""
         before = latency_ms if self.latency_ms is None else self.latency_ms
         self.latency_ms = before + (latency_ms - before) * SMOOTHING
@@ -156,7 +162,9 @@ class Endpoints:
             f"{each.label} {self.state(each)}: {each.trouble}" for each in self.ranked(role)
         )
 
-    async def ask(self, endpoint: Endpoint, requests: Sequence[Request]) -> list[Any]:
+    async def ask(
+        self, endpoint: Endpoint, requests: Sequence[Request], headers: Headers | None = None
+    ) -> list[Any]:
         """Ask one endpoint; an item that failed alone is an RpcError in its place.
 
         Raises TransientRpcError, also when one item failed in a way that may pass: that is worth a
@@ -166,9 +174,9 @@ class Endpoints:
             raise rpc_error(RpcFault.RATE_LIMITED, f"{endpoint.label} asked for a pause")
         result = "ok"
         try:
-            if not endpoint.verified:
+            if not endpoint.verified and not endpoint.is_relay:
                 await self._verify(endpoint)
-            answers = await self.client.post(endpoint.url, endpoint.label, requests)
+            answers = await self.client.post(endpoint.url, endpoint.label, requests, headers)
             for answer in answers:
                 if isinstance(answer, TransientRpcError):
                     raise answer
@@ -200,13 +208,19 @@ class Endpoints:
     async def probe(self, endpoint: Endpoint) -> str:
         """Ask an endpoint for its chain and its head; return what is wrong with it, or ""."""
         began_ns = self._clock.monotonic_ns()
+        asked: list[Request] = [("eth_chainId", [])]
+        if not endpoint.is_relay:
+            asked.append(("eth_blockNumber", []))
         try:
-            chain, head = await self.ask(endpoint, [("eth_chainId", []), ("eth_blockNumber", [])])
+            chain, *heads = await self.ask(endpoint, asked)
         except TransientRpcError as error:
             return str(error)
+        if endpoint.is_relay and isinstance(chain, RpcError):
+            return ""  # it does not know the method, so it is there
         try:
             self._accept_chain(endpoint, quantity(chain))
-            endpoint.measured((self._clock.monotonic_ns() - began_ns) / 1e6, quantity(head))
+            head = quantity(heads[0]) if heads else None
+            endpoint.measured((self._clock.monotonic_ns() - began_ns) / 1e6, head)
         except TransientRpcError as error:
             endpoint.failed(error, self._clock.monotonic_ns())
             return str(error)

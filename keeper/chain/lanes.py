@@ -50,6 +50,11 @@ class Lanes:
         return [lane.address for lane in self.lanes]
 
     @property
+    def sending_trouble(self) -> str:
+        """Say why nothing can be sent now; "" while something can."""
+        return self._parts.broadcaster.trouble
+
+    @property
     def _all(self) -> Sequence[Lane]:
         return (*self.lanes, *self._followed)
 

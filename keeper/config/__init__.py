@@ -11,6 +11,7 @@ from keeper.config.keyref import (
 )
 from keeper.config.kinds import find_module, kinds
 from keeper.config.load import load
+from keeper.config.relays import RelaySettings
 from keeper.config.schema import json_schema
 from keeper.config.settings import (
     ChainSettings,
@@ -37,6 +38,7 @@ __all__ = [
     "HttpSettings",
     "KeeperSettings",
     "LogSettings",
+    "RelaySettings",
     "SecretRef",
     "Settings",
     "SourceSettings",

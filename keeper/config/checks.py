@@ -24,13 +24,24 @@ _LEAK = (
 
 
 def report_leaks(problems: Problems, document: Document, text: str) -> None:
-    """Tell of private keys anywhere in the file, comments included, without showing them."""
+    """Tell of private keys anywhere in the file, comments included, without showing them.
+
+    A price id has the form of a key and is public: where a source lists the ids of its feeds it is
+    none.
+    """
     told: set[int] = set()
+    public: set[str] = set()
     for path, value in _scalars(document, ()):
-        if is_raw_key(value) or any(is_raw_key(part) for part in path if isinstance(part, str)):
+        parts = [part for part in path if isinstance(part, str)]
+        if parts[:2] == ["sources", "feeds"]:
+            public.update(part for part in parts[2:] if is_raw_key(part))
+            parts = []
+        if is_raw_key(value) or any(is_raw_key(part) for part in parts):
             line = problems.line(path)
             told.add(line)
             problems.add_leak(path, line, _LEAK)
+    for price_id in public:
+        text = text.replace(price_id, "")
     for line in raw_key_lines(text):
         if line not in told:
             problems.add_leak((), line, _LEAK)

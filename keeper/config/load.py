@@ -18,6 +18,7 @@ from keeper.config.problems import (
     models_in,
     report_unknown_keys,
 )
+from keeper.config.relays import RelaySettings
 from keeper.config.settings import (
     FeedSettings,
     Settings,
@@ -132,6 +133,7 @@ class _Reader:
         parts: dict[str, Any] = {
             "sources": self._array("sources", "prices", SourceCommon, SourceSettings),
             "feeds": self._tables("feeds", FeedSettings),
+            "relays": self._tables("relays", RelaySettings),
             "venues": self._array("venues", "venues", VenueCommon, VenueSettings),
             "wallets": self._tables("wallets", WalletSettings),
         }

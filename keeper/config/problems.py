@@ -18,6 +18,7 @@ _HIDDEN_TABLES = (
     ("wallets",),
     ("chain", "http"),
     ("chain", "send"),
+    ("relays",),
     ("chain", "ws"),
 )  # URLs may hold API keys
 _HIDDEN_LEAVES = (["env"], ["file"])  # of a secret reference: perhaps the secret by mistake

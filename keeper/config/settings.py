@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny
+from pydantic import BaseModel, Field, SerializeAsAny
 
 from keeper.config.keyref import (
     ConfigPath,
@@ -14,7 +14,9 @@ from keeper.config.keyref import (
     SecretRef,
     WsEndpoint,
 )
+from keeper.config.relays import RelaySettings
 from keeper.config.show import plain, references
+from keeper.config.table import Table
 from keeper.decide.rank import Objective
 from keeper.errors import ConfigError
 from keeper.facts import FeedId, VenueId
@@ -31,14 +33,6 @@ def _whole(default: int, low: int, high: int, text: str) -> int:
     """Declare a key for a whole number; floats, strings and booleans are refused."""
     field: int = Field(default=default, ge=low, le=high, strict=True, description=text)
     return field
-
-
-class Table(BaseModel):
-    """A table of config.toml: frozen, unknown keys refused, values never in error texts."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", hide_input_in_errors=True, validate_default=True
-    )
 
 
 class KeeperSettings(Table):
@@ -93,6 +87,14 @@ class ChainSettings(Table):
         default=(),
         max_length=16,
         description="Endpoints that transactions are sent to, all at once; empty: those of http.",
+    )
+    public_after_blocks: int | None = Field(
+        default=None,
+        ge=1,
+        le=1_000,
+        strict=True,
+        description="Blocks after which an attempt that went to [[relays]] is sent publicly as "
+        "well; without it, never.",
     )
     ws: tuple[WsEndpoint, ...] = Field(
         default=(),
@@ -334,6 +336,11 @@ class Settings(Table):
         default=(),
         max_length=64,
         description="Who signs, side by side; one table a wallet. Without any nothing is sent.",
+    )
+    relays: tuple[RelaySettings, ...] = Field(
+        default=(),
+        max_length=16,
+        description="Where transactions go instead of chain.send; one table a relay.",
     )
     fees: FeesSettings = Field(default_factory=FeesSettings)
     gate: GateSettings = Field(default_factory=GateSettings)

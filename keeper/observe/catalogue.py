@@ -109,6 +109,11 @@ _PRICES = (
         reason=_set(Rejection),
     ),
     _counter(
+        "price_conflated_total",
+        "Prices of a source that a newer one of their feed replaced before they were taken.",
+        stream=STREAM,
+    ),
+    _counter(
         "price_refusals_shed_total",
         "Refused messages of a price source that came too fast to be counted by reason.",
         stream=STREAM,

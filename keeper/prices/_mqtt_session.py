@@ -1,6 +1,6 @@
 """What any MQTT source needs, whatever its topics and payloads; no kind of its own.
 
-One connection, the inbox for what arrives and the outbox for what is to be published.
+One connection, and the outbox for what is to be published.
 """
 
 import asyncio
@@ -12,72 +12,12 @@ from typing import Any, Self
 import aiomqtt
 from paho.mqtt.client import MQTTMessageInfo
 
-from keeper.facts import FeedId, Rejected, Rejection, Tick
-from keeper.prices.board import is_older
+from keeper.facts import Rejected, Tick
+from keeper.prices._stream import Inbox
 
 ANSWER_S_MAX = 5.0  # for the broker to answer a connect or a subscribe
-REFUSED_WAITING_MAX = 256  # refusals kept for a slow consumer
 MESSAGES_WAITING_MAX = 256  # messages kept for the next connection
 _QOS = 1
-
-
-class Inbox:
-    """What has arrived and was not yet taken, in order of arrival; one consumer.
-
-    Bounded: the newest tick of each feed, and ``REFUSED_WAITING_MAX`` refusals; ``shed`` is called
-    for each older refusal that had to make room. ``decode`` takes a topic and a payload.
-    """
-
-    def __init__(
-        self, decode: Callable[[str, bytes], Tick | Rejected], shed: Callable[[], None]
-    ) -> None:
-        """Start empty."""
-        self._decode = decode
-        self._shed = shed
-        self._waiting: dict[FeedId | int, Tick | Rejected] = {}  # a refusal's key is its number
-        self._refused: deque[int] = deque()
-        self._numbered = 0
-        self._event = asyncio.Event()
-
-    def receive(self, message: aiomqtt.Message) -> None:
-        """Take a message in; called as soon as it was read from the socket."""
-        item = self._decode(message.topic.value, message.payload)
-        if isinstance(item, Tick):
-            waiting = self._waiting.get(item.feed)
-            if isinstance(waiting, Tick) and is_older(item, waiting):
-                detail = "a newer one was waiting"
-                item = Rejected(item.source, Rejection.OUT_OF_ORDER, item.feed, detail)
-        if isinstance(item, Tick):
-            self._waiting[item.feed] = item
-        else:
-            self._refuse(item)
-        self._event.set()
-
-    def take(self) -> Tick | Rejected | None:
-        """Return what has waited longest; None when there is nothing."""
-        if not self._waiting:
-            return None
-        key = next(iter(self._waiting))
-        if isinstance(key, int):
-            self._refused.popleft()
-        return self._waiting.pop(key)
-
-    def wake(self, *_: object) -> None:
-        """End a ``wait`` although nothing has arrived."""
-        self._event.set()
-
-    async def wait(self) -> None:
-        """Return once something has arrived since the last ``wait``, or ``wake`` was called."""
-        await self._event.wait()
-        self._event.clear()
-
-    def _refuse(self, item: Rejected) -> None:
-        if len(self._refused) == REFUSED_WAITING_MAX:
-            del self._waiting[self._refused.popleft()]
-            self._shed()
-        self._numbered += 1
-        self._refused.append(self._numbered)
-        self._waiting[self._numbered] = item
 
 
 class Connection(aiomqtt.Client):
@@ -89,14 +29,19 @@ class Connection(aiomqtt.Client):
     take the place of a cancellation when the farewell is not acknowledged.
     """
 
-    def __init__(self, inbox: Inbox, topics: str, **options: Any) -> None:  # noqa: ANN401 - the base's
-        """Prepare; ``topics`` is the filter to subscribe to."""
+    def __init__(
+        self,
+        inbox: Inbox,
+        decode: Callable[[str, bytes], Tick | Rejected],
+        topics: str,
+        **options: Any,  # noqa: ANN401 - the base's
+    ) -> None:
+        """Prepare; ``decode`` takes a topic and a payload, ``topics`` is what to subscribe to."""
 
         class HandOver(asyncio.Queue[aiomqtt.Message]):
             def put_nowait(_, item: aiomqtt.Message) -> None:  # noqa: N805 - self is the connection
-                self.heard_s = self._loop.time()
                 self._receiving = True
-                inbox.receive(item)
+                inbox.put(decode(item.topic.value, item.payload))
                 self._receiving = False
 
         super().__init__(queue_type=HandOver, timeout=ANSWER_S_MAX, **options)
@@ -105,7 +50,6 @@ class Connection(aiomqtt.Client):
         self._topics = topics
         self._receiving = self._dialling = self._closing = False
         self._dialled = asyncio.Event()
-        self.heard_s = self._loop.time()  # when the last message came, on the loop's clock
 
     async def __aenter__(self) -> Self:
         """Connect and subscribe; raises MqttError."""
@@ -113,7 +57,7 @@ class Connection(aiomqtt.Client):
         try:
             await super().__aenter__()
             self._disconnected.add_done_callback(self._inbox.wake)
-            self.heard_s = self._loop.time()
+            self._inbox.heard_s = self._loop.time()
             await self._subscribe()
             entered = True
         finally:

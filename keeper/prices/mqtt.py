@@ -10,7 +10,6 @@ missing one. What is wrong comes out as ``Rejected``, never as an exception.
 import asyncio
 import contextlib
 import math
-import secrets
 import ssl
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from pathlib import Path
@@ -19,30 +18,25 @@ from typing import Annotated, Self
 import aiomqtt
 import msgspec
 from paho.mqtt.reasoncodes import ReasonCode
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, model_validator
 from structlog import get_logger
 
 from keeper.config import ConfigPath, SecretRef
 from keeper.errors import ConfigError, TransientError
 from keeper.facts import FeedId, Rejected, Rejection, Tick
-from keeper.ports import Clock, Telemetry
-from keeper.prices._mqtt_session import Connection, Inbox, Outbox
+from keeper.ports import Clock, Rpc, Telemetry
+from keeper.prices._mqtt_session import Connection, Outbox
+from keeper.prices._stream import IDLE_S, Inbox, StreamSettings, rejected, told
 from keeper.units import wad_from_decimal
 
-IDLE_S = 1.0  # after which a quiet connection shows that it is being looked after
 RETAINED_S_MAX = 1.0  # how long ``check`` waits for retained prices; brokers send them at once
-FEED_CHARS_MAX = 80
-DETAIL_CHARS_MAX = 200
-DOUBLINGS_MAX = 20  # 2**20 ms is beyond the largest maximum
 NOT_AUTHORISED = (0x86, 0x87)  # reason codes: bad user name or password, not authorised
 
 log = get_logger(__name__)
 
 
-class Settings(BaseModel):
+class Settings(StreamSettings):
     """A broker that publishes prices."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     host: str = Field(
         min_length=1, max_length=253, description="Host name or address of the broker."
@@ -79,28 +73,6 @@ class Settings(BaseModel):
         strict=True,
         description="Seconds between MQTT pings on an idle connection.",
     )
-    silence_ms_max: int = Field(
-        default=10_000,
-        ge=100,
-        le=3_600_000,
-        strict=True,
-        description="Milliseconds without a message on any feed until the connection is replaced, "
-        "although it looks alive.",
-    )
-    reconnect_ms_min: int = Field(
-        default=200,
-        ge=1,
-        le=60_000,
-        strict=True,
-        description="Upper bound in ms of the first reconnect delay.",
-    )
-    reconnect_ms_max: int = Field(
-        default=5_000,
-        ge=1,
-        le=600_000,
-        strict=True,
-        description="Upper bound in ms of every reconnect delay.",
-    )
     payload_bytes_max: int = Field(
         default=4_096,
         ge=64,
@@ -116,9 +88,6 @@ class Settings(BaseModel):
             raise ValueError(msg)
         if self.tls_ca is not None and not self.tls:
             msg = "tls_ca needs tls = true"
-            raise ValueError(msg)
-        if self.reconnect_ms_min > self.reconnect_ms_max:
-            msg = "reconnect_ms_min must not be above reconnect_ms_max"
             raise ValueError(msg)
         return self
 
@@ -176,7 +145,7 @@ class MqttSource:
 
         A slow consumer misses superseded ticks, never the newest. One consumer at a time.
         """
-        inbox = self._inbox()
+        inbox = Inbox(self.name, self._telemetry)
         loop = asyncio.get_running_loop()
         failures = 0
         while True:
@@ -193,7 +162,7 @@ class MqttSource:
                 # lasted starts the delays anew.
                 if loop.time() - opened_s > self._settings.reconnect_ms_max / 1000:
                     failures = 0
-                delay_s = self._delay_s(error, failures)
+                delay_s = self._settings.delay_s(failures, refused=_is_refusal(error))
                 self._report(error, delay_s)
             failures += 1
             yield None
@@ -201,7 +170,7 @@ class MqttSource:
 
     async def check(self) -> str:
         """Connect once and say which feeds have a retained price; raises TransientError."""
-        inbox = self._inbox()
+        inbox = Inbox(self.name, self._telemetry)
         priced: set[FeedId] = set()
         refused: dict[str, str] = {}
         try:
@@ -218,11 +187,7 @@ class MqttSource:
         except aiomqtt.MqttError as error:
             msg = f"{self.name}: {self._broker}: {error}"
             raise TransientError(msg) from error
-        parts = [f"{self._broker} answered, {len(priced)} of {len(self._feeds)} feeds have a price"]
-        if missing := sorted(set(self._feeds.values()) - priced):
-            parts.append(f"none for {', '.join(missing)}")
-        parts += [f"{feed} refused ({detail})" for feed, detail in refused.items()]
-        return "; ".join(parts)
+        return told(self._broker, self._feeds.values(), priced, refused)
 
     def publish(self, topic_suffix: str, payload: bytes) -> None:
         """Publish to ``<prefix>/<topic_suffix>`` with QoS 1, not retained; never waits.
@@ -236,16 +201,11 @@ class MqttSource:
             raise ValueError(msg)
         self._outbox.put(f"{self._settings.prefix}/{topic_suffix}", payload)
 
-    def _inbox(self) -> Inbox:
-        return Inbox(
-            self._decode,
-            lambda: self._telemetry.count("keeper_price_refusals_shed_total", stream=self.name),
-        )
-
     def _connection(self, inbox: Inbox) -> Connection:
         settings = self._settings
         return Connection(
             inbox,
+            self._decode,
             f"{self._topic}+",
             hostname=settings.host,
             port=settings.port,
@@ -266,11 +226,11 @@ class MqttSource:
         connection.raise_if_lost()
         silence_s_max = self._settings.silence_ms_max / 1000
         now_s = asyncio.get_running_loop().time()
-        if now_s >= connection.heard_s + silence_s_max:
+        if now_s >= inbox.heard_s + silence_s_max:
             msg = f"no message on any feed for {self._settings.silence_ms_max} ms"
             raise aiomqtt.MqttError(msg)
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout_at(min(now_s + IDLE_S, connection.heard_s + silence_s_max)):
+            async with asyncio.timeout_at(min(now_s + IDLE_S, inbox.heard_s + silence_s_max)):
                 await inbox.wait()
         return inbox.take()
 
@@ -301,15 +261,7 @@ class MqttSource:
             return self._rejected(Rejection.MALFORMED, feed, str(error))
 
     def _rejected(self, reason: Rejection, feed: str, detail: str) -> Rejected:
-        return Rejected(self.name, reason, feed[:FEED_CHARS_MAX], detail[:DETAIL_CHARS_MAX])
-
-    def _delay_s(self, error: aiomqtt.MqttError, failures: int) -> float:
-        """Exponential with full jitter, so that many clients do not come back at one time."""
-        ceiling_ms = self._settings.reconnect_ms_max
-        if _is_refusal(error):
-            return ceiling_ms / 1000  # what an operator must mend is not mended by hurry
-        bound_ms = self._settings.reconnect_ms_min << min(failures, DOUBLINGS_MAX)
-        return secrets.randbelow(min(bound_ms, ceiling_ms) + 1) / 1000
+        return rejected(self.name, reason, feed, detail)
 
     def _report(self, error: aiomqtt.MqttError, delay_s: float) -> None:
         self._telemetry.count("keeper_reconnects_total", stream=self.name)
@@ -382,7 +334,12 @@ def _by_topic(name: str, feeds: Sequence[FeedId]) -> dict[str, FeedId]:
 
 
 def build(
-    settings: Settings, name: str, feeds: Sequence[FeedId], clock: Clock, telemetry: Telemetry
+    settings: Settings,
+    name: str,
+    feeds: Sequence[FeedId],
+    clock: Clock,
+    telemetry: Telemetry,
+    rpc: Rpc,  # noqa: ARG001 - the loader's
 ) -> MqttSource:
     """Put a source together; raises ConfigError for an unusable secret, file or feed name."""
     return MqttSource(

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 import aiohttp
 import pytest
 
-from keeper.chain.broadcast import Broadcast
+from keeper.chain.broadcast import Broadcast, BroadcastRules
 from keeper.chain.heads import head_from_json
 from keeper.chain.signer import KeySigner, Unsigned
 from keeper.decide.economics import Economics, Fee
@@ -52,7 +52,7 @@ async def broadcast_to(
     session: aiohttp.ClientSession, telemetry: CountingTelemetry, *urls: str, attempts_max: int = 1
 ) -> AsyncIterator[Broadcast]:
     endpoints = endpoints_of(session, telemetry, *urls)
-    async with Broadcast(endpoints, attempts_max, telemetry) as broadcast:
+    async with Broadcast(endpoints, BroadcastRules(attempts_max), telemetry) as broadcast:
         yield broadcast
 
 

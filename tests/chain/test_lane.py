@@ -7,7 +7,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from keeper.chain.broadcast import Broadcast
+from keeper.chain.broadcast import Broadcast, BroadcastRules
 from keeper.chain.fees import FeeRules
 from keeper.chain.heads import head_from_json
 from keeper.chain.journal import Journal
@@ -81,7 +81,7 @@ async def lane_of(
     rpc: HttpRpc, node: Anvil, telemetry: CountingTelemetry
 ) -> AsyncIterator[MakeLane]:
     node.rpc("anvil_setBalance", WALLET, hex(10**18))
-    async with Broadcast(rpc.endpoints, 2, telemetry) as broadcast:
+    async with Broadcast(rpc.endpoints, BroadcastRules(2), telemetry) as broadcast:
 
         def make(journal: Journal, *, via: Broadcast = broadcast, key: str | None = KEY) -> Lanes:
             signers = [KeySigner(key)] if key else []
@@ -139,7 +139,7 @@ class Deaf(Broadcast):
 
 @pytest.fixture
 async def deaf(rpc: HttpRpc, telemetry: CountingTelemetry) -> AsyncIterator[Deaf]:
-    async with Deaf(rpc.endpoints, 1, telemetry) as broadcast:
+    async with Deaf(rpc.endpoints, BroadcastRules(1), telemetry) as broadcast:
         yield broadcast
 
 
@@ -433,7 +433,7 @@ async def test_a_refusal_after_a_try_without_an_answer_keeps_the_nonce(
 ) -> None:
     """The first endpoint may have taken it before it went away; the second one refuses it."""
     endpoints = endpoints_of(session, telemetry, "http://127.0.0.1:9", node.url)
-    async with Broadcast(endpoints, 2, telemetry) as broadcast:
+    async with Broadcast(endpoints, BroadcastRules(2), telemetry) as broadcast:
         lane = lane_of(journal, via=broadcast)
         await start(lane, rpc)
         node.rpc("anvil_setBalance", WALLET, hex(1000))

@@ -5,7 +5,7 @@ import json
 import aiohttp
 import pytest
 
-from keeper.chain.broadcast import Broadcast
+from keeper.chain.broadcast import Broadcast, BroadcastRules
 from keeper.chain.decode import error_from
 from keeper.chain.wordings import CODES, WORDINGS, classify
 from keeper.errors import TREATMENTS, RpcError, RpcFault, Treatment
@@ -128,7 +128,7 @@ async def test_each_answer_to_a_transaction_has_its_treatment(
 ) -> None:
     script.answers = refusal_script(code, message)
     endpoints = endpoints_of(session, telemetry, script.url)
-    async with Broadcast(endpoints, 1, telemetry) as broadcast:
+    async with Broadcast(endpoints, BroadcastRules(1), telemetry) as broadcast:
         refusal = await broadcast.send(attempt_of(), Head(1, "0x", "0x", 0, 0, 0))
         due = broadcast.due(attempt_of(), Head(2, "0x", "0x", 0, 0, 0))
     treatment = TREATMENTS[fault]

@@ -20,6 +20,7 @@ from keeper.app import (
     _loops,
     build,
     build_board,
+    build_broadcast,
     build_lanes,
     build_rpc,
     build_sources,
@@ -39,7 +40,7 @@ from keeper.facts import AccountId, Attempt, FeedId, Head, Receipt, Refused, Rej
 from keeper.observe.metrics import Metrics
 from keeper.rules import desk_rules, execution_rules
 from keeper.units import GWEI, WAD
-from tests.fakes import CountingTelemetry, ManualClock, ScriptedLane
+from tests.fakes import CountingTelemetry, ManualClock, NoRpc, ScriptedLane
 from tests.shell.market import set_account
 from tests.shell.rig import Rig, in_flight, scripted_rig
 
@@ -87,7 +88,7 @@ def text_of(keys: Keys) -> str:
         if not key:
             tables[name] = value
             continue
-        table = tables.setdefault(name, [{}] if name == "wallets" else {})
+        table = tables.setdefault(name, [{}] if name in {"wallets", "relays"} else {})
         (table[0] if isinstance(table, list) else table)[key] = value
     lines = []
     for name, table in tables.items():
@@ -219,7 +220,7 @@ async def lanes_for(settings: Settings) -> AsyncIterator[Lanes]:
     ):
         metrics = Metrics("1")
         rpc = build_rpc(settings, session, metrics)
-        broadcast = Broadcast(rpc.endpoints, settings.chain.rpc_attempts_max, metrics)
+        broadcast = build_broadcast(settings, rpc, metrics)
         parts = LaneParts(rpc, broadcast, journal, SystemClock(), metrics)
         yield build_lanes(settings, session, parts)
 
@@ -352,6 +353,25 @@ def state_of(*, lag: int = 0, latency_ms: float = 1.0) -> Callable[[HttpRpc], ob
     return looked
 
 
+def broadcast_part(look: Callable[[Broadcast], object]) -> Look:
+    async def looked(settings: Settings) -> object:
+        async with aiohttp.ClientSession() as session:
+            metrics = Metrics("1")
+            return look(build_broadcast(settings, build_rpc(settings, session, metrics), metrics))
+
+    return looked
+
+
+def relay_method(broadcast: Broadcast) -> object:
+    (relay,) = broadcast._rules.relays
+    return relay.request("0x", 1)[0]
+
+
+def relay_address(broadcast: Broadcast) -> object:
+    (relay,) = broadcast._rules.relays
+    return relay.key and relay.key.address
+
+
 async def requests_of_a_call(settings: Settings) -> object:
     telemetry = CountingTelemetry()
     async with aiohttp.ClientSession() as session:
@@ -450,7 +470,7 @@ def greeting(look: Callable[[bytes], object]) -> Look:
             options = first.options.model_copy(update={"port": port})
             sources = (first.model_copy(update={"options": options}),)
             changed = settings.model_copy(update={"sources": sources})
-            source = build_sources(changed, SystemClock(), Metrics("1"))["main"]
+            source = build_sources(changed, SystemClock(), Metrics("1"), NoRpc())["main"]
             with contextlib.suppress(TransientError):
                 await source.check()
             return look(await greeted)

@@ -6,7 +6,7 @@ from pydantic import BaseModel
 
 from keeper.config import Settings, find_module, kinds, load
 from keeper.config.load import CONFIG_BYTES_MAX, NESTING_MAX
-from keeper.config.settings import Table
+from keeper.config.table import Table
 from keeper.errors import ConfigError
 from tests.config.support import GOOD, VENUE, add, mistakes, read
 
@@ -114,7 +114,7 @@ EXPECTED = [
     (
         23,
         'sources[0].kind = "tap"',
-        "unknown kind; did you mean tape? kinds in keeper/prices: mqtt",
+        "unknown kind; did you mean tape? kinds in keeper/prices: ",
     ),
     (25, "sources[1].host", "is missing; add it (Host.)"),
     (27, 'sources[1].name = "main"', "is taken by the one on line 24; choose another"),

@@ -38,6 +38,7 @@ TWO_WALLETS: Keys = {
     ]
 }
 WS: Keys = {"chain.ws": ["ws://127.0.0.1:1"]}
+RELAY: Keys = {"relays.url": "http://127.0.0.3:3"}
 UNPAYABLE = "cannot pay for another attempt; fund it"
 START = {"eth": 2_000 * WAD, "btc": 60_000 * WAD}  # of the fake market
 SOLVENCY: Keys = {"venues.objective": "solvency"}
@@ -108,6 +109,32 @@ EFFECTS = [
         ["http://127.0.0.2:2"],
         looks.rpc_part(lambda rpc: [each.url for each in rpc.endpoints.ranked(Role.SEND)]),
         ["http://127.0.0.2:2"],
+    ),
+    Effect(
+        "chain.public_after_blocks",
+        7,
+        looks.broadcast_part(lambda b: b._rules.public_after_blocks),
+        7,
+    ),
+    Effect(
+        "relays.url",
+        "http://127.0.0.3:3",
+        looks.rpc_part(lambda rpc: [each.url for each in rpc.endpoints.ranked(Role.PRIVATE)]),
+        ["http://127.0.0.3:3"],
+    ),
+    Effect(
+        "relays.protocol",
+        "bundle",
+        looks.broadcast_part(looks.relay_method),
+        "eth_sendBundle",
+        RELAY,
+    ),
+    Effect(
+        "relays.signing_key",
+        {"file": "other.key"},
+        looks.broadcast_part(looks.relay_address),
+        OTHER_WALLET,
+        RELAY,
     ),
     Effect("chain.probe_ms", 700, looks.rpc_part(lambda rpc: rpc.endpoints._rules.probe_ms), 700),
     Effect("chain.head_lag_blocks_max", 7, looks.rpc_part(looks.state_of(lag=5)), "healthy"),

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from keeper.config import Settings, load
-from keeper.config.settings import Table
+from keeper.config.table import Table
 from keeper.errors import ConfigError
 from tests.config.support import GOOD
 

@@ -52,6 +52,19 @@ def test_a_raw_key_is_refused_without_showing_it(file: Path, text: str, line: in
     assert "winner" not in shown
 
 
+def test_a_price_id_is_no_key_where_a_source_lists_its_feeds(file: Path) -> None:
+    listed = add("[[sources]]", f'feeds = {{ "0x{RAW_KEY}" = "ETH/USD" }}')
+    assert not any("private key" in told for told in mistakes(file, listed))
+    for text in (
+        add("[[sources]]", f'feeds = {{ x = "0x{RAW_KEY}" }}'),
+        add("[[sources]]", f'feeds = {{ "{RAW_KEY[:-1]}5" = "ETH/USD" }} # {RAW_KEY}'),
+        add("[[sources]]", f'feeds = {{ "4" = "ETH/USD" }} # {RAW_KEY}'),
+        add("[[sources]]", f'feed = {{ "{RAW_KEY}" = "ETH/USD" }}'),
+        add("[[venues]]", f'feeds = {{ "{RAW_KEY}" = "ETH/USD" }}'),
+    ):
+        assert any("private key" in told for told in mistakes(file, text)), text
+
+
 WITH_SECRETS = (
     GOOD.replace(
         '["http://127.0.0.1:8545"]', '["https://node.example/v2/apikey123", { env = "NODE" }]'

@@ -15,6 +15,7 @@ import aiomqtt
 from keeper.facts import FeedId, Rejected, Tick
 from keeper.prices.mqtt import MqttSource, Settings, build
 from tests.brokers import Broker
+from tests.fakes import NoRpc
 
 FEEDS = [FeedId("BTC/USD"), FeedId("ETH/USD"), FeedId("WETH")]
 BTC, ETH, WETH = FEEDS
@@ -69,7 +70,7 @@ class Rig:
             "reconnect_ms_max": 100,
         }
         self.settings = Settings.model_validate(values | settings)
-        self.source = build(self.settings, "mqtt-1", FEEDS, self.clock, self.telemetry)
+        self.source = build(self.settings, "mqtt-1", FEEDS, self.clock, self.telemetry, NoRpc())
 
     @property
     def reconnects(self) -> int:

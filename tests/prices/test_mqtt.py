@@ -15,11 +15,12 @@ from pydantic import ValidationError
 from keeper.config import SecretRef
 from keeper.errors import ConfigError
 from keeper.facts import FeedId, Rejected, Rejection, Tick
-from keeper.prices import _mqtt_session
+from keeper.prices import _mqtt_session, _stream
 from keeper.prices.board import FeedRules, PriceBoard
 from keeper.prices.mqtt import Settings, build
 from keeper.units import WAD
 from tests.brokers import Broker
+from tests.fakes import NoRpc
 from tests.prices.mqtt_rig import (
     BTC,
     ETH,
@@ -216,11 +217,13 @@ async def test_a_consumer_slower_than_a_flood_gets_the_newest_of_each_feed(broke
                 items.append(await anext(ticks))
     newest = {item.feed: item.sequence for item in items if isinstance(item, Tick)}
     assert newest == {BTC: each, ETH: each, WETH: 1}
-    assert len(items) == 3 + _mqtt_session.REFUSED_WAITING_MAX
+    assert len(items) == 3 + _stream.REFUSED_WAITING_MAX
     refused = Counter(item.reason for item in items if isinstance(item, Rejected))
     assert refused == {Rejection.MALFORMED: 255, Rejection.OUT_OF_ORDER: 1}
     shed = rig.telemetry.counts["keeper_price_refusals_shed_total", "mqtt-1"]
-    assert shed == 1_001 - _mqtt_session.REFUSED_WAITING_MAX
+    assert shed == 1_001 - _stream.REFUSED_WAITING_MAX
+    conflated = rig.telemetry.counts["keeper_price_conflated_total", "mqtt-1"]
+    assert conflated == 2 * (each - 1)
     assert rig.reconnects == 0
 
 
@@ -352,7 +355,7 @@ def test_every_setting_is_described() -> None:
 def test_feeds_that_share_a_topic_or_cannot_have_one_are_refused() -> None:
     feeds = [FeedId("A/B"), FeedId("A-B"), FeedId("A/B"), FeedId("C+D")]
     with pytest.raises(ConfigError) as caught:
-        build(Settings(host="h"), "m", feeds, CountingClock(), CountingTelemetry())
+        build(Settings(host="h"), "m", feeds, CountingClock(), CountingTelemetry(), NoRpc())
     shared, wild = caught.value.problems
     assert "A/B and A-B share the topic A-B" in shared
     assert "C+D" in wild
@@ -364,11 +367,11 @@ def test_an_unusable_authority_or_secret_is_a_mistake_of_the_config(tmp_path: Pa
     for ca in (garbage, tmp_path / "none.pem"):
         settings = Settings(host="h", tls=True, tls_ca=ca)
         with pytest.raises(ConfigError, match="tls_ca"):
-            build(settings, "m", FEEDS, CountingClock(), CountingTelemetry())
+            build(settings, "m", FEEDS, CountingClock(), CountingTelemetry(), NoRpc())
     missing = SecretRef(file=tmp_path / "none")
     settings = Settings(host="h", user="u", password=missing)
     with pytest.raises(ConfigError, match="none"):
-        build(settings, "m", FEEDS, CountingClock(), CountingTelemetry())
+        build(settings, "m", FEEDS, CountingClock(), CountingTelemetry(), NoRpc())
 
 
 async def test_a_quiet_source_shows_that_it_is_alive(broker: Broker) -> None:

@@ -123,6 +123,13 @@ async def test_ready_when_nothing_is_missing(seen: Seen) -> None:
     assert seen.status.snapshot()["ready"] is True
 
 
+async def test_that_nothing_can_be_sent_is_told_with_the_reason(seen: Seen) -> None:
+    await seen.ready()
+    seen.lane.sending_trouble = "http0:node down: connection refused"
+    said = "chain: nothing can be sent: http0:node down: connection refused"
+    assert seen.status.unready() == [said]
+
+
 async def test_an_old_head_and_old_prices_are_named(seen: Seen) -> None:
     await seen.ready()
     seen.rig.clock.advance(31)
