@@ -18,7 +18,7 @@ from eth_utils.address import to_checksum_address
 from eth_utils.crypto import keccak
 from eth_utils.exceptions import ValidationError
 
-from keeper.config import WalletSettings
+from keeper.config import WalletSettings, read_private
 from keeper.decide.economics import Fee
 from keeper.errors import ConfigError, TransientError
 from keeper.facts import Call
@@ -246,13 +246,10 @@ def load_signer(wallet: WalletSettings, session: aiohttp.ClientSession, at: str)
     try:
         if wallet.keystore is not None:
             password = wallet.password.read().get_secret_value() if wallet.password else ""
-            stored = json.loads(wallet.keystore.read_text())
+            stored = json.loads(read_private(wallet.keystore))
             return KeySigner(bytes(Account.decrypt(stored, password)))
         if wallet.key is not None:
             return KeySigner(wallet.key.read().get_secret_value())
-    except OSError as error:
-        msg = f"{at}.keystore: {wallet.keystore}: {error.strerror}"
-        raise ConfigError([msg]) from None
     except (ValueError, TypeError, KeyError) as error:
         where = "keystore" if wallet.keystore is not None else "key"
         what = "wrong password, or no keystore" if wallet.keystore is not None else str(error)

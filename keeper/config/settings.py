@@ -156,7 +156,8 @@ class WalletSettings(Table):
         description="Where the private key is (hexadecimal); or use keystore, or signer.",
     )
     keystore: ConfigPath | None = Field(
-        default=None, description="Path of an encrypted JSON keystore, relative to this file."
+        default=None,
+        description="Path of an encrypted JSON keystore, relative to this file; mode 600.",
     )
     password: SecretRef | None = Field(
         default=None, description="Where the password of the keystore is."

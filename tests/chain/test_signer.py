@@ -174,7 +174,7 @@ async def test_a_keystore_opens_with_its_password_only(
 ) -> None:
     key = b"\x42" * 32
     store = Account.encrypt(key, "correct horse", kdf="pbkdf2", iterations=2)
-    (tmp_path / "store.json").write_text(json.dumps(store))
+    secret(tmp_path, "store.json", json.dumps(store))
 
     def opened(password: str) -> Signer:
         reference = secret(tmp_path, "password", password)
@@ -185,6 +185,14 @@ async def test_a_keystore_opens_with_its_password_only(
     with pytest.raises(ConfigError, match="wrong password, or no keystore") as raised:
         opened("battery")
     assert "battery" not in str(raised.value)
+    (tmp_path / "store.json").chmod(0o640)
+    with pytest.raises(
+        ConfigError, match=r"store\.json is open to others \(mode 0640\): chmod 600"
+    ):
+        opened("correct horse")
+    (tmp_path / "store.json").unlink()
+    with pytest.raises(ConfigError, match=r"store\.json: No such file"):
+        opened("correct horse")
 
 
 async def test_a_key_file_that_holds_no_key_is_refused_unshown(
