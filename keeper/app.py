@@ -18,6 +18,7 @@ from keeper.chain.journal import Journal
 from keeper.chain.jsonrpc import JsonRpcClient
 from keeper.chain.lanes import Lanes
 from keeper.chain.ledger import Ledger
+from keeper.chain.proxies import implementations
 from keeper.chain.relay import Relay, RelayProtocol, load_relay_key
 from keeper.chain.rpc import HttpRpc
 from keeper.chain.signer import load_wallets
@@ -36,6 +37,7 @@ from keeper.pipeline import BEAT_S, Pipeline
 from keeper.ports import AnyVenue, PriceSource, Rpc
 from keeper.prices.board import PriceBoard
 from keeper.quarantine import Quarantine
+from keeper.reconcile import Reconciler, ReconcileRules, fields_of
 from keeper.rules import desk_rules, execution_rules, feed_rules, lane_rules
 from keeper.settle import Settlement
 from keeper.status import Status
@@ -176,6 +178,17 @@ def _ledger(settings: Settings) -> Ledger:
     return Ledger(path, settings.chain.reorg_depth_max)
 
 
+def _reconciler(
+    settings: Settings,
+    rpc: Rpc,
+    desks: Mapping[VenueId, Desk],
+    parts: tuple[Quarantine, Metrics, SystemClock],
+) -> Reconciler:
+    parts[1].know("field", {name for desk in desks.values() for name in fields_of(desk.venue)})
+    rules = ReconcileRules(**settings.reconcile.model_dump())
+    return Reconciler(rules, partial(implementations, rpc), *parts)
+
+
 def _readers(
     settings: Settings, rpc: Rpc, ledger: Ledger, metrics: Metrics
 ) -> tuple[LogReader, Finder]:
@@ -205,9 +218,9 @@ def _assemble(
     board = build_board(settings, clock)
     sources = build_sources(settings, clock, metrics, rpc)
     chain = settings.chain
-    parts = board, quarantine, metrics, clock
+    parts = quarantine, metrics, clock
     desks = {
-        each.id: Desk(build_venue(each, rpc, chain.id), desk_rules(settings, each), *parts)
+        each.id: Desk(build_venue(each, rpc, chain.id), desk_rules(settings, each), board, *parts)
         for each in settings.venues
     }
     addresses = [address for desk in desks.values() for address in desk.venue.addresses()]
@@ -222,6 +235,7 @@ def _assemble(
         chain=follower,
         discover=finder.find,
         memory=ledger,
+        reconciler=_reconciler(settings, rpc, desks, parts),
         execution=execution,
         settlement=settlement,
         submitter=lanes,

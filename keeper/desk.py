@@ -70,6 +70,7 @@ class Desk:
         self.market: MarketState | None = None
         self.loaded = False
         self.access = Access(venue.id, rules.probe_ms, clock)
+        self.suspect = ""  # why the book is not trusted: decisions need fresh reads; "": it is
         self._board = board
         self._quarantine = quarantine
         self._telemetry = telemetry

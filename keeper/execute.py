@@ -23,6 +23,7 @@ from keeper.facts import (
     Simulated,
     VenueId,
 )
+from keeper.jobs import UPKEEP
 from keeper.ports import Board, Clock, Submitter, Telemetry
 from keeper.units import PPM, WAD
 
@@ -143,11 +144,10 @@ class Execution:
     async def _simulate_and_send(self, desk: Desk, nominated: Nominated, head: Head) -> Hold | None:
         self._stage(desk, nominated.tick_ns, nominated.decided_ns)
         # known before the simulation: who is paid, and may act at all, depends on the sender
-        wallet = self._submitter.wallet_for(desk.venue.id)
-        if wallet is None and self._submitter.wallets:
-            return self._wait(HoldReason.LANE_PARKED, head)
-        wallet = wallet or self.rules.watcher
         account = nominated.assessment.account
+        wallet = self._sender(desk, account)
+        if wallet is None:
+            return self._wait(HoldReason.LANE_PARKED, head)
         in_flight = self._taking_over(desk, account)
         simulation = await self.simulate(desk, nominated.assessment, wallet, head)
         if isinstance(simulation, Refused):
@@ -162,6 +162,13 @@ class Execution:
             return self._wait(HoldReason.CAPACITY_IN_USE, head)  # it was simulated without these
         overtaken = self._overtaken(desk, nominated.assessment, head)
         return overtaken or await self._send(desk, plan, wallet, fee, head)
+
+    def _sender(self, desk: Desk, account: AccountId) -> str | None:
+        """Return who is to send: for a wallet's own account that wallet; None: all are parked."""
+        wallets = self._submitter.wallets_of(desk.venue.id)
+        own = next((wallet for wallet in wallets if wallet.lower() == account), None)
+        chosen = own or self._submitter.wallet_for(desk.venue.id)
+        return chosen if self._submitter.wallets else self.rules.watcher
 
     async def _send(self, desk: Desk, plan: Plan, wallet: str, fee: Fee, head: Head) -> Hold | None:
         if not self._submitter.wallets:
@@ -210,7 +217,8 @@ class Execution:
         for step in simulation.then:
             step_limit = step.gas * self.rules.gas_limit_factor_ppm // PPM
             worst.append(step_limit * fee.max_fee_wei + step.call.value_wei)
-        reason = after_simulation(economics, max(worst), self._limits(desk))
+        upkeep = simulation.job in UPKEEP
+        reason = after_simulation(economics, max(worst), self._limits(desk), upkeep=upkeep)
         if reason is not None:
             return reason
         return Plan(

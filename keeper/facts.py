@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import NewType
 
 from keeper.decide.economics import Economics
-from keeper.jobs import Job
+from keeper.jobs import Gain, Job
 
 VenueId = NewType("VenueId", str)
 AccountId = NewType("AccountId", str)
@@ -276,8 +276,7 @@ class Simulated:
 class Refused:
     """The chain would not accept it, or we could not ask."""
 
-    # not_liquidatable, no_progress, no_capital, oracle, unknown, unreachable: a closed set
-    reason: str
+    reason: str  # a closed set: ``execute.REFUSALS``, unknown, unreachable
     detail: str
     until_s: int | None = None  # chain time at which that may turn by itself
 
@@ -364,7 +363,7 @@ class Settled:
     reward_wad: int  # negative: a loss, as the price of getting out of a position
     reward_wei: int
     cost_wei: int
-    gains: Mapping[str, int] = field(default_factory=dict)  # what ``reward_wad`` is made of
+    gains: Mapping[Gain, int] = field(default_factory=dict)  # what ``reward_wad`` is made of
     native_usd_wad: int | None = None  # price of the native token then; None: it was not known
 
 

@@ -1,4 +1,4 @@
-"""What transactions are for."""
+"""What transactions are for, and what they leave us with."""
 
 from enum import StrEnum
 
@@ -16,4 +16,20 @@ class Job(StrEnum):
 
 
 LIQUIDATIONS = frozenset({Job.LIQUIDATE, Job.COLLATERAL})
+UPKEEP = frozenset({Job.FLATTEN, Job.FUND})  # of what is ours: it is not done for its own profit
 PAID = LIQUIDATIONS | {Job.SETTLE}  # the venue's log shows that it was done; the rest just succeeds
+
+
+class Gain(StrEnum):
+    """What a reward is made of, where it is more than cash. A closed set: a metric label.
+
+    A position counts at what it cost until it is closed.
+    """
+
+    DISCOUNT = "discount"  # below the mark price, of a position taken over
+    UNREALISED = "unrealised"  # the same, negative: it is not ours before the position is closed
+    TRADE = "trade"  # realised by closing, fees apart: discount, slippage, moves of the market
+    FEE = "fee"  # paid for trading
+    FUNDING = "funding"
+    REPAID = "repaid"  # paid for an account's collateral
+    COLLATERAL = "collateral"  # that collateral, at the venue's own price

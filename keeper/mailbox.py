@@ -53,6 +53,10 @@ class LatestWins(Generic[K, V]):
         else:
             await self._filled.wait()
 
+    def __contains__(self, key: K) -> bool:
+        """Say whether a value waits under this key."""
+        return key in self._values
+
     def __len__(self) -> int:
         """Return the number of keys that wait."""
         return len(self._values)

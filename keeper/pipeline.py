@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 
 import structlog
 
+from keeper.decide.agenda import Hold, HoldReason
 from keeper.desk import QUARANTINE_MS, Desk, Nominated
 from keeper.errors import RpcError, TransientError
 from keeper.execute import Execution
@@ -21,7 +22,6 @@ from keeper.facts import (
     AccountId,
     AccountState,
     Head,
-    LiquidationSeen,
     MarketState,
     Price,
     Probe,
@@ -30,10 +30,11 @@ from keeper.facts import (
     VenueId,
 )
 from keeper.intake import Intake
-from keeper.jobs import LIQUIDATIONS
 from keeper.mailbox import LatestWins
 from keeper.ports import Board, Chain, Clock, Memory, PriceSource, Submitter, Telemetry
 from keeper.quarantine import Quarantine
+from keeper.reconcile import Reconciler, differences
+from keeper.rivals import report
 from keeper.settle import Settlement
 from keeper.supervise import Heartbeats
 
@@ -61,6 +62,7 @@ class Pipeline:
         chain: Chain,
         discover: Discover,
         memory: Memory,
+        reconciler: Reconciler,
         execution: Execution,
         settlement: Settlement,
         submitter: Submitter,
@@ -80,6 +82,7 @@ class Pipeline:
         self._chain = chain
         self._discover = discover
         self._memory = memory
+        self._reconciler = reconciler
         self._execution = execution
         self._settlement = settlement
         self._submitter = submitter
@@ -158,28 +161,6 @@ class Pipeline:
             intake.advance(head)
         self._settle_at.put("head", head)
 
-    def _seen(self, desk: Desk, seen: LiquidationSeen) -> None:
-        """Count a liquidation on chain; for one that is not ours, say why we did not have it."""
-        if seen.job not in LIQUIDATIONS:
-            return  # anybody's; the capture rate is of liquidations
-        wallets = {wallet.lower() for wallet in self._submitter.wallets}
-        ours = self._submitter.is_ours(seen.tx_hash) or seen.liquidator.lower() in wallets
-        venue = desk.venue.id
-        self._telemetry.count(
-            "keeper_liquidations_seen_total", venue=venue, by="us" if ours else "other"
-        )
-        if not ours:
-            logger.warning(
-                "liquidated by somebody else",
-                venue=venue,
-                account=seen.account,
-                liquidator=seen.liquidator,
-                tx=seen.tx_hash,
-                block=seen.block_number,
-                reward_wad=seen.reward_wad,
-                why_not_us=desk.agenda.why(seen.account),
-            )
-
     # --- accounts ---------------------------------------------------------------------------------
 
     async def accounts(self, venue: VenueId) -> None:
@@ -195,7 +176,7 @@ class Pipeline:
         while True:
             try:
                 for seen in intake.fold():
-                    self._seen(desk, seen)
+                    report(desk, seen, self._submitter, self._telemetry)
                 if intake.gap:
                     await self._find(desk, intake, head)
                 await self._read(desk, intake, head)
@@ -241,6 +222,7 @@ class Pipeline:
                 await self._read_some(desk, dirty[start : start + READ_MAX], head)
                 self._heartbeats.beat(f"accounts/{venue}")
             await self._note(desk, intake, head, dirty)
+            await self._reconcile(desk, head, dirty)
         except BaseException:
             intake.mark(dirty)
             intake.everything = intake.everything or everything
@@ -270,10 +252,7 @@ class Pipeline:
         if now_ms < self._set_aside_at_ms.get(venue, 0):
             return
         self._set_aside_at_ms[venue] = now_ms + QUARANTINE_MS
-        entries = [entry for entry in self._quarantine.entries() if entry.venue == venue]
-        entries.sort(key=lambda entry: entry.times)  # so that each has its turn
-        accounts = [entry.account for entry in entries if entry.account is not None]
-        intake.mark(accounts[:RETRIES_MAX])
+        intake.mark(self._quarantine.to_retry(venue, RETRIES_MAX))
 
     async def _read_some(self, desk: Desk, accounts: Sequence[AccountId], head: Head) -> None:
         """Read a batch; one poisoned account must not keep the others from being read."""
@@ -282,6 +261,13 @@ class Pipeline:
             venue, accounts, lambda some: desk.venue.read_accounts(some, head)
         )
         for state in readings:
+            self._inbox.put(("account", venue, state.account), state)
+
+    async def _reconcile(self, desk: Desk, head: Head, dirty: Sequence[AccountId]) -> None:
+        """Compare some accounts with the chain, but those whose new state is on its way."""
+        venue = desk.venue.id
+        waiting = {one for one in desk.states if ("account", venue, one) in self._inbox}
+        for state in await self._reconciler.compare(desk, head, {*dirty, *waiting}):
             self._inbox.put(("account", venue, state.account), state)
 
     # --- decide -----------------------------------------------------------------------------------
@@ -369,7 +355,8 @@ class Pipeline:
         desk = self.desks[venue]
         try:
             with self._quarantine.account(venue, account):
-                await self._execution.attempt(desk, nominated)
+                if not desk.suspect or await self._confirmed(desk, account):
+                    await self._execution.attempt(desk, nominated)
                 return
             desk.quarantined(account)
         except (TransientError, RpcError) as error:
@@ -377,6 +364,18 @@ class Pipeline:
             desk.failed_to_ask(account, self._execution.rules.hold_ms)
         finally:
             self._slots.release()
+
+    async def _confirmed(self, desk: Desk, account: AccountId) -> bool:
+        """Read an account of a suspect venue; if the book has it otherwise, have it learned."""
+        if self.head is None:
+            return False
+        (state,) = await desk.venue.read_accounts([account], self.head)
+        if not any(differences(desk.states[account], state)):
+            return True
+        desk.hold(account, Hold(HoldReason.SUSPECT, until_block=self.head.number + 1))
+        self.intakes[desk.venue.id].mark([account])
+        self.intakes[desk.venue.id].retry()
+        return False
 
     # --- settle -----------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """The contracts between the rooms: small Protocols, written from the core's needs."""
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from keeper.capabilities import Capabilities
 from keeper.coverage import Covered
@@ -32,6 +32,7 @@ from keeper.facts import (
     Touched,
     VenueId,
 )
+from keeper.jobs import Gain
 from keeper.margin.rows import Row
 
 
@@ -191,6 +192,18 @@ class Venue(VenueReader[MarketT, AccountT], VenueRules[MarketT, AccountT], Venue
 
 
 AnyVenue = Venue[Any, Any]
+
+
+@runtime_checkable
+class Accounting(Protocol):
+    """A venue where a job leaves us with more than a reward in cash: positions, tokens."""
+
+    def gains(self, logs: Sequence[Log], wallet: str) -> Mapping[Gain, int]:
+        """Return what the logs of one transaction left a wallet with, by part, USD wads.
+
+        Their sum is what changed of its assets at the venue; a position counts at what it cost.
+        """
+        ...
 
 
 class Chain(Protocol):

@@ -190,6 +190,12 @@ class Quarantine:
         """Return what is set aside: venues first, each kind oldest first."""
         return [*self._venues.values(), *self._accounts.values()]
 
+    def to_retry(self, venue: VenueId, accounts_max: int) -> list[AccountId]:
+        """Return accounts of a venue to try again, those that failed least often first."""
+        entries = [entry for entry in self._accounts.values() if entry.venue == venue]
+        entries.sort(key=lambda entry: entry.times)  # so that each has its turn
+        return [entry.account for entry in entries[:accounts_max] if entry.account is not None]
+
     def publish(self, telemetry: Telemetry, venues: Collection[VenueId] = ()) -> None:
         """Set the gauge of entries for every venue that ever had one, and for ``venues``."""
         counts = dict.fromkeys([*venues, *self._venues_seen], 0)

@@ -25,9 +25,9 @@ from keeper.facts import (
     TxKind,
     VenueId,
 )
-from keeper.jobs import PAID, Job
-from keeper.ports import Telemetry, Tracker
-from keeper.units import PPM
+from keeper.jobs import PAID, Gain, Job
+from keeper.ports import Accounting, Telemetry, Tracker
+from keeper.units import PPM, wad_to_float
 
 logger = structlog.get_logger(__name__)
 
@@ -64,6 +64,7 @@ class Settlement:
         self.recent: deque[Settled] = deque(maxlen=RECENT_MAX)
         self.profit_wei: dict[str, int] = {}  # by venue, since the journal began
         self.outcomes: Counter[str] = Counter()  # since the start
+        self.gains_wad: Counter[tuple[VenueId, Gain]] = Counter()  # since the start
 
     async def on_head(self, head: Head) -> None:
         """Settle what is mined deep enough; replace or cancel what has waited too long."""
@@ -91,12 +92,14 @@ class Settlement:
         attempt, receipt = mined.attempt, mined.receipt
         failed = Outcome.LOST if receipt and receipt.success else Outcome.REVERTED
         judged: Judged = (failed, "not judged: the account is in quarantine", None)
+        gains: Mapping[Gain, int] = {}
+        desk = self._desks.get(attempt.plan.venue)
         with self._guard(attempt):
             judged = await self._judge(mined, head)
+            gains = self._gains(desk, attempt, receipt)
         outcome, detail, seen = judged
-        desk = self._desks.get(attempt.plan.venue)
-        reward_wad = seen.reward_wad if seen else 0
-        reward_wei = self._execution.reward_wei(desk, reward_wad) if desk and seen else 0
+        reward_wad = sum(gains.values()) if gains else seen.reward_wad if seen else 0
+        reward_wei = self._execution.reward_wei(desk, reward_wad) if desk and reward_wad else 0
         if reward_wei is None:  # no fresh native price now: value it at what it was planned with
             reward_wei = attempt.plan.expected.reward_wei
         value_wei = self._value_spent(mined)
@@ -108,6 +111,7 @@ class Settlement:
             reward_wad=reward_wad,
             reward_wei=reward_wei,
             cost_wei=(receipt.cost_wei if receipt else 0) + value_wei,
+            gains=gains,
         )
         await self._tracker.close(settled)
         if desk is not None:
@@ -116,6 +120,17 @@ class Settlement:
         self._report(settled, mined, value_wei)
         for publish in self._publish:
             publish(settled)
+
+    def _gains(
+        self, desk: Desk | None, attempt: Attempt, receipt: Receipt | None
+    ) -> Mapping[Gain, int]:
+        """Return what a transaction left us with where that is more than a reward in cash."""
+        if desk is None or receipt is None or not isinstance(desk.venue, Accounting):
+            return {}
+        ours = frozenset(desk.venue.addresses())
+        return desk.venue.gains(
+            [log for log in receipt.logs if log.address in ours], attempt.wallet
+        )
 
     def _value_spent(self, mined: Mined) -> int:
         """Return the value that stayed with the venue: a revert and a cancel give it back."""
@@ -232,7 +247,12 @@ class Settlement:
         self.profit_wei[venue] = self.profit_wei.get(venue, 0) + gain
         count = self._telemetry.count
         count("keeper_attempts_total", venue=venue, outcome=settled.outcome.value)
-        count("keeper_reward_wei_total", settled.reward_wei, venue=venue)
+        count("keeper_reward_wei_total", max(0, settled.reward_wei), venue=venue)
+        count("keeper_losses_wei_total", max(0, -settled.reward_wei), venue=venue)
+        for part, wad in settled.gains.items():
+            self.gains_wad[venue, part] += wad
+            usd = wad_to_float(self.gains_wad[venue, part])
+            self._telemetry.gauge("keeper_gains_usd", usd, venue=venue, part=part.value)
         count("keeper_gas_spent_wei_total", receipt.cost_wei if receipt else 0, venue=venue)
         count("keeper_oracle_fee_wei_total", value_wei, venue=venue)
         logger.info(
@@ -251,6 +271,7 @@ class Settlement:
             steps_left=len(attempt.plan.then),
             expected_wei=attempt.plan.expected.expected_wei,
             reward_wad=settled.reward_wad,
+            gains={part.value: wad for part, wad in settled.gains.items()},
             reward_wei=settled.reward_wei,
             cost_wei=settled.cost_wei,
             detail=settled.detail,

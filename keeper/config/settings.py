@@ -236,6 +236,22 @@ class GateSettings(Table):
     )
 
 
+class ReconcileSettings(Table):
+    """How the book is compared with the chain, all the time."""
+
+    every_ms: int = _whole(5_000, 50, _MS_MAX, "Milliseconds between two slices of a venue.")
+    accounts_max: int = _whole(
+        100, 2, 10_000, "Accounts of a slice: half are the nearest, half go round all of them."
+    )
+    drift_ppm_max: int = _whole(
+        10_000,
+        0,
+        PPM,
+        "Share of accounts found wrong, in parts per million, beyond which a venue is suspect: "
+        "decisions are made on fresh reads only.",
+    )
+
+
 class SourceCommon(Table):
     """The keys of every [[sources]] table; the others belong to its kind."""
 
@@ -301,12 +317,7 @@ class VenueCommon(Table):
     start_block: int = _whole(
         0, 0, _BLOCK_MAX, "Block in which the venue was deployed; logs are read from here."
     )
-    probe_ms: int = _whole(
-        60_000,
-        1_000,
-        _MS_MAX,
-        "Milliseconds until the venue is asked again whether this wallet may liquidate there.",
-    )
+    probe_ms: int = _whole(60_000, 1_000, _MS_MAX, "Milliseconds until the venue is probed again.")
     reward_feed: FeedId | None = Field(
         default=None, description="Feed that prices the reward token; without it rewards are USD."
     )
@@ -345,6 +356,7 @@ class Settings(Table):
     )
     fees: FeesSettings = Field(default_factory=FeesSettings)
     gate: GateSettings = Field(default_factory=GateSettings)
+    reconcile: ReconcileSettings = Field(default_factory=ReconcileSettings)
     sources: tuple[SourceSettings, ...] = Field(
         min_length=1, max_length=64, description="Where prices come from; one table a source."
     )

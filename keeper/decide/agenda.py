@@ -40,6 +40,7 @@ class HoldReason(StrEnum):
     DRY_RUN = "dry_run"
     VENUE_CLOSED = "venue_closed"
     QUARANTINED = "quarantined"
+    SUSPECT = "suspect"  # its venue drifts: the fresh reading was another one than the book's
 
 
 BACKOFFS = frozenset({HoldReason.BACKOFF, HoldReason.SEND_FAILED})  # no new fact ends these

@@ -51,15 +51,17 @@ def before_simulation(facts: Facts, limits: Limits) -> HoldReason | None:
 
 
 def after_simulation(
-    economics: Economics, cost_wei_worst: int, limits: Limits
+    economics: Economics, cost_wei_worst: int, limits: Limits, *, upkeep: bool = False
 ) -> HoldReason | None:
-    """Return why not to send, or None.
+    """Return why not to send, or None. ``upkeep``: it is not done for its own profit.
 
     ``cost_wei_worst``: gas limit × maximum fee + value, what the transaction may cost at most. It
     is compared as a total, so that neither a low fee with much gas nor the reverse slips through.
     """
     if cost_wei_worst > limits.transaction_cost_wei_max:
         return HoldReason.COST_CAP
+    if upkeep:
+        return None
     least = limits.profit_wei_min
     if limits.objective is Objective.SOLVENCY:
         least = -limits.solvency_budget_wei

@@ -10,6 +10,7 @@ from typing import Literal
 from keeper.decide.agenda import HoldReason
 from keeper.errors import EndpointState, RpcFault
 from keeper.facts import Outcome, Rejection, TxKind
+from keeper.jobs import Gain
 
 # from half a millisecond (a decision) to a minute (five blocks of the slowest chain)
 BUCKETS_S = (
@@ -166,6 +167,25 @@ _ACCOUNTS = (
         by=_set(["us", "other"]),
     ),
 )
+_RECONCILE = (
+    _gauge(
+        "reconcile_drift_ratio",
+        "Share of the last 1,000 accounts compared with the chain that the book had otherwise.",
+        unit="ratio",
+        venue=VENUE,
+    ),
+    _counter(
+        "reconcile_corrected_total",
+        "Fields of accounts that differed from the chain and were corrected.",
+        venue=VENUE,
+        field=Given("field"),
+    ),
+    _gauge(
+        "venue_suspect",
+        "1 when drift or a changed implementation lets decisions go on with fresh reads only.",
+        venue=VENUE,
+    ),
+)
 _ATTEMPTS = (
     _counter(
         "held_total",
@@ -187,6 +207,19 @@ _ATTEMPTS = (
     ),
     _gauge("open_attempts", "Attempts that are not settled."),
     _counter("reward_wei_total", "Rewards received, in wei.", unit="wei", venue=VENUE),
+    _counter(
+        "losses_wei_total",
+        "Rewards below zero, as those of getting out of a position, in wei.",
+        unit="wei",
+        venue=VENUE,
+    ),
+    _gauge(
+        "gains_usd",
+        "What our jobs left us with since the start where that is more than cash, by part, in USD.",
+        unit="usd",
+        venue=VENUE,
+        part=_set(Gain),
+    ),
     _counter(
         "gas_spent_wei_total",
         "Paid for inclusion, data fees of layer 2 included, in wei.",
@@ -291,7 +324,7 @@ _PROCESS = (
     _gauge("build_info", "Always 1; the label says which version runs.", version=VERSION),
 )
 
-TABLE: tuple[Metric, ...] = (*_PRICES, *_ACCOUNTS, *_ATTEMPTS, *_CHAIN, *_PROCESS)
+TABLE: tuple[Metric, ...] = (*_PRICES, *_ACCOUNTS, *_RECONCILE, *_ATTEMPTS, *_CHAIN, *_PROCESS)
 
 
 def as_markdown() -> str:

@@ -54,6 +54,8 @@ PAUSED_PRICE = Function("getPausedIndexPrice()", "uint256")
 SETTLE_FUNDING = Function("settleFunding(address,address)", "int256,(int256,int256)")
 MARK_PRICE = Function("getMarkPrice(address)", "uint256")
 FREE_COLLATERAL = Function("getFreeCollateralByRatio(address,uint24)", "int256")
+ACCOUNT_VALUE = Function("getAccountValue(address)", "int256")  # the vault's
+TOKENS_OF = Function("balanceOf(address)", "uint256")
 MARGIN = Function("getFreeCollateral(address)", "uint256")
 PAUSED = Function("paused()", "bool")
 TOKEN_PRICE = Function("getPrice(address,uint256)", "uint256")
@@ -262,6 +264,14 @@ class CurieReader:
                 self._ask_orders(reads, wiring, found, one, base)
         found |= await reads.answers()
         return [_balance(found, wiring, one) for one in accounts]
+
+    async def wallets(self, wallets: Sequence[str], head: Head) -> dict[str, int]:
+        """Return how much of the settlement token wallets have, wads; raises as ``wiring``."""
+        wiring = await self.wiring(head)
+        reads = Reads(self._rpc, head)
+        for one in wallets:
+            reads.call(one, wiring.settlement_token, TOKENS_OF, one)
+        return {one: amount * wiring.unit for one, amount in (await reads.answers()).items()}
 
     def _ask_orders(
         self, reads: Reads, wiring: Wiring, found: Mapping[Any, Any], one: str, base: str

@@ -15,10 +15,10 @@ counts for nothing: its owner is called under too early, and the simulation deci
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from keeper.capabilities import Capabilities, CapitalKind, PriceKind, RewardKind
 from keeper.errors import ProtocolError, RpcError
@@ -41,18 +41,24 @@ from keeper.facts import (
     Touched,
     VenueId,
 )
-from keeper.jobs import Job
+from keeper.jobs import Gain, Job
 from keeper.margin.rows import Row
 from keeper.ports import Rpc
 from keeper.units import PPM, WAD, mul_wad, wad_to_float
 from keeper.venues import _perp_curie_reads as reads
 from keeper.venues._abi import Contract, Function, refusal, reverted
 from keeper.venues._perp_curie_inventory import (
+    FOREVER_S,
     REASONS,
-    Limits,
+    Own,
+    Policy,
     Room,
+    add_margin,
     close,
+    close_now,
+    due,
     find_room,
+    gains,
     taken_over,
 )
 from keeper.venues._perp_curie_math import Balance, System
@@ -64,10 +70,8 @@ LIQUIDATE_PART = Function("liquidate(address,address,int256)", "")
 CANCEL_ORDERS = Function("cancelAllExcessOrders(address,address)", "")
 
 
-class Settings(BaseModel):
+class Settings(Policy):
     """The ``[[venues]]`` table with ``kind = "perp_curie"``."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     id: str = Field(description="Name of the venue in logs, metrics and topics")
     address: str = Field(description="The ClearingHouse", pattern=ADDRESS)
@@ -76,12 +80,6 @@ class Settings(BaseModel):
     collateral: tuple[str, ...] = Field(
         default=(), description="Tokens beside the settlement token that count as margin"
     )
-    exposure_usd_max: int = Field(
-        default=10_000, ge=0, description="USD of positions in one market that we take over at most"
-    )
-    exposure_total_usd_max: int = Field(
-        default=20_000, ge=0, description="USD of positions in all markets that we hold at most"
-    )
 
 
 @dataclass(frozen=True)
@@ -89,7 +87,13 @@ class CurieMarkets(MarketState):
     """Everything outside the accounts."""
 
     system: System
-    feeds: Mapping[str, FeedId] = field(default_factory=dict)
+    feeds: Mapping[str, FeedId]
+    ours: tuple[AccountId, ...] = ()
+
+    @property
+    def listed(self) -> Sequence[AccountId]:
+        """Return our own accounts, which may hold something since before we looked."""
+        return self.ours
 
     @property
     def epoch(self) -> str:
@@ -100,9 +104,16 @@ class CurieMarkets(MarketState):
 
 @dataclass(frozen=True)
 class CurieAccount(AccountState):
-    """One account whole."""
+    """One account whole. ``own``: it is ours; None: it is not. ``is_due``: for its upkeep."""
 
     balance: Balance
+    own: Own | None = None
+    is_due: bool = False
+
+    @property
+    def due_until_s(self) -> int | None:
+        """Return a time that never comes as long as our own account needs a look."""
+        return FOREVER_S if self.is_due else None
 
 
 class PerpCurie:
@@ -121,7 +132,8 @@ class PerpCurie:
         self._vault = settings.vault.lower()
         tokens = [token.lower() for token in settings.collateral]
         self._reader = CurieReader(rpc, self._house.address, list(self._feeds), tokens)
-        self._limits = Limits(settings.exposure_usd_max, settings.exposure_total_usd_max)
+        self._policy: Policy = settings
+        self._ours: set[AccountId] = set()  # the wallets that probes were asked for
         self._makers: dict[str, set[AccountId]] = {base: set() for base in self._feeds}
 
     # --- reading ------------------------------------------------------------------------------
@@ -152,7 +164,8 @@ class PerpCurie:
 
         Raises RpcError; ProtocolError for another contract's answer.
         """
-        return CurieMarkets(head, await self._reader.system(head), self._feeds)
+        system = await self._reader.system(head)
+        return CurieMarkets(head, system, self._feeds, tuple(sorted(self._ours)))
 
     async def read_accounts(
         self, accounts: Sequence[AccountId], head: Head
@@ -161,14 +174,24 @@ class PerpCurie:
         if not accounts:
             return []
         balances = await self._reader.balances(accounts, head)
+        ours = [account for account in accounts if account in self._ours]
+        wallets = await self._reader.wallets(ours, head) if ours else {}
         for account, balance in zip(accounts, balances, strict=True):
             for base, makers in self._makers.items():
                 held = balance.holdings.get(base)
                 (makers.add if held and held.orders else makers.discard)(account)
         return [
-            CurieAccount(account, head, balance)
+            self._state(account, head, balance, wallets.get(account))
             for account, balance in zip(accounts, balances, strict=True)
         ]
+
+    def _state(
+        self, account: AccountId, head: Head, balance: Balance, wallet: int | None
+    ) -> CurieAccount:
+        if wallet is None:
+            return CurieAccount(account, head, balance)
+        own = Own(wallet)
+        return CurieAccount(account, head, balance, own, own.is_due(balance, self._policy))
 
     # --- rules --------------------------------------------------------------------------------
 
@@ -200,8 +223,10 @@ class PerpCurie:
     def compile(
         self, account: CurieAccount, market: CurieMarkets, values: Mapping[str, float]
     ) -> Row | None:
-        """Compile an account to a row; none without positions, or if it cannot be judged."""
-        return market.system.row(account.balance) if market.system.knows(account.balance) else None
+        """Compile an account to a row; none without positions, if it is ours or not judged."""
+        if account.own is not None or not market.system.knows(account.balance):
+            return None
+        return market.system.row(account.balance)
 
     def assess(
         self,
@@ -218,6 +243,11 @@ class PerpCurie:
         system, balance = market.system, account.balance
         if not system.knows(balance):
             return _verdict(account.account)
+        if account.own is not None:
+            step = due(account.own, balance, system, self._policy, at_s)
+            bases = (step.close,) if step.close else ()
+            acting = bool(bases) or step.margin
+            return _verdict(account.account, acting=acting, uses=bases, until_s=step.until_s)
         value = system.value(balance, max(0, at_s - market.head.timestamp_s))
         worth = {
             base: abs(mul_wad(system.liquidatable(value, base), one.mark))
@@ -245,8 +275,10 @@ class PerpCurie:
     async def probe(self, wallet: str | None) -> Probe:
         """Say what is paid and asked for, and who has liquidated lately.
 
-        Raises TransientRpcError.
+        From then on the wallet's own account there is looked after. Raises TransientRpcError.
         """
+        if wallet:
+            self._ours.add(AccountId(wallet.lower()))
         answers: list[Any] = [
             await self._house.probe(reads.GETTERS["Vault"]),
             await self._house.probe(reads.GETTERS["ClearingHouseConfig"]),
@@ -274,25 +306,30 @@ class PerpCurie:
     async def simulate(
         self, assessment: Assessment, wallet: str, head: Head
     ) -> Simulated | Refused:
-        """Run every step on top of the newest block, getting out again included.
-
-        What is taken over is cut to what our free margin and limits allow.
-        """
-        if not assessment.uses:
-            return Refused("not_liquidatable", "there is nothing to take over")
-        base, *ordered = assessment.uses
+        """Run every step on top of the newest block: of a liquidation, or for our own account."""
         try:
-            wiring = await self._reader.wiring(head)
-            room = await find_room(self._rpc, wiring, wallet, list(self._feeds), head)
-            call = self._liquidation(assessment, room, base)
-            if call is None:
-                return Refused("no_capital", "no free margin, or the exposure limit is reached")
-            cancels = [(one, CANCEL_ORDERS.data(assessment.account, one)) for one in ordered]
-            calls = [Call(self._house.address, data) for _, data in cancels]
-            calls += [call, Call(self._house.address, close(base))]
-            done = await self._rpc.simulate_each(calls, wallet)
+            if assessment.account in self._ours:
+                return await self._upkeep(assessment, wallet, head)
+            if assessment.uses:
+                return await self._take_over(assessment, wallet, head)
         except (RpcError, ProtocolError) as error:
             return refusal(error, REASONS)
+        return Refused("not_liquidatable", "there is nothing to take over")
+
+    async def _take_over(
+        self, assessment: Assessment, wallet: str, head: Head
+    ) -> Simulated | Refused:
+        """Simulate a liquidation, cut to what margin and limits allow, and getting out again."""
+        base, *ordered = assessment.uses
+        wiring = await self._reader.wiring(head)
+        room = await find_room(self._rpc, wiring, wallet, list(self._feeds), head)
+        taking = self._liquidation(assessment, room, base)
+        if taking is None:
+            return Refused("no_capital", "no free margin, or the exposure limit is reached")
+        house = self._house.address
+        cancels = [Call(house, CANCEL_ORDERS.data(assessment.account, one)) for one in ordered]
+        calls = [*cancels, taking, Call(house, close(base))]
+        done = await self._rpc.simulate_each(calls, wallet)
         for one in done:
             if not one.success:
                 return reverted(one.output, REASONS)
@@ -300,19 +337,33 @@ class PerpCurie:
         if isinstance(taken, Refused):
             return taken
         reward, position = taken
-        jobs = [Job.PREPARE for _ in cancels] + [Job.LIQUIDATE, Job.FLATTEN]
-        steps = [
-            Step(job, one, run.gas_used) for job, one, run in zip(jobs, calls, done, strict=True)
-        ]
-        first, *then = steps
+        jobs = [Job.PREPARE] * len(cancels) + [Job.LIQUIDATE, Job.FLATTEN]
+        steps = zip(jobs, calls, done, strict=True)
+        first, *then = (Step(job, call, run.gas_used) for job, call, run in steps)
         return Simulated(
             first.call, first.gas, reward, 0, head, first.job, tuple(then), takes_over=position
         )
 
+    async def _upkeep(self, assessment: Assessment, wallet: str, head: Head) -> Simulated | Refused:
+        """Simulate what our own account needs; a closing waits for what is on its way there."""
+        if wallet.lower() != assessment.account:
+            return Refused("unknown", f"the account of another wallet than {wallet}")
+        if any(base in assessment.in_flight for base in assessment.uses):
+            return Refused("no_progress", "more is being taken over in this market")
+        wiring = await self._reader.wiring(head)
+        if not assessment.uses:
+            return await add_margin(self._rpc, wiring, wallet, self._policy, head)
+        (base,) = assessment.uses
+        return await close_now(self._rpc, wiring, wallet, base, self._policy, head)
+
+    def gains(self, logs: Sequence[Log], wallet: str) -> Mapping[Gain, int]:
+        """Return what a transaction left us with: see ``Gain``."""
+        return gains(logs, wallet)
+
     def _liquidation(self, assessment: Assessment, room: Room, base: str) -> Call | None:
         """Return the call that takes over as much as there is room for; None: there is none."""
         (size,) = assessment.takes
-        notional = room.notional_max(base, self._limits, assessment.in_flight)
+        notional = room.notional_max(base, self._policy, assessment.in_flight)
         whole = abs(mul_wad(size, room.marks[base]))
         if notional >= whole:
             return Call(self._house.address, LIQUIDATE.data(assessment.account, base))
@@ -322,9 +373,15 @@ class PerpCurie:
         return Call(self._house.address, LIQUIDATE_PART.data(assessment.account, base, part))
 
 
-def _verdict(account: AccountId) -> Assessment:
-    """Return the verdict on an account that cannot be judged."""
-    return Assessment(account, False, PriceView.CHAIN, 0, 0, 0, 0, ())  # noqa: FBT003
+def _verdict(
+    account: AccountId,
+    *,
+    acting: bool = False,
+    uses: tuple[str, ...] = (),
+    until_s: int | None = None,
+) -> Assessment:
+    """Return the verdict on an account that is ours, or cannot be judged."""
+    return Assessment(account, acting, PriceView.CHAIN, 0, 0, 0, 0, (), uses=uses, until_s=until_s)
 
 
 def build(settings: Settings, rpc: Rpc, chain_id: int) -> PerpCurie:  # noqa: ARG001 - the loader's

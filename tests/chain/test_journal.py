@@ -19,7 +19,7 @@ from keeper.facts import (
     TakenOver,
     TxKind,
 )
-from keeper.jobs import Job
+from keeper.jobs import Gain, Job
 from tests.chain.test_lane import plan
 
 
@@ -70,7 +70,7 @@ async def test_a_plan_of_several_steps_is_read_back_whole(tmp_path: Path) -> Non
         (found,) = await journal.open_attempts()
         assert found.plan == replace(whole, tick_ns=0, decided_ns=0)
         assert [tx.job for tx in found.transactions] == [Job.PREPARE, Job.LIQUIDATE]
-        gains = {"discount": 7, "fee": -(10**20)}
+        gains = {Gain.DISCOUNT: 7, Gain.FEE: -(10**20)}
         await journal.settle(Settled(first, Outcome.DONE, "", None, -5, -4, 3, gains), 9)
     (row,) = read_attempts(tmp_path / "j")
     assert (row.job, row.gains, row.reward_wei) == ("prepare", gains, -4)

@@ -38,6 +38,7 @@ from keeper.decide.economics import Fee
 from keeper.errors import RpcError, TransientError
 from keeper.facts import AccountId, Attempt, FeedId, Head, Receipt, Refused, Rejected, Tick
 from keeper.observe.metrics import Metrics
+from keeper.reconcile import ReconcileRules
 from keeper.rules import desk_rules, execution_rules
 from keeper.units import GWEI, WAD
 from tests.fakes import CountingTelemetry, ManualClock, NoRpc, ScriptedLane
@@ -396,6 +397,10 @@ def finder(parts: Parts) -> Finder:
 async def queries_at_once(settings: Settings) -> object:
     async with build(settings) as parts:
         return len(finder(parts)._reader._wave([range(100)] * 100))
+
+
+def reconciling(parts: Parts) -> ReconcileRules:
+    return parts.pipeline._reconciler._rules
 
 
 def blocks_remembered(parts: Parts) -> object:

@@ -173,6 +173,9 @@ EFFECTS = [
     Effect("keeper.state_dir", "elsewhere", part(looks.folder_of_the_journal), "elsewhere"),
     Effect("keeper.state_dir", "elsewhere", part(looks.folder_of_the_ledger), "elsewhere"),
     Effect("keeper.journal_days_max", 9, part(lambda p: p.status.journal._days_max), 9),
+    Effect("reconcile.every_ms", 600, part(lambda p: looks.reconciling(p).every_ms), 600),
+    Effect("reconcile.accounts_max", 7, part(lambda p: looks.reconciling(p).accounts_max), 7),
+    Effect("reconcile.drift_ppm_max", 7, part(lambda p: looks.reconciling(p).drift_ppm_max), 7),
     Effect("wallets.key", {"file": "other.key"}, looks.wallet, OTHER_WALLET),
     Effect(
         "wallets.keystore",

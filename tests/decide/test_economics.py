@@ -100,6 +100,14 @@ def test_gate_after_simulation(
     assert after_simulation(weighed, worst, limits) is reason
 
 
+def test_upkeep_is_not_weighed_but_capped() -> None:
+    losing = Economics(-WAD, 1, 0, 1, PPM)
+    limits = replace(LIMITS, transaction_cost_wei_max=10)
+    assert after_simulation(losing, 10, limits) is HoldReason.UNPROFITABLE
+    assert after_simulation(losing, 10, limits, upkeep=True) is None
+    assert after_simulation(losing, 11, limits, upkeep=True) is HoldReason.COST_CAP
+
+
 def test_profit_ranks_by_reward_and_solvency_by_bad_debt_then_shortfall() -> None:
     rich = {"reward_wad": 10 * WAD, "shortfall_wad": 1 * WAD, "bad_debt_wad": 0}
     deep = {"reward_wad": 1 * WAD, "shortfall_wad": 10 * WAD, "bad_debt_wad": 0}

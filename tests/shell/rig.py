@@ -1,6 +1,6 @@
 """The shell on the fake market, driven step by step: nothing runs that a test did not ask for."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass, replace
 
 from keeper.chain.lanes import Lanes
@@ -21,6 +21,8 @@ from keeper.intake import Intake
 from keeper.pipeline import Pipeline
 from keeper.prices.board import FeedRules, PriceBoard
 from keeper.quarantine import Quarantine
+from keeper.reconcile import Reconciler, ReconcileRules
+from keeper.rivals import report
 from keeper.settle import Settlement
 from keeper.supervise import Heartbeats
 from keeper.units import GWEI
@@ -51,6 +53,7 @@ EXECUTION_RULES = ExecutionRules(
     native_feed=FEEDS["eth"],
     watcher="0x" + "99" * 20,
 )
+RECONCILE = ReconcileRules(every_ms=100_000_000, accounts_max=4, drift_ppm_max=10_000)
 LOOPS = ("chain", "decide", "attempt", "settle", f"accounts/{VENUE}", "prices/main")
 
 
@@ -156,7 +159,7 @@ class Rig:
         """Do what the accounts loop does; False when it has to be repeated."""
         try:
             for seen in self.intake.fold():
-                self.pipeline._seen(self.desk, seen)
+                report(self.desk, seen, self.pipeline._submitter, self.telemetry)
             if self.intake.gap:
                 await self.pipeline._find(self.desk, self.intake, self.chain.head)
             await self.pipeline._read(self.desk, self.intake, self.chain.head)
@@ -257,6 +260,11 @@ def make_rig(
     async def discover(_desk: Desk, _head: Head) -> AsyncIterator[list[AccountId]]:
         yield [AccountId(name) for name in chain.state.holdings]
 
+    async def implementations(_contracts: Collection[str], _head: Head) -> dict[str, str]:
+        return dict(venue.implementations)
+
+    reconciler = Reconciler(RECONCILE, implementations, quarantine, telemetry, clock)
+
     async def recover() -> Sequence[Attempt]:
         return []
 
@@ -267,6 +275,7 @@ def make_rig(
         chain=follower,  # type: ignore[arg-type]
         discover=discover,
         memory=memory,
+        reconciler=reconciler,
         execution=execution,
         settlement=settlement,
         submitter=lane,

@@ -351,6 +351,22 @@ async def quarantined() -> Case:
     return Case(rig, lane, state_changes)
 
 
+async def suspect() -> Case:
+    rig, lane = scripted_rig()
+    await rig.started(UNDER)
+    rig.desk.suspect = "for a test"
+    rig.mine(set_account(ALICE, -19_400, eth=10))
+    rig.chain.blocks[-1].logs.clear()
+    rig.follow()
+    await rig.publish()
+    await rig.tried()
+
+    async def it_is_read() -> None:
+        assert await rig.read()
+
+    return Case(rig, lane, it_is_read)
+
+
 CASES: dict[HoldReason, Callable[[], Awaitable[Case]]] = {
     HoldReason.NOT_LIQUIDATABLE: not_liquidatable,
     HoldReason.NO_PROGRESS: no_progress,
@@ -374,6 +390,7 @@ CASES: dict[HoldReason, Callable[[], Awaitable[Case]]] = {
     HoldReason.DRY_RUN: dry_run,
     HoldReason.VENUE_CLOSED: venue_closed,
     HoldReason.QUARANTINED: quarantined,
+    HoldReason.SUSPECT: suspect,
 }
 
 

@@ -9,6 +9,7 @@ from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
 from keeper import intake as intake_module
+from keeper import rivals
 from keeper.desk import Desk
 from keeper.errors import TransientError
 from keeper.facts import (
@@ -20,6 +21,7 @@ from keeper.facts import (
     Rejection,
 )
 from keeper.jobs import Job
+from keeper.rivals import report
 from keeper.units import WAD
 from tests.fakes import ListedSource
 from tests.shell.market import rival_liquidates, set_account, set_open, set_price
@@ -284,7 +286,8 @@ async def test_a_closed_venue_is_watched_and_an_opening_without_an_event_is_noti
     await rig.block(set_account(BOB, 1))
     assert BOB in rig.desk.states
     number = rig.chain.head.number
-    rig.pipeline._seen(rig.desk, LiquidationSeen(ALICE, "0x" + "cc" * 20, "0x01", number, 5))
+    rival = LiquidationSeen(ALICE, "0x" + "cc" * 20, "0x01", number, 5)
+    rivals.report(rig.desk, rival, lane, rig.telemetry)
     assert rig.counted("keeper_liquidations_seen_total", "other") == 1
     assert logs[-1]["why_not_us"] == "venue_closed"
     rig.chain.state.open = True
@@ -333,7 +336,7 @@ async def test_another_job_that_was_paid_for_is_no_liquidation_seen(logs: list[E
     rig, _ = scripted_rig()
     await rig.started(UNDER)
     seen = LiquidationSeen(ALICE, "0x" + "0b" * 20, "0x" + "cc" * 32, 1, WAD, Job.SETTLE)
-    rig.pipeline._seen(rig.desk, seen)
+    report(rig.desk, seen, rig.pipeline._submitter, rig.telemetry)
     assert rig.counted("keeper_liquidations_seen_total", "other") == 0
     assert [line for line in logs if line["event"] == "liquidated by somebody else"] == []
 

@@ -17,7 +17,7 @@ from keeper.facts import (
     TxKind,
     VenueId,
 )
-from keeper.jobs import Job
+from keeper.jobs import Gain, Job
 from keeper.units import GWEI, WAD
 from tests.fakes import ScriptedLane
 from tests.shell.market import GAS, REVERT_GAS, UPDATE_FEE_WEI, place_order, set_account
@@ -90,6 +90,24 @@ async def test_won(logs: list[EventDict]) -> None:
     await rig.block()
     assert len(lines(logs)) == 1, "one line an attempt"
     assert rig.why(ALICE) == "not_under_margined"
+
+
+async def test_what_a_transaction_left_us_with_is_its_reward(logs: list[EventDict]) -> None:
+    """A venue that hands over positions says so itself, and it may be a loss."""
+    rig, lane, attempt = await in_flight()
+    parts = {Gain.TRADE: 5 * WAD, Gain.FEE: -45 * WAD}
+    rig.venue.gains = lambda _logs, wallet: parts if wallet == WALLET else {}  # type: ignore[attr-defined]
+    receipt = receipt_of(rig, attempt)
+    done = await settled(rig, lane, attempt, receipt, TxKind.FIRST)
+    assert (done.outcome, done.gains, done.reward_wad) == (Outcome.WON, parts, -40 * WAD)
+    assert done.reward_wei == -WAD // 50
+    assert rig.settlement.profit_wei == {VENUE: done.reward_wei - done.cost_wei}
+    totals = rig.telemetry.totals
+    assert totals["keeper_reward_wei_total", VENUE] == 0
+    assert totals["keeper_losses_wei_total", VENUE] == WAD // 50
+    assert rig.telemetry.gauges["keeper_gains_usd", VENUE, "fee"] == -45.0
+    (line,) = lines(logs)
+    assert line["gains"] == {"trade": 5 * WAD, "fee": -45 * WAD}
 
 
 async def with_orders() -> tuple[Rig, ScriptedLane, Attempt]:

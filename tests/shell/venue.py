@@ -88,6 +88,8 @@ class FakeVenue:
         self.queue: tuple[AccountId, ...] = ()  # accounts that the contract lists by itself
         self.errands: dict[AccountId, int] = {}  # what is due whatever the prices are, until when
         self.room_wad: int | None = None  # what our margin allows to take over; None: it pays cash
+        self.implementations = {market.ADDRESS: "first"}  # what runs behind the contract
+        self.forgets: Callable[[Log], bool] = lambda _log: False  # logs that get lost on the way
         self.compiled: list[AccountId] = []
         self.reads: list[tuple[str, ...]] = []
         self.probes = 0
@@ -113,7 +115,7 @@ class FakeVenue:
 
     def touched(self, log: Log) -> Touched:
         kind, *rest = log.topics
-        if kind == "price":
+        if kind == "price" or self.forgets(log):
             return Touched()
         if kind == "parameters":
             return Touched(everything=True)
