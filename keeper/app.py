@@ -10,6 +10,7 @@ import aiohttp
 import structlog
 
 from keeper import __version__
+from keeper.brakes import Brakes
 from keeper.chain.backfill import Finder, LogReader, ReadRules
 from keeper.chain.broadcast import Broadcast, BroadcastRules
 from keeper.chain.endpoints import EndpointRules, Endpoints, Role
@@ -38,7 +39,7 @@ from keeper.ports import AnyVenue, PriceSource, Rpc
 from keeper.prices.board import PriceBoard
 from keeper.quarantine import Quarantine
 from keeper.reconcile import Reconciler, ReconcileRules, fields_of
-from keeper.rules import desk_rules, execution_rules, feed_rules, lane_rules
+from keeper.rules import brake_rules, desk_rules, execution_rules, feed_rules, lane_rules
 from keeper.settle import Settlement
 from keeper.status import Status
 from keeper.supervise import Backoff, Heartbeats, Supervisor, run
@@ -168,6 +169,7 @@ async def build(settings: Settings) -> AsyncIterator[Parts]:
         broadcast = await stack.enter_async_context(build_broadcast(settings, rpc, metrics))
         lane_parts = LaneParts(rpc, broadcast, journal, SystemClock(), metrics)
         lanes = build_lanes(settings, session, lane_parts)
+        _know_labels(settings, metrics, rpc)
         parts = _assemble(settings, metrics, rpc, journal, lanes, ledger)
         parts.settlement.profit_wei.update(await journal.profit_wei())
         yield parts
@@ -212,7 +214,6 @@ def _assemble(
     ledger: Ledger,
 ) -> Parts:
     """Wire everything that needs no waiting."""
-    _know_labels(settings, metrics, rpc)
     clock = SystemClock()
     heartbeats, quarantine = Heartbeats(clock), Quarantine(clock, metrics)
     board = build_board(settings, clock)
@@ -226,7 +227,8 @@ def _assemble(
     addresses = [address for desk in desks.values() for address in desk.venue.addresses()]
     reader, finder = _readers(settings, rpc, ledger, metrics)
     follower = ChainFollower(rpc, reader, addresses, _following(settings), clock)
-    execution = Execution(execution_rules(settings), lanes, board, metrics, clock)
+    brakes = Brakes(brake_rules(settings), desks, clock)
+    execution = Execution(execution_rules(settings), lanes, board, metrics, clock, brakes)
     settlement = Settlement(desks, execution, lanes, publishers(sources), metrics)
     pipeline = Pipeline(
         desks=desks,
@@ -252,6 +254,7 @@ def _assemble(
         board=board,
         lanes=lanes,
         endpoints=rpc.endpoints,
+        brakes=brakes,
         journal=journal,
         settlement=settlement,
         quarantine=quarantine,
@@ -309,6 +312,19 @@ def _loops(parts: Parts) -> dict[str, Callable[[], Awaitable[None]]]:
     return loops
 
 
+def views_of(parts: Parts) -> Views:
+    """Return what the HTTP server shows; reads the token, or raises ConfigError."""
+    token = parts.settings.http.token
+    return Views(
+        metrics=parts.metrics,
+        late=parts.heartbeats.late,
+        unready=parts.status.unready,
+        status=parts.status.snapshot,
+        pause=parts.status.brakes.pause,
+        token=token.read() if token else None,
+    )
+
+
 async def run_keeper(settings: Settings) -> int:
     """Run until SIGTERM or SIGINT; returns the exit code."""
     async with build(settings) as parts:
@@ -323,12 +339,7 @@ async def run_keeper(settings: Settings) -> int:
             config=settings.digest[:12],
         )
         loops = _loops(parts)
-        views = Views(
-            metrics=parts.metrics,
-            late=parts.heartbeats.late,
-            unready=parts.status.unready,
-            status=parts.status.snapshot,
-        )
+        views = views_of(parts)
         async with serve(settings.http.host, settings.http.port, views):
             return await run(loops)
 

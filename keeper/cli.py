@@ -8,6 +8,7 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
@@ -243,6 +244,25 @@ def _password(path: Path | None, *, confirm: bool) -> str:
 @cli.group()
 def bench() -> None:
     """Measure a part of the keeper on this machine, and compare what it computes."""
+
+
+@bench.command()
+@click.option("--accounts", default=1_000_000, show_default=True, type=click.IntRange(100))
+@click.option("--exposures", default=4, show_default=True, type=click.IntRange(2, 16))
+@click.option("--factors", default=53, show_default=True, type=click.IntRange(20, 1000))
+@click.option("--zipf", default=1.0, show_default=True, help="Exponent of markets' popularity.")
+@click.option("--median", default=30.0, show_default=True, help="Percent to liquidation.")
+@click.option("--sigma", default=1.0, show_default=True, help="Of the distances' logarithm.")
+@click.option("--seed", default=1, show_default=True, help="Of accounts and moves.")
+@click.option("--ticks", default=2000, show_default=True, type=click.IntRange(20), help="A walk.")
+@click.option("--sizes", is_flag=True, help="Also 1/100, 1/10 and twice as many accounts.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
+def margin(ticks: int, sizes: bool, as_json: bool, **shape: Any) -> None:  # noqa: ANN401, FBT001
+    """Measure the margin book against recomputing. Exit code 1 if it ever differs."""
+    from keeper.bench.accounts import Shape  # noqa: PLC0415
+    from keeper.bench.margin import main as measure  # noqa: PLC0415
+
+    sys.exit(measure(Shape(**shape), ticks, sizes=sizes, as_json=as_json))
 
 
 cli.add_command(journal)

@@ -6,9 +6,11 @@ from dataclasses import dataclass, replace
 
 import structlog
 
+from keeper.brakes import Brakes
 from keeper.decide.agenda import Hold, HoldReason
-from keeper.decide.economics import Economics, Fee, reward_in_wei
+from keeper.decide.economics import Economics, Fee, Spend, reward_in_wei
 from keeper.decide.gate import Facts, Limits, after_simulation, before_simulation
+from keeper.decide.rank import Objective
 from keeper.desk import Desk, Nominated
 from keeper.facts import (
     AccountId,
@@ -23,6 +25,7 @@ from keeper.facts import (
     Simulated,
     VenueId,
 )
+from keeper.in_flight import leaves_no_room, taking_over
 from keeper.jobs import UPKEEP
 from keeper.ports import Board, Clock, Submitter, Telemetry
 from keeper.units import PPM, WAD
@@ -59,6 +62,8 @@ class ExecutionRules:
     hold_ms: int
     native_feed: FeedId
     watcher: str  # the address dry runs simulate from
+    candidate_ms_max: int = 60_000
+    backup_delay_blocks: int = 0
 
 
 class Execution:
@@ -71,6 +76,7 @@ class Execution:
         board: Board,
         telemetry: Telemetry,
         clock: Clock,
+        brakes: Brakes,
     ) -> None:
         """Hold no state but which accounts are being worked on."""
         self.rules = rules
@@ -78,6 +84,7 @@ class Execution:
         self._board = board
         self._telemetry = telemetry
         self._clock = clock
+        self.brakes = brakes
         self._working: set[tuple[VenueId, AccountId]] = set()
 
     async def attempt(self, desk: Desk, nominated: Nominated) -> None:
@@ -103,6 +110,7 @@ class Execution:
             return
         held = (
             self._before(desk, head)
+            or self._left_to_others(desk, assessment.account, head)
             or self._behind(desk, assessment, head)
             or await self._simulate_and_send(desk, nominated, head)
         )
@@ -110,36 +118,32 @@ class Execution:
             desk.hold(assessment.account, held)
 
     def _before(self, desk: Desk, head: Head) -> Hold | None:
-        reason = before_simulation(self._facts(desk, head), self._limits(desk))
+        reason = self.brakes.hold(desk.venue.id) or before_simulation(
+            self._facts(desk, head), self._limits(desk)
+        )
         return self._wait(reason, head) if reason else None
 
+    def _left_to_others(self, desk: Desk, account: AccountId, head: Head) -> Hold | None:
+        """Hold what a back-up keeper leaves to the first ones until some blocks have passed."""
+        due = desk.agenda.first_block(account, head.number) + self.rules.backup_delay_blocks
+        return Hold(HoldReason.BACKUP_DELAY, until_block=due) if head.number < due else None
+
     def _behind(self, desk: Desk, assessment: Assessment, head: Head) -> Hold | None:
-        """Hold what would get nothing behind the attempts in flight.
+        """Hold what would get nothing behind the attempts in flight."""
+        no_room = leaves_no_room(assessment, desk.venue.id, self._submitter.open_attempts)
+        return self._wait(HoldReason.CAPACITY_IN_USE, head) if no_room else None
 
-        Simulated on top of the newest block, it does not see what those take. A market without
-        numbers has room for one at a time.
-        """
-        if not assessment.alone or not assessment.uses:
-            return None
-        taken: Counter[str] = Counter()
-        busy: set[str] = set()
-        for attempt in self._submitter.open_attempts:
-            plan = attempt.plan
-            if plan.venue == desk.venue.id:
-                busy.update(plan.uses)
-                taken.update(dict(zip(plan.uses, plan.takes, strict=False)))
-        room = dict(zip(assessment.uses, assessment.room, strict=False))
-        for market in assessment.uses:
-            left = room.get(market, 0)
-            if market not in busy or left is None or left > taken[market]:
-                return None
-        return self._wait(HoldReason.CAPACITY_IN_USE, head)
-
-    def _overtaken(self, desk: Desk, assessment: Assessment, head: Head) -> Hold | None:
-        """Hold what others have left no room for: they were simulated and sent meanwhile."""
+    def _overtaken(self, desk: Desk, nominated: Nominated, head: Head) -> Hold | None:
+        """Hold what came too late: others were sent meanwhile, or it took too long."""
+        waited_ns = self._clock.monotonic_ns() - nominated.decided_ns
+        if waited_ns > self.rules.candidate_ms_max * 1_000_000:
+            return self._wait(HoldReason.CANDIDATE_EXPIRED, head)
+        reason = self.brakes.hold(desk.venue.id)
+        if reason is not None:
+            return self._wait(reason, head)
         if len(self._submitter.open_attempts) >= self.rules.open_attempts_max:
             return self._wait(HoldReason.OPEN_ATTEMPTS, head)
-        return self._behind(desk, assessment, head)
+        return self._behind(desk, nominated.assessment, head)
 
     async def _simulate_and_send(self, desk: Desk, nominated: Nominated, head: Head) -> Hold | None:
         self._stage(desk, nominated.tick_ns, nominated.decided_ns)
@@ -152,16 +156,13 @@ class Execution:
         simulation = await self.simulate(desk, nominated.assessment, wallet, head)
         if isinstance(simulation, Refused):
             return self._refused(desk, account, simulation, head)
-        fee = self._submitter.first_fee(head)
-        if fee is None:
-            return self._wait(HoldReason.COST_CAP, head)
-        plan = self.plan(desk, nominated, simulation, fee)
-        if isinstance(plan, HoldReason):
-            return self._wait(plan, head)
+        weighed = self._weigh(desk, nominated, simulation, head)
+        if isinstance(weighed, HoldReason):
+            return self._wait(weighed, head)
         if simulation.takes_over and self._taking_over(desk, account) != in_flight:
             return self._wait(HoldReason.CAPACITY_IN_USE, head)  # it was simulated without these
-        overtaken = self._overtaken(desk, nominated.assessment, head)
-        return overtaken or await self._send(desk, plan, wallet, fee, head)
+        overtaken = self._overtaken(desk, nominated, head)
+        return overtaken or await self._send(desk, *weighed, wallet, head)
 
     def _sender(self, desk: Desk, account: AccountId) -> str | None:
         """Return who is to send: for a wallet's own account that wallet; None: all are parked."""
@@ -170,15 +171,52 @@ class Execution:
         chosen = own or self._submitter.wallet_for(desk.venue.id)
         return chosen if self._submitter.wallets else self.rules.watcher
 
-    async def _send(self, desk: Desk, plan: Plan, wallet: str, fee: Fee, head: Head) -> Hold | None:
+    def _weigh(
+        self, desk: Desk, nominated: Nominated, simulation: Simulated, head: Head
+    ) -> tuple[Plan, Fee] | HoldReason:
+        """Return what to send at which fee, or why not to."""
+        spend = self.spend(desk, simulation)
+        if spend is None:
+            return HoldReason.NO_NATIVE_PRICE
+        fee = self._submitter.first_fee(desk.venue.id, head, spend)
+        if isinstance(fee, HoldReason):
+            return fee
+        plan = self.plan(desk, nominated, simulation, fee)
+        return plan if isinstance(plan, HoldReason) else (plan, fee)
+
+    def spend(self, desk: Desk, simulation: Simulated) -> Spend | None:
+        """Say what a simulated liquidation is worth at most; None: a price for that is missing.
+
+        That is what is expected of it before all costs, and for solvency the budget on top.
+        """
+        reward_wei = self.reward_wei(desk, simulation.reward_wad)
+        taken = simulation.takes_over
+        exit_cost_wei = self.reward_wei(desk, taken.exit_cost_wad) if taken else 0
+        if reward_wei is None or exit_cost_wei is None:
+            return None
+        worth_wei = (reward_wei - exit_cost_wei) * self.rules.p_win_ppm // PPM
+        if desk.rules.objective is Objective.SOLVENCY:
+            worth_wei += desk.rules.solvency_budget_wei
+        if simulation.job in UPKEEP:  # it is not done for its own profit
+            worth_wei = self.rules.transaction_cost_wei_max
+        return Spend(
+            worth_wei=worth_wei - sum(step.call.value_wei for step in simulation.then),
+            gas=simulation.gas + sum(step.gas for step in simulation.then),
+            gas_limit=simulation.gas * self.rules.gas_limit_factor_ppm // PPM,
+            value_wei=simulation.call.value_wei,
+        )
+
+    async def _send(self, desk: Desk, plan: Plan, fee: Fee, wallet: str, head: Head) -> Hold | None:
         if not self._submitter.wallets:
             self._would_send(plan)
+        self.brakes.sending(plan.venue)
         result = await self._submitter.submit(plan, wallet, fee, head)
         if isinstance(result, Attempt):
             # it may have been settled before its sending was noted: then nobody ends the work
             if self._submitter.attempt_of(plan.venue, plan.account) is not None:
                 desk.agenda.start(plan.account)
             return None
+        self.brakes.not_sent(plan.venue)
         if result is NotSent.DROPPED:
             self._dropped(plan)
             desk.send_failed(plan.account)
@@ -197,13 +235,7 @@ class Execution:
         return simulation
 
     def _taking_over(self, desk: Desk, account: AccountId) -> Counter[str]:
-        """Return what attempts on other accounts take over, by market: it ties up our margin."""
-        found: Counter[str] = Counter()
-        for attempt in self._submitter.open_attempts:
-            plan = attempt.plan
-            if plan.takes_over and plan.venue == desk.venue.id and plan.account != account:
-                found[plan.takes_over.market] += plan.takes_over.notional_wad
-        return found
+        return taking_over(desk.venue.id, account, self._submitter.open_attempts)
 
     def plan(
         self, desk: Desk, nominated: Nominated, simulation: Simulated, fee: Fee

@@ -72,7 +72,7 @@ class Head:
     hash: str
     parent_hash: str
     timestamp_s: int
-    base_fee_wei: int
+    base_fee_wei: int | None  # None: a chain without EIP-1559
     seen_ms: int
 
 

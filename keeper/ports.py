@@ -5,7 +5,8 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from keeper.capabilities import Capabilities
 from keeper.coverage import Covered
-from keeper.decide.economics import Fee
+from keeper.decide.agenda import HoldReason
+from keeper.decide.economics import Fee, Spend
 from keeper.errors import RpcError
 from keeper.facts import (
     AccountId,
@@ -268,8 +269,8 @@ class Submitter(Protocol):
         """Return the account's open attempt."""
         ...
 
-    def first_fee(self, head: Head) -> Fee | None:
-        """Return the fee of a first try; None when the base fee is over the cap."""
+    def first_fee(self, venue: VenueId, head: Head, spend: Spend) -> Fee | HoldReason:
+        """Return the fee of a first try, or why there is none."""
         ...
 
     async def submit(self, plan: Plan, wallet: str, fee: Fee, head: Head) -> Attempt | NotSent:
@@ -308,8 +309,12 @@ class Tracker(Protocol):
         """Return the attempts whose newest transaction has waited too long, by nonce."""
         ...
 
-    def replacement_fee(self, attempt: Attempt, head: Head, gas: int, value_wei: int) -> Fee | None:
-        """Return a fee that replaces what is in flight; None when the cost cap forbids it."""
+    def waiting(self, head: Head) -> Sequence[Attempt]:
+        """Return the attempts in flight that are neither overdue nor being cancelled, by nonce."""
+        ...
+
+    def replacement_fee(self, attempt: Attempt, head: Head, spend: Spend) -> Fee | None:
+        """Return a fee that replaces what is in flight; None when it would cost too much."""
         ...
 
     async def replace(self, attempt: Attempt, plan: Plan, fee: Fee, head: Head) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from keeper.brakes import BrakeRules
 from keeper.chain.fees import FeeRules
 from keeper.chain.lane_rules import LaneRules
 from keeper.chain.rpc import WATCHER
@@ -38,6 +39,14 @@ def lane_rules(settings: Settings) -> LaneRules:
             base_fee_headroom_ppm=settings.fees.base_fee_headroom_ppm,
             max_fee_per_gas_wei_max=settings.fees.max_fee_per_gas_wei_max,
             replacement_bump_ppm=settings.fees.replacement_bump_ppm,
+            strategy=settings.fees.strategy,
+            percentile=settings.fees.percentile,
+            profit_share_ppm=settings.fees.profit_share_ppm,
+            by_venue={
+                venue.id: venue.fee_strategy
+                for venue in settings.venues
+                if venue.fee_strategy is not None
+            },
         ),
     )
 
@@ -56,6 +65,19 @@ def execution_rules(settings: Settings) -> ExecutionRules:
         hold_ms=gate.hold_ms,
         native_feed=settings.chain.native_feed,
         watcher=WATCHER,
+        candidate_ms_max=gate.candidate_ms_max,
+        backup_delay_blocks=gate.backup_delay_blocks,
+    )
+
+
+def brake_rules(settings: Settings) -> BrakeRules:
+    """Return what stops sending."""
+    gate = settings.gate
+    return BrakeRules(
+        paused=gate.paused,
+        pause_file=gate.pause_file,
+        reverts_in_a_row_max=gate.reverts_in_a_row_max,
+        breaker_ms=gate.breaker_ms,
     )
 
 

@@ -27,7 +27,7 @@ from keeper.facts import (
 )
 from keeper.jobs import PAID, Gain, Job
 from keeper.ports import Accounting, Telemetry, Tracker
-from keeper.units import PPM, wad_to_float
+from keeper.units import wad_to_float
 
 logger = structlog.get_logger(__name__)
 
@@ -72,6 +72,9 @@ class Settlement:
             await self._alone(mined.attempt, self._settle(mined, head))
         for attempt in self._tracker.overdue(head):
             await self._alone(attempt, self._renew(attempt, head))
+        for attempt in self._tracker.waiting(head):
+            if self._is_over(attempt, head):
+                await self._alone(attempt, self._cancel(attempt, head, "cured, or others did it"))
 
     async def _alone(self, attempt: Attempt, work: Awaitable[None]) -> None:
         """Keep one attempt that the chain cannot be asked about from holding up the others.
@@ -114,6 +117,8 @@ class Settlement:
             gains=gains,
         )
         await self._tracker.close(settled)
+        kind = mined.transaction.kind if mined.transaction else None
+        self._execution.brakes.settled(settled, kind)
         if desk is not None:
             block = receipt.block_number if receipt else head.number
             desk.settled(attempt.plan.account, failed=outcome in FAILED, block=block)
@@ -190,18 +195,40 @@ class Settlement:
 
     async def _renew(self, attempt: Attempt, head: Head) -> None:
         """Simulate again: still worth it → dearer at the same nonce; else → cancel."""
-        again: tuple[Plan, Fee] | Wait | str = "the account is in quarantine"
-        with self._guard(attempt):
-            again = await self._plan_again(attempt, head)
+        again: tuple[Plan, Fee] | Wait | str = self._execution.brakes.paused
+        if not again:
+            again = "the account is in quarantine"
+            with self._guard(attempt):
+                again = await self._plan_again(attempt, head)
         if isinstance(again, tuple):
             plan, fee = again
             await self._tracker.replace(attempt, plan, fee, head)
         elif isinstance(again, Wait):
             logger.info("waiting", attempt=attempt.id, reason=again.reason)
-        elif await self._tracker.cancel(attempt, head):
-            logger.info("cancelling", attempt=attempt.id, reason=again)
         else:
-            logger.info("waiting: a cancel would cost too much", attempt=attempt.id, reason=again)
+            await self._cancel(attempt, head, again)
+
+    async def _cancel(self, attempt: Attempt, head: Head, reason: str) -> None:
+        if await self._tracker.cancel(attempt, head):
+            logger.info("cancelling", attempt=attempt.id, reason=reason)
+        else:
+            logger.info("waiting: a cancel would cost too much", attempt=attempt.id, reason=reason)
+
+    def _is_over(self, attempt: Attempt, head: Head) -> bool:
+        """Say whether the account was changed since, and is liquidatable no more.
+
+        A price that came back is none of these: what is in flight may carry one that still counts.
+        """
+        desk = self._desks.get(attempt.plan.venue)
+        state = desk.states.get(attempt.plan.account) if desk else None
+        if desk is None or state is None or desk.head is None or attempt.plan.job not in PAID:
+            return False
+        # what was read ahead of the head may be our own success, not yet seen by the lane
+        if not attempt.plan.simulated_at < state.head.number <= desk.head.number <= head.number:
+            return False
+        with desk.guard(attempt.plan.account):
+            return not desk.assess(attempt.plan.account).liquidatable
+        return False
 
     async def _plan_again(self, attempt: Attempt, head: Head) -> tuple[Plan, Fee] | Wait | str:
         """Return the plan at a replacement's fee, why to wait, or why to cancel."""
@@ -230,8 +257,10 @@ class Settlement:
         simulation: Simulated,
         head: Head,
     ) -> tuple[Plan, Fee] | Wait:
-        gas = simulation.gas * self._execution.rules.gas_limit_factor_ppm // PPM
-        fee = self._tracker.replacement_fee(attempt, head, gas, simulation.call.value_wei)
+        spend = self._execution.spend(desk, simulation)
+        if spend is None:
+            return Wait("what it pays cannot be valued now")
+        fee = self._tracker.replacement_fee(attempt, head, spend)
         if fee is None:
             return Wait("a replacement would cost too much")
         plan = self._execution.plan(desk, nominated, simulation, fee)

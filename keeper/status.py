@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from keeper.units import WAD
 
 if TYPE_CHECKING:
+    from keeper.brakes import Brakes
     from keeper.chain.endpoints import Endpoints
     from keeper.chain.journal import Journal
     from keeper.chain.lanes import Lanes
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from keeper.clock import SystemClock
     from keeper.config import Settings
     from keeper.desk import Desk
-    from keeper.facts import Attempt, FeedId, Settled
+    from keeper.facts import Attempt, FeedId, Settled, VenueId
     from keeper.observe.metrics import Metrics
     from keeper.pipeline import Pipeline
     from keeper.prices.board import PriceBoard
@@ -36,6 +37,7 @@ class Status:
     board: PriceBoard
     lanes: Lanes
     endpoints: Endpoints
+    brakes: Brakes
     journal: Journal
     settlement: Settlement
     quarantine: Quarantine
@@ -64,10 +66,7 @@ class Status:
             said = f"chain: head {head.number} is {age_s:.0f} s old"
             reasons.append(said + self._endpoint_trouble())
         for venue, desk in self.pipeline.desks.items():
-            if not desk.loaded:
-                reasons.append(f"venue {venue}: book not loaded yet")
-            elif not desk.access.open:
-                reasons.append(f"venue {venue}: closed to this wallet; watching only{_said(desk)}")
+            reasons += self._venue_trouble(venue, desk)
         for feed in sorted(self.needed_feeds()):
             if self.board.fresh(feed, now_ms) is None:
                 age_ms = self.board.age_ms(feed, now_ms)
@@ -80,9 +79,20 @@ class Status:
             reasons.append(f"journal: cannot be written ({self.journal.trouble}); nothing is sent")
         return [*reasons, *self._sending_trouble(), *self._wallet_trouble()]
 
+    def _venue_trouble(self, venue: VenueId, desk: Desk) -> list[str]:
+        if not desk.loaded:
+            return [f"venue {venue}: book not loaded yet"]
+        if not desk.access.open:
+            return [f"venue {venue}: closed to this wallet; watching only{_said(desk)}"]
+        if self.brakes.is_open(venue):
+            return [f"venue {venue}: too many transactions reverted in a row; it rests"]
+        return []
+
     def _sending_trouble(self) -> list[str]:
         trouble = self.lanes.sending_trouble if self.lanes.wallets else ""
-        return [f"chain: nothing can be sent: {trouble}"] if trouble else []
+        found = [f"chain: nothing can be sent: {trouble}"] if trouble else []
+        paused = self.brakes.paused
+        return [*found, f"paused: {paused}"] if paused else found
 
     def _wallet_trouble(self) -> list[str]:
         """Return why nothing can be sent. While one lane is free, others only cost pace."""
@@ -105,6 +115,7 @@ class Status:
             "ready": not unready,
             "unready": unready,
             "dry_run": not self.lanes.wallets,
+            "paused": self.brakes.paused,
             "wallets": [_wallet(lane) for lane in self.lanes.lanes],
             "head": {"block": head.number, "age_ms": now_ms - head.seen_ms} if head else None,
             "prices": {feed.id: self._price(feed.id, now_ms) for feed in self.settings.feeds},
@@ -139,6 +150,7 @@ class Status:
             "open": desk.access.open,
             "probe": _probed(desk),
             "capabilities": desk.venue.capabilities.as_text(),
+            "breaker_open": self.brakes.is_open(desk.venue.id),
             "accounts": len(desk.states),
             "in_book": len(desk.lead),
             "under_margined": len(desk.agenda),
@@ -174,6 +186,8 @@ class Status:
             gauge("keeper_under_margined_accounts", len(desk.agenda), venue=venue)
             gauge("keeper_venue_open", desk.access.open, venue=venue)
             gauge("keeper_unpriced_accounts", len(desk.lead.unpriced), venue=venue)
+            open_ = self.brakes.is_open(venue)
+            gauge("keeper_breaker_open", 1 if open_ else 0, venue=venue)
             gauge("keeper_profit_wei", self.settlement.profit_wei.get(venue, 0), venue=venue)
         head = self.pipeline.head
         if head is not None:
@@ -186,6 +200,7 @@ class Status:
         gauge("keeper_journal_bytes", self.journal.size_bytes())
         gauge("keeper_journal_writable", 0 if self.journal.trouble else 1)
         gauge("keeper_ready", 0 if self.unready() else 1)
+        gauge("keeper_paused", 1 if self.brakes.paused else 0)
         gauge("keeper_dry_run", 0 if self.lanes.wallets else 1)
         self.endpoints.set_gauges()
         self.heartbeats.publish(self.metrics)

@@ -6,7 +6,8 @@ from dataclasses import replace
 from typing import NoReturn
 
 from keeper.coverage import Covered
-from keeper.decide.economics import Fee
+from keeper.decide.agenda import HoldReason
+from keeper.decide.economics import Fee, Spend
 from keeper.errors import RpcError, RpcFault
 from keeper.facts import (
     AccountId,
@@ -146,7 +147,7 @@ class ScriptedLane:
 
     def __init__(self, wallet: str | None) -> None:
         self.wallet = wallet
-        self.fee: Fee | None = Fee(2 * GWEI, GWEI)
+        self.fee: Fee | HoldReason = Fee(2 * GWEI, GWEI)
         self.refuse: NotSent | None = None
         self.during_submit: Callable[[Attempt], None] = lambda _attempt: None
         self.mined: list[Mined] = []
@@ -192,7 +193,7 @@ class ScriptedLane:
     def attempt_of(self, venue: VenueId, account: AccountId) -> Attempt | None:
         return self._open.get((venue, account))
 
-    def first_fee(self, _head: Head) -> Fee | None:
+    def first_fee(self, _venue: VenueId, _head: Head, _spend: Spend) -> Fee | HoldReason:
         return self.fee
 
     async def submit(self, plan: Plan, _wallet: str, fee: Fee, head: Head) -> Attempt | NotSent:
@@ -241,9 +242,10 @@ class ScriptedLane:
     def overdue(self, _head: Head) -> Sequence[Attempt]:
         return [attempt for attempt in self.late if attempt.id in self._ids()]
 
-    def replacement_fee(
-        self, _attempt: Attempt, _head: Head, _gas: int, _value_wei: int
-    ) -> Fee | None:
+    def waiting(self, _head: Head) -> Sequence[Attempt]:
+        return [attempt for attempt in self._open.values() if attempt not in self.late]
+
+    def replacement_fee(self, _attempt: Attempt, _head: Head, _spend: Spend) -> Fee | None:
         return self.dearer
 
     async def replace(self, attempt: Attempt, plan: Plan, fee: Fee, _head: Head) -> None:

@@ -30,12 +30,13 @@ def head_from_json(raw: object, seen_ms: int) -> Head:
     """Decode a block header; raises TransientRpcError when it is none."""
     try:
         assert isinstance(raw, dict)  # noqa: S101 - the except clause below is the answer
+        base_fee = raw.get("baseFeePerGas")
         return Head(
             number=quantity(raw["number"]),
             hash=raw["hash"],
             parent_hash=raw["parentHash"],
             timestamp_s=quantity(raw["timestamp"]),
-            base_fee_wei=quantity(raw.get("baseFeePerGas", "0x0")),
+            base_fee_wei=quantity(base_fee) if base_fee is not None else None,
             seen_ms=seen_ms,
         )
     except (KeyError, TypeError, AssertionError):

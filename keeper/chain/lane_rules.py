@@ -4,8 +4,6 @@ from dataclasses import dataclass
 
 from keeper.chain.fees import FeeRules
 
-TRANSFER_GAS = 21_000  # a transfer of nothing to ourselves: a cancel, or what fills a gap
-
 
 @dataclass(frozen=True, slots=True)
 class LaneRules:

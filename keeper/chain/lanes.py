@@ -5,11 +5,12 @@ from collections.abc import Collection, Mapping, Sequence
 
 import structlog
 
-from keeper.chain.fees import first_fee
+from keeper.chain.fees import first_fee, read_tip
 from keeper.chain.lane_rules import LaneRules
 from keeper.chain.signer import Wallet
 from keeper.chain.submit import Lane, LaneParts
-from keeper.decide.economics import Fee
+from keeper.decide.agenda import HoldReason
+from keeper.decide.economics import Fee, Spend
 from keeper.errors import RpcError
 from keeper.facts import (
     AccountId,
@@ -43,6 +44,7 @@ class Lanes:
         self._followed: list[Lane] = []  # wallets that have something in flight and are not ours
         self._turns: dict[str, int] = {}  # wallet → when it was chosen last
         self._turn = 0
+        self._tip_wei: int | None = None  # what others pay, at the last head
 
     @property
     def wallets(self) -> Sequence[str]:
@@ -104,9 +106,9 @@ class Lanes:
         self._turns[best.address] = self._turn
         return best.address
 
-    def first_fee(self, head: Head) -> Fee | None:
-        """Return the fee of a first try; None when the base fee is over the cap."""
-        return first_fee(head, self._rules.fees)
+    def first_fee(self, venue: VenueId, head: Head, spend: Spend) -> Fee | HoldReason:
+        """Return the fee of a first try, or why there is none."""
+        return first_fee(venue, head, self._rules.fees, spend, self._tip_wei)
 
     async def submit(self, plan: Plan, wallet: str, fee: Fee, head: Head) -> Attempt | NotSent:
         """Open an attempt from a wallet: nonce, signature, journal, broadcast."""
@@ -134,6 +136,9 @@ class Lanes:
 
         A lane that cannot be asked about is asked again at the next head.
         """
+        fees = self._rules.fees
+        if fees.needs_tip(head):
+            self._tip_wei = await read_tip(self._parts.rpc, head, fees)
         async with asyncio.TaskGroup() as group:
             tasks = [
                 group.create_task(self._poll(lane, head), name=f"poll/{lane.name}")
@@ -143,7 +148,7 @@ class Lanes:
 
     async def _poll(self, lane: Lane, head: Head) -> Sequence[Mined]:
         try:
-            return await lane.poll(head)
+            return await lane.poll(head, self._tip_wei)
         except RpcError as error:
             logger.warning("asking again at the next head", wallet=lane.name, error=str(error))
             return []
@@ -152,9 +157,13 @@ class Lanes:
         """Return the attempts whose newest transaction has waited too long, by nonce."""
         return [attempt for lane in self.lanes for attempt in lane.overdue(head)]
 
-    def replacement_fee(self, attempt: Attempt, head: Head, gas: int, value_wei: int) -> Fee | None:
-        """Return a fee that replaces what is in flight; None when the cost cap forbids it."""
-        return self._lane(attempt).replacement_fee(attempt, head, gas, value_wei)
+    def waiting(self, head: Head) -> Sequence[Attempt]:
+        """Return the attempts in flight that are neither overdue nor being cancelled, by nonce."""
+        return [attempt for lane in self.lanes for attempt in lane.waiting(head)]
+
+    def replacement_fee(self, attempt: Attempt, head: Head, spend: Spend) -> Fee | None:
+        """Return a fee that replaces what is in flight; None when it would cost too much."""
+        return self._lane(attempt).replacement_fee(attempt, head, spend)
 
     async def replace(self, attempt: Attempt, plan: Plan, fee: Fee, head: Head) -> None:
         """Send a dearer transaction at the attempt's nonce; raises SigningError."""

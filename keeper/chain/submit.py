@@ -14,17 +14,17 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from keeper.chain.fees import first_fee, replacement_fee
+from keeper.chain.fees import TRANSFER_GAS, fee_ceiling_wei, replacement_fee, transfer_fee
+from keeper.chain.filling import filling
 from keeper.chain.inclusion import Inclusion
 from keeper.chain.journal import Journal
-from keeper.chain.lane_rules import TRANSFER_GAS, LaneRules
+from keeper.chain.lane_rules import LaneRules
 from keeper.chain.nonces import Nonces
 from keeper.chain.rpc import quantity
 from keeper.chain.signer import SigningError, Unsigned, Wallet
-from keeper.decide.economics import Economics, Fee
+from keeper.decide.economics import Fee, Spend
 from keeper.errors import JournalUnavailableError, RpcError, RpcFault
 from keeper.facts import (
-    OWN,
     AccountId,
     Attempt,
     Call,
@@ -38,9 +38,7 @@ from keeper.facts import (
     TxKind,
     VenueId,
 )
-from keeper.jobs import Job
 from keeper.ports import Broadcaster, Clock, Rpc, Telemetry
-from keeper.units import PPM
 
 logger = structlog.get_logger(__name__)
 
@@ -78,6 +76,7 @@ class Lane:
         self.balance_wei = 0
         self._unpaid_wei = 0  # balance that has to be reached to leave the parking place
         self._signer_trouble = ""  # since the last head
+        self._tip_wei: int | None = None  # what others pay, at the last head
         self._head: Head | None = None  # last polled at; None: the nonces were not learned yet
         self._signed: OrderedDict[str, None] = OrderedDict()  # hashes, newest last
         self._stale: set[str] = set()  # found in the journal, decided by another process
@@ -209,36 +208,30 @@ class Lane:
 
     async def fill_gaps(self, head: Head) -> None:
         """Use up the nonces that everything behind them waits for, with transfers of nothing."""
-        fee = first_fee(head, self._rules.fees)
+        fee = transfer_fee(head, self._rules.fees, self._tip_wei)
         if self.wallet.signer is None or fee is None:
             return
-        cost_wei = TRANSFER_GAS * fee.max_fee_wei
         for nonce in self._nonces.gaps[:FILLED_AT_ONCE_MAX]:
-            plan = Plan(
-                venue=OWN,
-                account=AccountId(f"{self.address} nonce {nonce}"),
-                call=Call(self.address, b""),
-                gas_limit=TRANSFER_GAS,
-                cost_wei_max=cost_wei,
-                expected=Economics(0, cost_wei, 0, 0, PPM),
-                tick_ns=0,
-                decided_ns=self._clock.monotonic_ns(),
-                simulated_at=head.number,
-                job=Job.FILL,
-            )
+            plan = filling(self.address, nonce, fee, head)
+            if self.balance_wei < plan.cost_wei_max:
+                return
             logger.warning("filling a gap", wallet=self.name, nonce=nonce)
             if not isinstance(await self._start(plan, fee, head), Attempt):
                 return  # what is behind the gap waits on, and the lane says that it is stuck
 
-    def replacement_fee(self, attempt: Attempt, head: Head, gas: int, value_wei: int) -> Fee | None:
-        """Return a fee that replaces what the attempt has in flight within the cost cap."""
+    def replacement_fee(self, attempt: Attempt, head: Head, spend: Spend) -> Fee | None:
+        """Return a fee that replaces what is in flight; None when it would cost too much."""
+        ceiling_wei = fee_ceiling_wei(spend, self._rules.cost_wei_max, self._rules.fees)
+        return self._dearer(attempt, head, ceiling_wei)
+
+    def _dearer(self, attempt: Attempt, head: Head, ceiling_wei: int) -> Fee | None:
+        """Return a fee above all that were ever signed for the nonce: the journal has them."""
         sent = attempt.transactions
         before = Fee(
             max(transaction.max_fee_wei for transaction in sent),
             max(transaction.priority_fee_wei for transaction in sent),
         )
-        ceiling = (self._rules.cost_wei_max - value_wei) // gas
-        return replacement_fee(before, head, self._rules.fees, ceiling)
+        return replacement_fee(before, head, self._rules.fees, ceiling_wei, self._tip_wei)
 
     async def replace(self, attempt: Attempt, plan: Plan, fee: Fee, head: Head) -> None:
         """Send a dearer transaction at the attempt's nonce; raises SigningError."""
@@ -250,7 +243,7 @@ class Lane:
 
         Raises SigningError.
         """
-        fee = self.replacement_fee(attempt, head, TRANSFER_GAS, 0)
+        fee = self._dearer(attempt, head, self._rules.cost_wei_max // TRANSFER_GAS)
         if fee is None or self.wallet.signer is None:
             return False
         call = Call(self.address, b"")
@@ -282,7 +275,20 @@ class Lane:
         ]
         return sorted(late, key=lambda attempt: attempt.nonce)
 
-    async def poll(self, head: Head) -> list[Mined]:
+    def waiting(self, head: Head) -> list[Attempt]:
+        """Return the attempts in flight that are neither overdue nor being cancelled, by nonce."""
+        late = {attempt.id for attempt in self.overdue(head)}
+        found = [
+            attempt
+            for attempt in self._open.values()
+            if attempt.id not in late
+            and not self._inclusion.is_consumed(attempt)
+            and attempt.transactions
+            and attempt.transactions[-1].kind is not TxKind.CANCEL
+        ]
+        return sorted(found, key=lambda attempt: attempt.nonce)
+
+    async def poll(self, head: Head, tip_wei: int | None) -> list[Mined]:
         """Ask the chain about every open attempt; return those consumed deep enough.
 
         The first time it learns the wallet's nonces. Gaps in them are filled, and what was signed
@@ -292,7 +298,7 @@ class Lane:
             await self._learn_nonces()
         attempts = sorted(self._open.values(), key=lambda attempt: attempt.nonce)
         nonce, self.balance_wei, receipts = await self._inclusion.ask(self.address, attempts)
-        self._head, self._signer_trouble = head, ""
+        self._head, self._signer_trouble, self._tip_wei = head, "", tip_wei
         self._nonces.used(nonce)
         if self.balance_wei >= self._unpaid_wei:
             self._unpaid_wei = 0

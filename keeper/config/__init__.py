@@ -13,10 +13,10 @@ from keeper.config.kinds import find_module, kinds
 from keeper.config.load import load
 from keeper.config.relays import RelaySettings
 from keeper.config.schema import json_schema
+from keeper.config.sending import FeesSettings, WalletSettings
 from keeper.config.settings import (
     ChainSettings,
     FeedSettings,
-    FeesSettings,
     GateSettings,
     HttpSettings,
     KeeperSettings,
@@ -24,7 +24,6 @@ from keeper.config.settings import (
     Settings,
     SourceSettings,
     VenueSettings,
-    WalletSettings,
 )
 
 __all__ = [

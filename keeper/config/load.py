@@ -19,6 +19,7 @@ from keeper.config.problems import (
     report_unknown_keys,
 )
 from keeper.config.relays import RelaySettings
+from keeper.config.sending import WalletSettings
 from keeper.config.settings import (
     FeedSettings,
     Settings,
@@ -26,7 +27,6 @@ from keeper.config.settings import (
     SourceSettings,
     VenueCommon,
     VenueSettings,
-    WalletSettings,
 )
 from keeper.errors import ConfigError
 

@@ -15,24 +15,20 @@ from keeper.config.keyref import (
     WsEndpoint,
 )
 from keeper.config.relays import RelaySettings
+from keeper.config.sending import FeesSettings, WalletSettings
 from keeper.config.show import plain, references
-from keeper.config.table import Table
+from keeper.config.table import MS_MAX as _MS_MAX
+from keeper.config.table import NAME, Table
+from keeper.config.table import WEI_MAX as _WEI_MAX
+from keeper.config.table import whole as _whole
+from keeper.decide.economics import FeeStrategy
 from keeper.decide.rank import Objective
 from keeper.errors import ConfigError
 from keeper.facts import FeedId, VenueId
-from keeper.units import GWEI, PPM
+from keeper.units import PPM
 
-NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"  # also an MQTT topic level and a metric label
 FEED = r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,63}$"  # "ETH/USD"; no MQTT wildcards
-_MS_MAX = 3_600_000  # an hour: nothing in a keeper waits longer
-_WEI_MAX = 10**24  # a million native tokens
 _BLOCK_MAX = 2**63 - 1
-
-
-def _whole(default: int, low: int, high: int, text: str) -> int:
-    """Declare a key for a whole number; floats, strings and booleans are refused."""
-    field: int = Field(default=default, ge=low, le=high, strict=True, description=text)
-    return field
 
 
 class KeeperSettings(Table):
@@ -66,6 +62,11 @@ class HttpSettings(Table):
         default="127.0.0.1", min_length=1, max_length=253, description="Address to listen on."
     )
     port: int = _whole(9464, 0, 65_535, "TCP port to listen on; 0: any free one.")
+    token: SecretRef | None = Field(
+        default=None,
+        description="Where the token is that POST /api/v1/pause and /api/v1/resume ask for; "
+        "without it they do not exist.",
+    )
 
 
 class ChainSettings(Table):
@@ -143,69 +144,6 @@ class ChainSettings(Table):
     )
 
 
-class WalletSettings(Table):
-    """One wallet that signs. Without any the keeper decides and sends nothing: a dry run."""
-
-    name: str = Field(
-        default="main",
-        pattern=NAME,
-        description="Name of the wallet in logs and metrics: 1 to 64 letters, digits and . _ -",
-    )
-    key: SecretRef | None = Field(
-        default=None,
-        description="Where the private key is (hexadecimal); or use keystore, or signer.",
-    )
-    keystore: ConfigPath | None = Field(
-        default=None,
-        description="Path of an encrypted JSON keystore, relative to this file; mode 600.",
-    )
-    password: SecretRef | None = Field(
-        default=None, description="Where the password of the keystore is."
-    )
-    signer: HttpEndpoint | None = Field(
-        default=None,
-        description="URL of a remote signer that takes eth_signTransaction, as Web3Signer does.",
-    )
-    address: str | None = Field(
-        default=None,
-        pattern=r"^0x[0-9a-fA-F]{40}$",
-        description="Address that the remote signer signs for.",
-    )
-    signer_timeout_ms: int = _whole(
-        2_000, 10, 60_000, "Milliseconds until the remote signer counts as failed."
-    )
-    balance_wei_min: int = _whole(
-        0, 0, _WEI_MAX, "Wei that stay in the wallet: below, it starts no attempt."
-    )
-
-
-class FeesSettings(Table):
-    """EIP-1559 fees and gas limits."""
-
-    priority_fee_wei: int = _whole(1_000_000, 0, _WEI_MAX, "Wei a gas for the block builder.")
-    base_fee_headroom_ppm: int = _whole(
-        2 * PPM,
-        PPM,
-        20 * PPM,
-        "Fee cap as parts per million of the base fee, before the priority fee is added.",
-    )
-    max_fee_per_gas_wei_max: int = _whole(
-        200 * GWEI, 1, _WEI_MAX, "Wei a gas that no transaction, first or replacement, goes beyond."
-    )
-    replace_after_blocks: int = _whole(
-        3, 1, 1_000, "Blocks a transaction waits for inclusion before it is replaced."
-    )
-    replacement_bump_ppm: int = _whole(
-        125_000,
-        125_000,
-        9 * PPM,
-        "Parts per million a replacement adds to both fees; nodes refuse less than 125000.",
-    )
-    gas_limit_factor_ppm: int = _whole(
-        1_500_000, PPM, 10 * PPM, "Gas limit as parts per million of the gas the simulation used."
-    )
-
-
 class GateSettings(Table):
     """What may be spent and at what pace."""
 
@@ -220,6 +158,23 @@ class GateSettings(Table):
     )
     p_win_ppm: int = _whole(900_000, 1, PPM, "Assumed chance to be first, in parts per million.")
     revert_gas: int = _whole(100_000, 21_000, 30_000_000, "Gas a lost race is assumed to burn.")
+    paused: bool = Field(
+        default=False, strict=True, description="Decide and simulate, but start nothing."
+    )
+    pause_file: ConfigPath | None = Field(
+        default=None,
+        description="File that pauses the keeper while it is there, relative to this file.",
+    )
+    reverts_in_a_row_max: int = _whole(5, 1, 1_000, "Reverts in a row after which a venue rests.")
+    breaker_ms: int = _whole(
+        60_000, 1, 24 * _MS_MAX, "Milliseconds it rests, until one transaction tries it again."
+    )
+    backup_delay_blocks: int = _whole(
+        0, 0, 100_000, "Blocks an account is left to others first; for back-up keepers."
+    )
+    candidate_ms_max: int = _whole(
+        10_000, 1, _MS_MAX, "Milliseconds from a decision to sending, after which it is made anew."
+    )
     open_attempts_max: int = _whole(64, 1, 1_024, "Attempts open at the same time.")
     simulations_at_once_max: int = _whole(8, 1, 256, "Simulations running at the same time.")
     candidates_per_step_max: int = _whole(
@@ -320,6 +275,9 @@ class VenueCommon(Table):
     probe_ms: int = _whole(60_000, 1_000, _MS_MAX, "Milliseconds until the venue is probed again.")
     reward_feed: FeedId | None = Field(
         default=None, description="Feed that prices the reward token; without it rewards are USD."
+    )
+    fee_strategy: FeeStrategy | None = Field(
+        default=None, description="As fees.strategy, for this venue; without it that one holds."
     )
     wallets: tuple[str, ...] = Field(
         default=(),

@@ -26,6 +26,7 @@ class HoldReason(StrEnum):
     SIMULATION_FAILED = "simulation_failed"  # unknown is never treated as fine
     UNPROFITABLE = "unprofitable"
     COST_CAP = "cost_cap"
+    FEE_UNKNOWN = "fee_unknown"  # nobody could say what a transaction costs now
     OPEN_ATTEMPTS = "open_attempts"
     ATTEMPT_OPEN = "attempt_open"  # this account has one in flight
     NO_CAPITAL = "no_capital"  # our margin at the venue, or our limits, do not allow it
@@ -40,6 +41,10 @@ class HoldReason(StrEnum):
     DRY_RUN = "dry_run"
     VENUE_CLOSED = "venue_closed"
     QUARANTINED = "quarantined"
+    PAUSED = "paused"
+    BREAKER_OPEN = "breaker_open"  # transactions of the venue reverted one after the other
+    BACKUP_DELAY = "backup_delay"  # it is left to others for a while
+    CANDIDATE_EXPIRED = "candidate_expired"  # what was decided is too old to be acted on
     SUSPECT = "suspect"  # its venue drifts: the fresh reading was another one than the book's
 
 
@@ -61,6 +66,7 @@ class Entry:
 
     hold: Hold | None = None
     busy: bool = False
+    first_block: int | None = None  # at which it was first about to be acted on
 
 
 @dataclass(slots=True)
@@ -172,6 +178,15 @@ class Agenda(Generic[AccountT]):
             return
         self._backoffs.pop(account, None)
         self.hold(account, Hold(HoldReason.STATE_BEHIND, until_block=block + 2))
+
+    def first_block(self, account: AccountT, block: int) -> int:
+        """Return the block at which this was first asked since the account came on the agenda."""
+        entry = self._entries.get(account)
+        if entry is None:
+            return block
+        if entry.first_block is None:
+            entry.first_block = block
+        return entry.first_block
 
     def wake(self, now_ms: int, block: int) -> None:
         """Make due what waited for this time or block; forget back-offs long over."""

@@ -9,6 +9,7 @@ estimated: what is unknown must be held by the caller, never passed as zero.
 """
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 from keeper.units import PPM
 
@@ -45,9 +46,34 @@ class Fee:
     priority_fee_wei: int
     legacy: bool = False
 
-    def paid_at(self, base_fee_wei: int) -> int:
-        """Return what a unit of gas costs in a block with this base fee."""
+    def paid_at(self, base_fee_wei: int | None) -> int:
+        """Return what a unit of gas costs in a block with this base fee; None: a legacy chain."""
+        if base_fee_wei is None:
+            return self.max_fee_wei
         return min(self.max_fee_wei, base_fee_wei + self.priority_fee_wei)
+
+
+class FeeStrategy(StrEnum):
+    """How the priority fee of a first try is found. A replacement raises whatever there was."""
+
+    FIXED = "fixed"
+    PERCENTILE = "percentile"  # of what others pay
+    PROFIT_SHARE = "profit_share"  # of what the transaction is expected to leave
+
+
+@dataclass(frozen=True, slots=True)
+class Spend:
+    """What a transaction is worth at most, and what it takes. All but ``gas`` as signed."""
+
+    worth_wei: int  # of the whole plan: what may be spent on it without a loss
+    gas: int  # of the whole plan, as simulated
+    gas_limit: int
+    value_wei: int
+
+    @property
+    def worth_per_gas_wei(self) -> int:
+        """Return what may be paid per unit of gas; negative when the value alone is too much."""
+        return (self.worth_wei - self.value_wei) // self.gas
 
 
 def reward_in_wei(reward_wad: int, reward_price_wad: int, native_price_wad: int) -> int:

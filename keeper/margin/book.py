@@ -8,13 +8,18 @@ nominate an account too many rather than one too few.
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Generic
 
 import numpy as np
 import numpy.typing as npt
 
+from keeper.margin.arrays import float_array, in_factor_order, int_array, row_counts
+from keeper.margin.fence import STEPS_MAX, Fence
+from keeper.margin.follow import Beyond, Changes, Follower
 from keeper.margin.rows import Row, finite
-from keeper.margin.slab import Exposure, Floats, IdT, Ints, Slab
+from keeper.margin.slab import Exposure, IdT, Ints, Slab
+from keeper.margin.watch import Watch
 
 _WIDTH_MIN = 4  # exposures of the narrowest slab; a venue's accounts mostly hold few positions
 
@@ -57,12 +62,12 @@ class MarginBook(Generic[IdT]):
         """Name the factors: ``prices`` are > 0, ``indices`` any finite number (funding)."""
         self._factors: dict[str, int] = {}  # name → number; 0 is the padding of short rows
         self._names: list[str] = [""]
-        self._is_price: npt.NDArray[np.bool_] = np.zeros(1, dtype=np.bool_)
-        self._values: Floats = np.zeros(1)
-        self._slabs: dict[int, Slab[IdT]] = {}
-        self._home: dict[IdT, tuple[Slab[IdT], int]] = {}
-        self._under: set[IdT] = set()
+        self._fence = Fence()
+        self._watch = Watch()
+        self._followers: dict[int, Follower[IdT]] = {}  # by the width of their slab
+        self._home: dict[IdT, tuple[Follower[IdT], int]] = {}
         self._unpriced: set[IdT] = set()
+        self._steps = 0  # of factors since everything was worked out from scratch
         self._under_seen: frozenset[IdT] | None = frozenset()
         self.add_factors(prices, indices)
 
@@ -77,8 +82,8 @@ class MarginBook(Generic[IdT]):
             raise ValueError(msg)
         self._factors.update(zip(names, range(len(self._names), 2**31), strict=False))
         self._names.extend(names)
-        self._is_price = np.append(self._is_price, [True] * len(prices) + [False] * len(indices))
-        self._values = np.append(self._values, [np.nan] * len(names))
+        self._fence.add(len(prices), len(indices))
+        self._watch.add_factors(len(names))
 
     @property
     def factors(self) -> tuple[str, ...]:
@@ -88,7 +93,7 @@ class MarginBook(Generic[IdT]):
     @property
     def values(self) -> dict[str, float]:
         """The present value of every factor that has one."""
-        pairs = zip(self._names, self._values.tolist(), strict=True)
+        pairs = zip(self._names, self._fence.values.tolist(), strict=True)
         return {name: value for name, value in pairs if name and not math.isnan(value)}
 
     # --- rows -------------------------------------------------------------------------------------
@@ -97,10 +102,14 @@ class MarginBook(Generic[IdT]):
         """Insert or replace one row. Raises KeyError for a factor that the book does not have."""
         exposures = self._exposures(row)
         self._forget(id_)
-        slab = self._slab(len(exposures))
-        number = slab.insert(id_, row.constant, exposures)
-        self._home[id_] = (slab, number)
-        self._start(slab, np.array([number], dtype=np.intp))
+        follower = self._follower(len(exposures))
+        number = follower.slab.insert(id_, row.constant, exposures)
+        self._home[id_] = (follower, number)
+        under, unpriced = follower.start_one(number, row.constant, exposures)
+        if unpriced:
+            self._unpriced.add(id_)
+        if under:
+            self._under_seen = None
 
     def drop(self, id_: IdT, /) -> None:
         """Remove one row. Raises KeyError for an id that is not in the book."""
@@ -126,16 +135,16 @@ class MarginBook(Generic[IdT]):
         if len(set(names)) != len(names):
             msg = "an id comes twice in one load"
             raise ValueError(msg)
-        starts = _int_array(indptr, "indptr")
-        numbers = _int_array(factors, "factors")
-        sizes = _float_array(weights, "weights", len(numbers))
-        bases = _float_array(constants, "constants", len(names))
-        counts = _row_counts(starts, len(names), len(numbers))
+        starts = int_array(indptr, "indptr")
+        numbers = int_array(factors, "factors")
+        sizes = float_array(weights, "weights", len(numbers))
+        bases = float_array(constants, "constants", len(names))
+        counts = row_counts(starts, len(names), len(numbers))
         unknown = numbers[(numbers < 0) | (numbers >= len(self._names) - 1)]
         if len(unknown):
             msg = f"unknown factor number {unknown[0]}: the book has {len(self._names) - 1}"
             raise KeyError(msg)
-        numbers, sizes = _in_factor_order(counts, numbers, sizes)
+        numbers, sizes = in_factor_order(counts, numbers, sizes)
         for id_ in names:
             self._forget(id_)
         widths = np.array([_width(n) for n in range(int(counts.max(initial=0)) + 1)])[counts]
@@ -143,8 +152,8 @@ class MarginBook(Generic[IdT]):
             chosen = widths == width
             part = np.flatnonzero(chosen)
             inside = np.repeat(chosen, counts)
-            slab = self._slab(width)
-            rows = slab.insert_many(
+            follower = self._follower(width)
+            rows = follower.slab.insert_many(
                 [names[k] for k in part.tolist()],
                 bases[part],
                 counts[part],
@@ -152,18 +161,22 @@ class MarginBook(Generic[IdT]):
                 sizes[inside],
             )
             for k, row in zip(part.tolist(), rows.tolist(), strict=True):
-                self._home[names[k]] = (slab, row)
-            self._start(slab, rows)
+                self._home[names[k]] = (follower, row)
+            under, unpriced = follower.start(rows)
+            self._unpriced.update(follower.slab.names(rows[unpriced]))
+            if under.any():
+                self._under_seen = None
 
     def row(self, id_: IdT, /) -> Row:
         """Return an id's row; a factor that only its envelope names has weight 0.
 
         Raises KeyError for an id that is not in the book.
         """
-        slab, number = self._find(id_)
+        follower, number = self._find(id_)
+        slab = follower.slab
         named = [(self._names[e.factor], e) for e in slab.exposures(number)]
         return Row(
-            constant=slab.constant(number),
+            constant=float(slab.constant[number]),
             weights={name: e.weight for name, e in named},
             envelope={name: (e.low, e.high) for name, e in named if e.low > -np.inf},
         )
@@ -184,23 +197,81 @@ class MarginBook(Generic[IdT]):
         Raises KeyError for an unknown factor; ValueError for a value that is not finite, or a price
         that is not positive.
         """
-        changed, fresh = self._set(self._checked(values))
-        under: list[IdT] = []
-        cured: list[IdT] = []
-        expired: list[IdT] = []
-        for slab in self._slabs.values() if changed else ():
-            changes = slab.move(changed, fresh, self._values)
-            if changes is None:
+        checked = self._checked(values)
+        numbers: list[int] = []
+        steps: list[float] = []
+        left: list[tuple[int, float]] = []
+        fence = self._fence
+        for number, value in checked.items():
+            before = fence.values.item(number)
+            if before == value:
                 continue
-            under += slab.names(changes.under)
-            cured += slab.names(changes.cured)
-            expired += slab.names(changes.expired)
-            self._unpriced.difference_update(slab.names(changes.priced))
+            fence.values[number] = value
+            if not math.isnan(before):
+                numbers.append(number)
+                steps.append(value - before)
+            if not fence.low[number] <= value <= fence.high[number]:
+                left.append((number, before))
+        changes = self._beyond(numbers, steps, left) if left else []
+        if not left:
+            self._watch.move(numbers, steps)
+        self._steps += len(steps)
+        if self._steps > STEPS_MAX:
+            self._settle_all()
+        flagged = self._watch.flagged()
+        if len(flagged):
+            changes += self._look(flagged)
+        return self._moved(changes) if changes else Moved()
+
+    def _beyond(
+        self, numbers: Sequence[int], steps: Sequence[float], left: Sequence[tuple[int, float]]
+    ) -> list[tuple[Slab[IdT], Changes]]:
+        """Follow a move on which these factors left their fences; ``left``: with values before."""
+        fence = self._fence
+        with np.errstate(over="ignore", invalid="ignore"):
+            self._watch.move(numbers, steps)
+        beyond = Beyond([], [], [], [])
+        for number, before in left:
+            if not fence.has_left(number):
+                fence.open(number)
+                beyond.ends.append(number)
+                continue
+            anchor = float(fence.anchors[number])
+            if fence.anchor(number, before):
+                beyond.resized.append(number)
+            else:
+                beyond.anchored.append((number, float(fence.values[number]) - anchor))
+            if math.isnan(before):
+                beyond.fresh.append(number)
+        return [(one.slab, one.move(beyond)) for one in self._followers.values()]
+
+    def _look(self, places: Ints) -> list[tuple[Slab[IdT], Changes]]:
+        """Decide watched rows that may have changed sides."""
+        widths, rows = self._watch.slab[places], self._watch.row[places]
+        if len(self._followers) == 1:
+            [only] = self._followers.values()
+            return [(only.slab, only.look(rows))]
+        return [
+            (self._followers[width].slab, self._followers[width].look(rows[widths == width]))
+            for width in np.unique(widths).tolist()
+        ]
+
+    def _moved(self, changes: Sequence[tuple[Slab[IdT], Changes]]) -> Moved[IdT]:
+        """Name the rows that changed."""
+        for slab, change in changes:
+            if len(change.priced):
+                self._unpriced.difference_update(slab.names(change.priced))
+        under = tuple(chain.from_iterable(slab.names(one.under) for slab, one in changes))
+        cured = tuple(chain.from_iterable(slab.names(one.cured) for slab, one in changes))
+        expired = tuple(chain.from_iterable(slab.names(one.expired) for slab, one in changes))
         if under or cured:
-            self._under.update(under)
-            self._under.difference_update(cured)
             self._under_seen = None
-        return Moved(tuple(under), tuple(cured), tuple(expired))
+        return Moved(under, cured, expired)
+
+    def _settle_all(self) -> None:
+        self._steps = 0
+        for follower in self._followers.values():
+            follower.settle_all()
 
     @property
     def under(self) -> frozenset[IdT]:
@@ -209,12 +280,16 @@ class MarginBook(Generic[IdT]):
         A snapshot: it does not follow later changes.
         """
         if self._under_seen is None:
-            self._under_seen = frozenset(self._under)
+            found: list[IdT] = []
+            for follower in self._followers.values():
+                found += follower.slab.names(np.flatnonzero(follower.slab.under))
+            self._under_seen = frozenset(found)
         return self._under_seen
 
     def is_under(self, id_: IdT, /) -> bool:
         """Say whether an id is in ``under``, without a snapshot; False for an unknown id."""
-        return id_ in self._under
+        home = self._home.get(id_)
+        return home is not None and bool(home[0].slab.under[home[1]])
 
     @property
     def unpriced(self) -> frozenset[IdT]:
@@ -226,8 +301,9 @@ class MarginBook(Generic[IdT]):
 
         Raises KeyError for an id that is not in the book.
         """
-        slab, number = self._find(id_)
-        excess, _ = slab.excess(np.array([number], dtype=np.intp), self._values)
+        follower, number = self._find(id_)
+        rows = np.array([number], dtype=np.intp)
+        excess, _ = follower.slab.excess(rows, self._fence.values)
         return float(excess[0])
 
     def nearest(self, count: int) -> list[tuple[IdT, float]]:
@@ -242,10 +318,10 @@ class MarginBook(Generic[IdT]):
         if count < 0:
             msg = f"count must not be negative, got {count}"
             raise ValueError(msg)
-        prices = np.where(self._is_price, self._values, 0.0)
+        prices = self._fence.prices()
         found: list[tuple[IdT, float]] = []
-        for slab in self._slabs.values():
-            rows, distances = slab.distances(self._values, prices)
+        for slab in (follower.slab for follower in self._followers.values()):
+            rows, distances = slab.distances(self._fence.values, prices)
             if count < len(rows):
                 limit = np.partition(distances, count)[count]
                 close = distances <= limit
@@ -261,20 +337,14 @@ class MarginBook(Generic[IdT]):
         checked = {}
         for name, value in values.items():
             number = self._number(name)
-            amount = finite(value, f"value of {name}")
-            if amount <= 0.0 and self._is_price[number]:
+            is_price = self._fence.is_price(number)
+            if type(value) is not float or not -math.inf < value < math.inf:
+                value = finite(value, f"value of {name}")  # noqa: PLW2901 - as the book keeps it
+            if is_price and value <= 0.0:
                 msg = f"price of {name} must be positive, got {value!r}"
                 raise ValueError(msg)
-            checked[number] = amount
+            checked[number] = value
         return checked
-
-    def _set(self, values: Mapping[int, float]) -> tuple[list[int], list[int]]:
-        """Store values; return the factors that changed, and those that had no value before."""
-        before = {number: float(self._values[number]) for number in values}
-        for number, value in values.items():
-            self._values[number] = value
-        changed = [number for number, value in values.items() if before[number] != value]
-        return changed, [number for number in changed if math.isnan(before[number])]
 
     def _number(self, name: str) -> int:
         number = self._factors.get(name)
@@ -283,7 +353,7 @@ class MarginBook(Generic[IdT]):
             raise KeyError(msg)
         return number
 
-    def _find(self, id_: IdT) -> tuple[Slab[IdT], int]:
+    def _find(self, id_: IdT) -> tuple[Follower[IdT], int]:
         home = self._home.get(id_)
         if home is None:
             msg = f"no row for {id_!r}"
@@ -300,85 +370,25 @@ class MarginBook(Generic[IdT]):
             for name, number in names.items()
         )
 
-    def _slab(self, exposures: int) -> Slab[IdT]:
-        """Return the slab for rows of so many exposures."""
+    def _follower(self, exposures: int) -> Follower[IdT]:
+        """Return what follows the rows of so many exposures."""
         width = _width(exposures)
-        slab = self._slabs.get(width)
-        if slab is None:
-            slab = self._slabs[width] = Slab(width)
-        return slab
-
-    def _start(self, slab: Slab[IdT], rows: Ints) -> None:
-        """Take the state of rows just inserted into the book's sets."""
-        under, unpriced = slab.start(rows, self._values)
-        self._unpriced.update(slab.names(rows[unpriced]))
-        entered = slab.names(rows[under])
-        if entered:
-            self._under.update(entered)
-            self._under_seen = None
+        follower = self._followers.get(width)
+        if follower is None:
+            follower = self._followers[width] = Follower(Slab(width), self._fence, self._watch)
+        return follower
 
     def _forget(self, id_: IdT) -> None:
         """Remove an id wherever it stands; unknown ones are fine."""
         home = self._home.pop(id_, None)
         if home is None:
             return
-        home[0].remove(home[1])
         self._unpriced.discard(id_)
-        if id_ in self._under:
-            self._under.remove(id_)
+        if home[0].slab.under[home[1]]:
             self._under_seen = None
+        home[0].remove(home[1])
 
 
 def _width(exposures: int) -> int:
     """Return the slab width for a row: the next power of two, so that at most half is padding."""
     return max(_WIDTH_MIN, 1 << max(exposures - 1, 0).bit_length())
-
-
-def _int_array(numbers: npt.ArrayLike, name: str) -> Ints:
-    """Return a flat array of integers, or raise ValueError."""
-    array = np.asarray(numbers)
-    if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
-        msg = f"{name} must be a flat array of integers, got {array.ndim}-d {array.dtype}"
-        raise ValueError(msg)
-    return array.astype(np.intp)
-
-
-def _float_array(numbers: npt.ArrayLike, name: str, length: int) -> Floats:
-    """Return a flat array of ``length`` finite floats, or raise ValueError."""
-    try:
-        array = np.asarray(numbers, dtype=np.float64)
-    except (TypeError, OverflowError) as error:
-        msg = f"{name} must be numbers: {error}"
-        raise ValueError(msg) from None
-    if array.shape != (length,):
-        msg = f"{name} must have shape ({length},), got {array.shape}"
-        raise ValueError(msg)
-    if not np.isfinite(array).all():
-        msg = f"{name} must be finite"
-        raise ValueError(msg)
-    return array
-
-
-def _row_counts(indptr: Ints, rows: int, exposures: int) -> Ints:
-    """Return the exposures of each row, or raise ValueError if ``indptr`` does not fit."""
-    counts = np.diff(indptr)
-    whole = len(indptr) == rows + 1 and indptr[0] == 0 and indptr[-1] == exposures
-    if not whole or (counts < 0).any():
-        msg = (
-            f"indptr must rise from 0 to {exposures} in {rows + 1} steps, one a row; "
-            f"got {len(indptr)} numbers"
-        )
-        raise ValueError(msg)
-    return counts
-
-
-def _in_factor_order(counts: Ints, factors: Ints, weights: Floats) -> tuple[Ints, Floats]:
-    """Sort each row's exposures by factor; raises ValueError if a row names one twice."""
-    keys = np.repeat(np.arange(len(counts)), counts) * (factors.max(initial=0) + 1) + factors
-    if (np.diff(keys) > 0).all():
-        return factors, weights
-    order = np.argsort(keys, kind="stable")
-    if (np.diff(keys[order]) == 0).any():
-        msg = "a row names a factor twice"
-        raise ValueError(msg)
-    return factors[order], weights[order]

@@ -6,8 +6,9 @@ lists the entries exposed to it, and ``place`` says where in its column an entry
 row leaves in a time that does not depend on how many others share its factors.
 """
 
-from collections.abc import Hashable, Sequence
-from typing import Generic, NamedTuple, TypeVar
+import math
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import Generic, NamedTuple, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -16,10 +17,11 @@ IdT = TypeVar("IdT", bound=Hashable)
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.intp]
 Bools = npt.NDArray[np.bool_]
-_ArrayT = TypeVar("_ArrayT", Floats, Ints, Bools)
+Compact = npt.NDArray[np.int32]  # entries and places: half the memory
+_ArrayT = TypeVar("_ArrayT", Floats, Ints, Bools, Compact)
 
 GUARD = 1e-12  # of gross: thousands of times the rounding error of a float64 sum of a row's length
-_CHUNK = 8192  # rows at a time: intermediate results stay in the cache, three times as fast
+CHUNK = 8192  # rows at a time: intermediate results stay in the cache, three times as fast
 _START = 16  # rows or entries allocated at first; doubled from there
 
 
@@ -40,11 +42,15 @@ class Column:
 
     def __init__(self) -> None:
         """Start empty."""
-        self._entries: Ints = np.zeros(0, dtype=np.intp)
+        self._entries: Compact = np.zeros(0, dtype=np.int32)
         self._size = 0
 
+    def __len__(self) -> int:
+        """Return the number of entries."""
+        return self._size
+
     @property
-    def entries(self) -> Ints:
+    def entries(self) -> Compact:
         """The entries; valid until the column changes."""
         return self._entries[: self._size]
 
@@ -77,17 +83,8 @@ class Exposure(NamedTuple):
 
     factor: int
     weight: float
-    low: float
-    high: float
-
-
-class Changes(NamedTuple):
-    """Rows of one slab that changed with a move."""
-
-    under: Ints
-    cured: Ints
-    expired: Ints
-    priced: Ints
+    low: float = -math.inf
+    high: float = math.inf
 
 
 class Slab(Generic[IdT]):
@@ -97,37 +94,52 @@ class Slab(Generic[IdT]):
         """Start empty."""
         self.width = width
         self.ids: list[IdT | None] = []  # by row; None: free
-        self._shift = width.bit_length() - 1
+        self.shift = width.bit_length() - 1
+        self.bounded = False  # whether a row ever had an envelope: most memory goes there
+        self.columns: dict[int, Column] = {}
+        self.constant: Floats = np.zeros(0)
+        self.weight: Floats = np.zeros((0, width))
+        self.low: Floats = np.zeros((0, width))
+        self.high: Floats = np.zeros((0, width))
+        self.factor: Ints = np.zeros((0, width), dtype=np.intp)
+        self.live: Bools = np.zeros(0, dtype=np.bool_)
+        self.missing: Ints = np.zeros(0, dtype=np.int16)  # factors without a value
+        self.under: Bools = np.zeros(0, dtype=np.bool_)
+        self.expired: Bools = np.zeros(0, dtype=np.bool_)
+        self.middle: Floats = np.zeros(0)  # excess at the anchors; ±inf where no price decides
+        self.reach: Floats = np.zeros(0)  # how far moves inside the fences can take the excess
+        self.watched: Compact = np.zeros(0, dtype=np.int32)  # place in the watch + 1; 0: none
         self._free: list[int] = []
-        self._columns: dict[int, Column] = {}
-        self._constant: Floats = np.zeros(0)
-        self._weight: Floats = np.zeros((0, width))
-        self._low: Floats = np.zeros((0, width))
-        self._high: Floats = np.zeros((0, width))
-        self._factor: Ints = np.zeros((0, width), dtype=np.intp)
-        self._place: Ints = np.zeros((0, width), dtype=np.intp)
-        self._missing: Ints = np.zeros(0, dtype=np.intp)
-        self._live: Bools = np.zeros(0, dtype=np.bool_)
-        self._under: Bools = np.zeros(0, dtype=np.bool_)
-        self._expired: Bools = np.zeros(0, dtype=np.bool_)
+        self._place: Compact = np.zeros((0, width), dtype=np.int32)
 
     # --- rows come and go -------------------------------------------------------------------------
 
     def insert(self, id_: IdT, constant: float, exposures: Sequence[Exposure]) -> int:
         """Store a row and return its number; ``start`` must follow."""
-        row = self._allocate([id_])[0]
-        count = len(exposures)
-        self._constant[row] = constant
-        self._blank(row)
-        if count:
-            factors, weights, lows, highs = zip(*exposures, strict=True)
-            self._factor[row, :count] = factors
-            self._weight[row, :count] = weights
-            self._low[row, :count] = lows
-            self._high[row, :count] = highs
-            base = row << self._shift
-            for k, factor in enumerate(factors):
-                self._place[row, k] = self._column(factor).append(base + k)
+        if self._free:
+            row = self._free.pop()
+        else:
+            row = len(self.ids)
+            self.ids.append(None)
+            self._grow(row + 1)
+        self.ids[row] = id_
+        self.live[row] = True
+        self.constant[row] = constant
+        padding = [0] * (self.width - len(exposures))
+        self.factor[row] = [one.factor for one in exposures] + padding
+        self.weight[row] = [one.weight for one in exposures] + padding
+        base = row << self.shift
+        places = [self._column(one.factor).append(base + k) for k, one in enumerate(exposures)]
+        self._place[row] = places + padding
+        if not self.bounded and any(
+            one.low > -math.inf or one.high < math.inf for one in exposures
+        ):
+            self.bounded = True
+            self.low = np.full_like(self.weight, -np.inf)
+            self.high = np.full_like(self.weight, np.inf)
+        if self.bounded:
+            self.low[row] = [one.low for one in exposures] + [-math.inf] * len(padding)
+            self.high[row] = [one.high for one in exposures] + [math.inf] * len(padding)
         return row
 
     def insert_many(
@@ -138,12 +150,14 @@ class Slab(Generic[IdT]):
         ``counts`` has the exposures of each row; ``factors`` and ``weights`` are laid end to end.
         """
         rows: Ints = np.array(self._allocate(ids), dtype=np.intp)
-        self._constant[rows] = constants
-        self._blank(rows)
+        self.constant[rows] = constants
+        self.factor[rows], self.weight[rows] = 0, 0.0
+        if self.bounded:
+            self.low[rows], self.high[rows] = -np.inf, np.inf
         starts = np.cumsum(counts) - counts
-        entries = np.arange(len(factors)) + np.repeat((rows << self._shift) - starts, counts)
-        self._factor.reshape(-1)[entries] = factors
-        self._weight.reshape(-1)[entries] = weights
+        entries = np.arange(len(factors)) + np.repeat((rows << self.shift) - starts, counts)
+        self.factor.reshape(-1)[entries] = factors
+        self.weight.reshape(-1)[entries] = weights
         order = np.argsort(factors, kind="stable")
         by_factor, entries = factors[order], entries[order]
         place = self._place.reshape(-1)
@@ -157,28 +171,24 @@ class Slab(Generic[IdT]):
 
     def remove(self, row: int) -> None:
         """Free a row; its number is used again."""
-        base = row << self._shift
+        base = row << self.shift
         place = self._place.reshape(-1)
-        for k, factor in enumerate(self._factor[row].tolist()):
+        for k, factor in enumerate(self.factor[row].tolist()):
             if factor:
                 at = int(place[base + k])
-                place[self._columns[factor].remove(at)] = at
+                place[self.columns[factor].remove(at)] = at
         self.ids[row] = None
-        self._live[row] = self._under[row] = self._expired[row] = False
-        self._missing[row] = 0
+        self.live[row] = self.under[row] = self.expired[row] = False
+        self.missing[row] = self.watched[row] = 0
+        self.factor[row] = 0
+        self.middle[row], self.reach[row] = np.inf, 0.0
         self._free.append(row)
 
     def _column(self, factor: int) -> Column:
-        column = self._columns.get(factor)
+        column = self.columns.get(factor)
         if column is None:
-            column = self._columns[factor] = Column()
+            column = self.columns[factor] = Column()
         return column
-
-    def _blank(self, rows: int | Ints) -> None:
-        self._factor[rows] = 0
-        self._weight[rows] = 0.0
-        self._low[rows] = -np.inf
-        self._high[rows] = np.inf
 
     def _allocate(self, ids: Sequence[IdT]) -> list[int]:
         """Take freed rows first, then fresh ones."""
@@ -188,50 +198,64 @@ class Slab(Generic[IdT]):
         self.ids.extend([None] * len(fresh))
         for row, id_ in zip(rows, ids, strict=True):
             self.ids[row] = id_
-        need = len(self.ids)
-        if need > len(self._constant):
-            self._constant = _grown(self._constant, need)
-            self._weight, self._low = _grown(self._weight, need), _grown(self._low, need)
-            self._high, self._factor = _grown(self._high, need), _grown(self._factor, need)
-            self._place, self._missing = _grown(self._place, need), _grown(self._missing, need)
-            self._live, self._under = _grown(self._live, need), _grown(self._under, need)
-            self._expired = _grown(self._expired, need)
-        self._live[rows] = True
+        self._grow(len(self.ids))
+        self.live[rows] = True
         return rows
+
+    def _grow(self, need: int) -> None:
+        """Make room for so many rows."""
+        if need <= len(self.constant):
+            return
+        self.constant = _grown(self.constant, need)
+        self.weight, self.factor = _grown(self.weight, need), _grown(self.factor, need)
+        if self.bounded:
+            self.low, self.high = _grown(self.low, need), _grown(self.high, need)
+        self._place, self.missing = _grown(self._place, need), _grown(self.missing, need)
+        self.live, self.under = _grown(self.live, need), _grown(self.under, need)
+        self.expired, self.watched = _grown(self.expired, need), _grown(self.watched, need)
+        self.middle, self.reach = _grown(self.middle, need), _grown(self.reach, need)
 
     # --- looking ----------------------------------------------------------------------------------
 
-    def constant(self, row: int) -> float:
-        """Return a row's constant."""
-        return float(self._constant[row])
-
     def exposures(self, row: int) -> list[Exposure]:
         """Return a row's exposures in factor order."""
-        columns = (self._factor[row], self._weight[row], self._low[row], self._high[row])
+        columns = [self.factor[row], self.weight[row]]
+        if self.bounded:
+            columns += [self.low[row], self.high[row]]
         rows = zip(*(column.tolist() for column in columns), strict=True)
         return [Exposure(*items) for items in rows if items[0]]
 
-    def names(self, rows: Ints) -> list[IdT]:
+    def names(self, rows: Ints) -> Iterator[IdT]:
         """Return the ids of rows in use."""
-        return [self.ids[row] for row in rows.tolist()]
+        at = cast("Callable[[int], IdT]", self.ids.__getitem__)
+        return map(at, rows.tolist())
 
     def excess(self, rows: Ints, values: Floats) -> tuple[Floats, Floats]:
         """Return (excess, gross) of rows, NaN where a factor has no value.
 
         Added up from the left in factor order, always from scratch: no error is carried along.
         """
-        excess = self._constant.take(rows)
+        parts = [rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK)]
+        if len(parts) == 1:
+            return self._sums(rows, values)
+        excess, gross = np.empty(len(rows)), np.empty(len(rows))
+        for number, part in enumerate(parts):
+            at = slice(number * CHUNK, number * CHUNK + len(part))
+            excess[at], gross[at] = self._sums(part, values)
+        return excess, gross
+
+    def _sums(self, rows: Ints, values: Floats) -> tuple[Floats, Floats]:
+        """Return (excess, gross) of a few rows."""
+        excess = self.constant.take(rows)
         gross = np.abs(excess)
         with np.errstate(over="ignore", invalid="ignore"):
-            for start in range(0, len(rows), _CHUNK):
-                part = slice(start, start + _CHUNK)
-                terms = values.take(self._factor.take(rows[part], axis=0))
-                terms *= self._weight.take(rows[part], axis=0)
-                for k in range(self.width):
-                    excess[part] += terms[:, k]
-                np.abs(terms, out=terms)
-                for k in range(self.width):
-                    gross[part] += terms[:, k]
+            terms = values.take(self.factor.take(rows, axis=0))
+            terms *= self.weight.take(rows, axis=0)
+            for term in terms.T:
+                excess += term
+            np.abs(terms, out=terms)
+            for term in terms.T:
+                gross += term
         return excess, gross
 
     def distances(self, values: Floats, prices: Floats) -> tuple[Ints, Floats]:
@@ -239,70 +263,22 @@ class Slab(Generic[IdT]):
 
         ``prices`` is ``values`` with the indices set to zero.
         """
-        rows = np.flatnonzero(self._live & (self._missing == 0))
+        rows = np.flatnonzero(self.live & (self.missing == 0))
         excess, gross = self.excess(rows, values)
         distance = np.where(excess >= GUARD * gross, np.inf, -np.inf)  # if no price moves it
         with np.errstate(over="ignore", invalid="ignore"):
-            moving = (np.abs(self._weight[rows]) * prices[self._factor[rows]]).sum(axis=1)
+            moving = (np.abs(self.weight[rows]) * prices[self.factor[rows]]).sum(axis=1)
             np.divide(excess, moving, out=distance, where=moving > 0.0)
             distance *= 100.0
-        distance[np.isnan(distance)] = -np.inf  # overflowed: under, see _now_under
-        return rows, np.where(self._expired[rows], np.minimum(distance, 0.0), distance)
+        distance[np.isnan(distance)] = -np.inf  # overflowed: under, see ``now_under``
+        return rows, np.where(self.expired[rows], np.minimum(distance, 0.0), distance)
 
-    # --- prices -----------------------------------------------------------------------------------
+    def now_under(self, rows: Ints, values: Floats) -> tuple[Bools, Floats]:
+        """Decide the side; return it and the excess.
 
-    def start(self, rows: Ints, values: Floats) -> tuple[Bools, Bools]:
-        """Work out the state of rows just inserted: (under, unpriced)."""
-        factors = self._factor[rows]
-        at = values[factors]
-        self._missing[rows] = np.isnan(at).sum(axis=1)
-        self._expired[rows] = ((at < self._low[rows]) | (at > self._high[rows])).any(axis=1)
-        self._under[rows] = under = self._now_under(rows, values)
-        return under, self._missing[rows] > 0
-
-    def move(self, changed: Sequence[int], fresh: Sequence[int], values: Floats) -> Changes | None:
-        """Follow a change of these factors' values; ``fresh`` ones had none before."""
-        touched = [
-            (factor, self._columns[factor].entries) for factor in changed if factor in self._columns
-        ]
-        if not touched:
-            return None
-        was_missing = self._missing > 0 if fresh else None
-        for factor in fresh:
-            if factor in self._columns:
-                self._missing[self._columns[factor].entries >> self._shift] -= 1
-        expired = self._expire(touched, values)
-        if len(touched) == 1:
-            rows = touched[0][1] >> self._shift
-        else:
-            mask = np.zeros(len(self._constant), dtype=np.bool_)
-            for _, entries in touched:
-                mask[entries >> self._shift] = True
-            rows = np.flatnonzero(mask)
-        now = self._now_under(rows, values)
-        flipped = now != self._under[rows]
-        self._under[rows] = now
-        if was_missing is None:
-            priced = rows[:0]
-        else:
-            priced = np.flatnonzero(was_missing & (self._missing == 0))
-        return Changes(rows[flipped & now], rows[flipped & ~now], expired, priced)
-
-    def _expire(self, touched: Sequence[tuple[int, Ints]], values: Floats) -> Ints:
-        """Mark rows whose envelope was left and return those that were inside before."""
-        found = []
-        low, high = self._low.reshape(-1), self._high.reshape(-1)
-        for factor, entries in touched:
-            outside = (low.take(entries) > values[factor]) | (high.take(entries) < values[factor])
-            rows = entries[outside] >> self._shift
-            rows = rows[~self._expired[rows]]
-            self._expired[rows] = True
-            found.append(rows)
-        return found[0] if len(found) == 1 else np.concatenate(found)
-
-    def _now_under(self, rows: Ints, values: Floats) -> Bools:
-        """Decide the side. Sums that overflowed are NaN and count as under: never one too few."""
+        Sums that overflowed are NaN and count as under: never one too few.
+        """
         excess, gross = self.excess(rows, values)
-        under: Bools = ~(excess >= GUARD * gross) | self._expired[rows]
-        under &= self._missing[rows] == 0
-        return under
+        under: Bools = ~(excess >= GUARD * gross) | self.expired[rows]
+        under &= self.missing[rows] == 0
+        return under, excess

@@ -297,6 +297,12 @@ _CHAIN = (
 _PROCESS = (
     _gauge("ready", "1 when /readyz says so, else 0."),
     _gauge("dry_run", "1 when nothing is sent, else 0."),
+    _gauge("paused", "1 while the keeper is paused by config, file or hand, else 0."),
+    _gauge(
+        "breaker_open",
+        "1 while the venue rests after too many reverts in a row, else 0.",
+        venue=VENUE,
+    ),
     _gauge("journal_bytes", "Size of the journal on disk.", unit="bytes"),
     _gauge(
         "journal_writable", "0 while the journal cannot be written and nothing is sent, else 1."

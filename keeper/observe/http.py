@@ -1,4 +1,4 @@
-"""The HTTP side of the keeper: metrics, health, readiness, status. Read-only, for the operator.
+"""The HTTP side of the keeper: metrics, health, readiness, status, pause. For the operator.
 
 =================  =================================================================================
 ``/``              an index with links
@@ -6,12 +6,15 @@
 ``/healthz``       200, or 503 naming each loop that has not beaten within its limit: restart me
 ``/readyz``        200, or 503 with the reasons: alive, but not liquidating
 ``/api/v1/status`` what ``keeper status`` shows, as JSON
+``/api/v1/pause``  POST with the token: start nothing; ``/api/v1/resume``: go on
 =================  =================================================================================
 
-It has no authentication: bind it to loopback or to a network of the operator's own.
+Reading needs no authentication: bind it to loopback or to a network of the operator's own. Pausing
+wants ``Authorization: Bearer <token>``, and does not exist without a token in the config.
 """
 
 import asyncio
+import hmac
 import html
 import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -21,6 +24,7 @@ from dataclasses import dataclass
 import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
+from pydantic import SecretStr
 
 from keeper.errors import ConfigError
 from keeper.observe.metrics import Metrics
@@ -58,12 +62,15 @@ class Views:
 
     ``late``: loops that have not beaten within their limit, and the age of their last beat in
     seconds. ``unready``: the reasons, none when ready. ``status``: anything JSON can carry.
+    ``pause`` takes part only with a ``token``.
     """
 
     metrics: Metrics
     late: Callable[[], Mapping[str, float]]
     unready: Callable[[], Sequence[str]]
     status: Callable[[], Mapping[str, object]]
+    pause: Callable[..., str] | None = None  # (on=…) returns what pauses the keeper then
+    token: SecretStr | None = None
 
 
 @asynccontextmanager
@@ -85,6 +92,9 @@ async def serve(
         ("/api/v1/status", pages.status),
     ):
         app.router.add_get(path, handler, allow_head=False)
+    if views.pause is not None and views.token is not None:
+        app.router.add_post("/api/v1/pause", pages.pause)
+        app.router.add_post("/api/v1/resume", pages.resume)
     app.on_response_prepare.append(_protect)
     runner = web.AppRunner(
         app,
@@ -156,6 +166,22 @@ class _Pages:
 
     async def status(self, _request: web.Request) -> web.Response:
         return _json(200, self._views.status())
+
+    async def pause(self, request: web.Request) -> web.Response:
+        return self._switch(request, on=True)
+
+    async def resume(self, request: web.Request) -> web.Response:
+        return self._switch(request, on=False)
+
+    def _switch(self, request: web.Request, *, on: bool) -> web.Response:
+        token, given = self._views.token, request.headers.get("Authorization", "")
+        wanted = f"Bearer {token.get_secret_value()}" if token else ""
+        if not token or not hmac.compare_digest(given.encode(), wanted.encode()):
+            log.warning("a pause or resume without the token was refused", peer=request.remote)
+            return _json(401, {"error": "give the token: Authorization: Bearer …"})
+        if self._views.pause is None:
+            raise web.HTTPNotFound
+        return _json(200, {"paused": self._views.pause(on=on)})
 
 
 def _json(status: int, body: Mapping[str, object]) -> web.Response:

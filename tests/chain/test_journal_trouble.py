@@ -14,10 +14,21 @@ from keeper.chain import journal as journal_module
 from keeper.chain.journal import Journal, JournalError
 from keeper.chain.journal_read import read_attempts
 from keeper.chain.rpc import HttpRpc
+from keeper.decide.economics import Fee
 from keeper.errors import JournalUnavailableError
 from keeper.facts import AccountId, NotSent, Outcome, Settled
 from tests.chain.test_journal import attempt, signed
-from tests.chain.test_lane import WALLET, MakeLane, lane_of, newest, pending, plan, start, submit
+from tests.chain.test_lane import (
+    WALLET,
+    MakeLane,
+    lane_of,
+    newest,
+    pending,
+    plan,
+    spend,
+    start,
+    submit,
+)
 from tests.nodes import Anvil
 
 __all__ = ["lane_of"]  # a fixture
@@ -133,8 +144,8 @@ async def test_the_lane_sends_nothing_and_then_goes_on_with_the_same_nonces(
     await submit(lane, rpc, plan("1"))
     with locked(tmp_path / "j"):
         head = await newest(rpc)
-        fee = lane.first_fee(head)
-        assert fee is not None
+        fee = lane.first_fee(plan().venue, head, spend())
+        assert isinstance(fee, Fee)
         async with asyncio.TaskGroup() as group:
             tries = [
                 group.create_task(lane.submit(plan(account), WALLET, fee, head))
@@ -155,7 +166,7 @@ async def test_a_replacement_that_cannot_be_journaled_is_not_sent(
     await start(lane, rpc)
     flying = await submit(lane, rpc, plan("1"))
     head, before = await newest(rpc), pending(node)
-    fee = lane.replacement_fee(flying, head, 21_000, 7)
+    fee = lane.replacement_fee(flying, head, spend())
     assert fee is not None
     with locked(tmp_path / "j"), pytest.raises(JournalUnavailableError):
         await lane.replace(flying, plan("1"), fee, head)

@@ -16,7 +16,7 @@ from keeper.chain.lanes import Lanes
 from keeper.chain.rpc import HttpRpc
 from keeper.chain.signer import KeySigner, Wallet
 from keeper.chain.submit import LaneParts
-from keeper.decide.economics import Economics, Fee
+from keeper.decide.economics import Economics, Fee, Spend
 from keeper.errors import RpcError, RpcFault, TransientRpcError
 from keeper.facts import (
     OWN,
@@ -70,6 +70,10 @@ def plan(account: str = "1", value_wei: int = 7) -> Plan:
     )
 
 
+def spend(worth_wei: int = 10**17, gas_limit: int = 21_000, value_wei: int = 7) -> Spend:
+    return Spend(worth_wei, 21_000, gas_limit, value_wei)
+
+
 @pytest.fixture
 async def journal(tmp_path: Path) -> AsyncIterator[Journal]:
     async with Journal(tmp_path / "journal.sqlite", CHAIN_ID) as opened:
@@ -104,8 +108,8 @@ async def start(lane: Lanes, rpc: HttpRpc) -> Sequence[Mined]:
 
 async def submit(lane: Lanes, rpc: HttpRpc, some: Plan) -> Attempt:
     head = await newest(rpc)
-    fee = lane.first_fee(head)
-    assert fee is not None
+    fee = lane.first_fee(some.venue, head, spend())
+    assert isinstance(fee, Fee)
     attempt = await lane.submit(some, WALLET, fee, head)
     assert isinstance(attempt, Attempt)
     return attempt
@@ -182,7 +186,7 @@ async def test_raw_bytes_are_on_disk_before_they_are_broadcast(
         assert await lane.poll(head) == []
         assert pending(node) == {}, "not sent again before it was simulated again"
         assert lane.overdue(head) == [found]
-        fee = lane.replacement_fee(found, head, 21_000, 7)
+        fee = lane.replacement_fee(found, head, spend())
         assert fee is not None
         await lane.replace(found, plan(), fee, head)
         assert list(pending(node)) == [0]
@@ -238,7 +242,7 @@ async def test_overdue_is_replaced_at_the_same_nonce_for_an_eighth_more(
     node.rpc("evm_mine")
     head = await newest(rpc)
     assert lane.overdue(head) == [lane.attempt_of(VenueId("demo"), AccountId("1"))]
-    fee = lane.replacement_fee(attempt, head, 21_000, 7)
+    fee = lane.replacement_fee(attempt, head, spend())
     assert fee is not None
     assert fee.max_fee_wei * 8 >= attempt.transactions[0].max_fee_wei * 9
     assert fee.priority_fee_wei * 8 >= attempt.transactions[0].priority_fee_wei * 9
@@ -260,9 +264,25 @@ async def test_a_replacement_stays_within_the_cost_cap(
     await start(lane, rpc)
     attempt = await submit(lane, rpc, plan())
     head = await newest(rpc)
-    gas = RULES.cost_wei_max // attempt.transactions[0].max_fee_wei
-    assert lane.replacement_fee(attempt, head, gas, 0) is None
-    assert lane.replacement_fee(attempt, head, 21_000, RULES.cost_wei_max) is None
+    before = attempt.transactions[0].max_fee_wei
+    gas_limit = RULES.cost_wei_max // before
+    assert lane.replacement_fee(attempt, head, spend(gas_limit=gas_limit)) is None
+    assert lane.replacement_fee(attempt, head, spend(value_wei=RULES.cost_wei_max)) is None
+
+
+async def test_a_replacement_leaves_the_price_of_a_cancel_of_what_it_is_worth(
+    rpc: HttpRpc, journal: Journal, lane_of: MakeLane
+) -> None:
+    lane = lane_of(journal)
+    await start(lane, rpc)
+    attempt = await submit(lane, rpc, plan())
+    head = await newest(rpc)
+    fee = lane.replacement_fee(attempt, head, spend())
+    assert fee is not None
+    both = 21_000 + 21_000 * 9 // 8  # its own gas, and a cancel's at an eighth more
+    worth_wei = both * fee.max_fee_wei + 7
+    assert lane.replacement_fee(attempt, head, spend(worth_wei=worth_wei)) == fee
+    assert lane.replacement_fee(attempt, head, spend(worth_wei=worth_wei - both)) is None
 
 
 async def test_whichever_transaction_of_a_nonce_is_mined_settles_the_attempt(
@@ -274,7 +294,7 @@ async def test_whichever_transaction_of_a_nonce_is_mined_settles_the_attempt(
     attempt = await submit(lane, rpc, plan())
     deaf.deaf = True
     head = await newest(rpc)
-    fee = lane.replacement_fee(attempt, head, 21_000, 0)
+    fee = lane.replacement_fee(attempt, head, spend())
     assert fee is not None
     await lane.replace(attempt, plan(), fee, head)  # never arrives: the first one is mined
     node.rpc("evm_mine")

@@ -160,7 +160,7 @@ def test_the_words_of_a_real_node(node: Anvil) -> None:
         send(node, attempt_of()),
         send(node, attempt_of()),
         send(node, attempt_of(value_wei=8)),
-        send(node, attempt_of(1, max_fee_wei=head.base_fee_wei // 2)),
+        send(node, attempt_of(1, max_fee_wei=(head.base_fee_wei or 0) // 2)),
     ]
     node.rpc("evm_mine")
     found.append(send(node, attempt_of()))

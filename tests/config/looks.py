@@ -24,9 +24,11 @@ from keeper.app import (
     build_lanes,
     build_rpc,
     build_sources,
+    views_of,
 )
 from keeper.chain.backfill import Finder
 from keeper.chain.broadcast import Broadcast
+from keeper.chain.fees import read_tip
 from keeper.chain.journal import Journal
 from keeper.chain.lanes import Lanes
 from keeper.chain.rpc import HttpRpc
@@ -34,16 +36,18 @@ from keeper.chain.signer import RemoteSigner, Wallet
 from keeper.chain.submit import Lane, LaneParts
 from keeper.clock import SystemClock
 from keeper.config import Settings
-from keeper.decide.economics import Fee
+from keeper.decide.economics import Fee, Spend
 from keeper.errors import RpcError, TransientError
 from keeper.facts import AccountId, Attempt, FeedId, Head, Receipt, Refused, Rejected, Tick
+from keeper.observe.http import serve
 from keeper.observe.metrics import Metrics
 from keeper.reconcile import ReconcileRules
-from keeper.rules import desk_rules, execution_rules
+from keeper.rules import brake_rules, desk_rules, execution_rules
 from keeper.units import GWEI, WAD
 from tests.fakes import CountingTelemetry, ManualClock, NoRpc, ScriptedLane
 from tests.shell.market import set_account
 from tests.shell.rig import Rig, in_flight, scripted_rig
+from tests.shell.venue import VENUE
 
 ALICE, BOB, CAROL = (AccountId(name) for name in ("alice", "bob", "carol"))
 UNDER = set_account(ALICE, -19_500, eth=10)  # liquidating it pays 200 USD
@@ -77,6 +81,7 @@ id = "perps"
 address = "0x00000000000000000000000000000000000000aa"
 """
 
+TOKEN = "opensesame"  # noqa: S105 - of a file made by the test
 Look = Callable[[Settings], Awaitable[object]]
 Keys = Mapping[str, object]
 
@@ -112,6 +117,7 @@ def rig_for(settings: Settings) -> tuple[Rig, ScriptedLane]:
     return scripted_rig(
         desk_rules=desk_rules(settings, settings.venues[0]),
         execution_rules=execution_rules(settings),
+        brake_rules=brake_rules(settings),
     )
 
 
@@ -125,6 +131,45 @@ async def attempted(settings: Settings) -> tuple[Rig, ScriptedLane]:
 async def why(settings: Settings) -> object:
     rig, _ = await attempted(settings)
     return rig.why(ALICE)
+
+
+async def why_beside_a_file(settings: Settings) -> object:
+    folder = settings.keeper.state_dir.parent
+    (folder / "pause").touch()
+    return await why(settings)
+
+
+def why_after(reverts: int, rested_ms: int) -> Look:
+    async def looked(settings: Settings) -> object:
+        rig, _ = rig_for(settings)
+        await rig.started(UNDER)
+        for _ in range(reverts):
+            breaker = rig.execution.brakes._breakers[VENUE]
+            breaker.ended(reverted=True, now_ms=rig.clock.now_ms - rested_ms)
+        await rig.tried()
+        return rig.why(ALICE)
+
+    return looked
+
+
+async def why_a_second_later(settings: Settings) -> object:
+    rig, _ = rig_for(settings)
+    await rig.started(UNDER)
+    await rig.decide()
+    rig.clock.advance(1)
+    await rig.attempt()
+    return rig.why(ALICE)
+
+
+async def answer_to_a_pause(settings: Settings) -> object:
+    async with (
+        build(settings) as parts,
+        serve("127.0.0.1", 0, views_of(parts)) as port,
+        aiohttp.ClientSession() as session,
+    ):
+        url, headers = f"http://127.0.0.1:{port}/api/v1/pause", {"Authorization": f"Bearer {TOKEN}"}
+        async with session.post(url, headers=headers) as answer:
+            return answer.status, parts.status.brakes.paused
 
 
 async def why_at_a_loss(settings: Settings) -> object:
@@ -164,7 +209,7 @@ def planned(look: Callable[[Rig, ScriptedLane], object]) -> Look:
 
 
 def revert_gas(rig: Rig, lane: ScriptedLane) -> int:
-    assert lane.fee is not None
+    assert isinstance(lane.fee, Fee)
     per_gas = lane.fee.paid_at(rig.chain.head.base_fee_wei)
     return lane.plans[0].expected.revert_cost_wei // per_gas
 
@@ -238,13 +283,33 @@ def head(number: int = 10, base_fee_wei: int = 1) -> Head:
     return Head(number, f"{number:#x}", f"{number - 1:#x}", 1_700_000_000, base_fee_wei, 0)
 
 
-def first_fee(base_fee_wei: int) -> Look:
+def first_fee(base_fee_wei: int, tip_wei: int | None = None) -> Look:
+    """Look at the fee of what is worth a thousandth of a token and takes 100,000 gas."""
+
     async def looked(settings: Settings) -> object:
         async with lanes_for(settings) as lanes:
-            fee = lanes.first_fee(head(base_fee_wei=base_fee_wei))
-            return (fee.max_fee_wei, fee.priority_fee_wei) if fee else None
+            lanes._tip_wei = tip_wei
+            spend = Spend(WAD // 1_000, 100_000, 150_000, 0)
+            venue = settings.venues[0].id
+            fee = lanes.first_fee(venue, head(base_fee_wei=base_fee_wei), spend)
+            return (fee.max_fee_wei, fee.priority_fee_wei) if isinstance(fee, Fee) else fee.value
 
     return looked
+
+
+async def percentile_asked(settings: Settings) -> object:
+    async with lanes_for(settings) as lanes:
+        asked: list[object] = []
+
+        class Asked:
+            async def call(self, method: str, params: object) -> object:
+                asked.extend([method, params])
+                return {"reward": [], "gasUsedRatio": []}
+
+        fees = lanes._rules.fees
+        if fees.needs_tip(head()):
+            await read_tip(Asked(), head(), fees)  # type: ignore[arg-type]
+        return asked
 
 
 async def flying(lane: Lane) -> Attempt:
@@ -257,7 +322,7 @@ async def flying(lane: Lane) -> Attempt:
 
 async def replacement_fee(settings: Settings) -> object:
     async with lane_for(settings) as lane:
-        fee = lane.replacement_fee(await flying(lane), head(), 300_000, 0)
+        fee = lane.replacement_fee(await flying(lane), head(), Spend(WAD, 200_000, 300_000, 0))
         return (fee.max_fee_wei, fee.priority_fee_wei) if fee else None
 
 

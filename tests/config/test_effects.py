@@ -28,7 +28,7 @@ from tests.config.test_example import ARRAYS, TABLES, resolved
 ROOT = Path(__file__).parents[2]
 KEY, OTHER_KEY = "0x" + "42" * 32, "0x" + "43" * 32
 OTHER_WALLET = str(Account.from_key(OTHER_KEY).address)
-PASSWORD = "opensesame"  # noqa: S105 - of a keystore made here
+PASSWORD = looks.TOKEN  # of a keystore made here
 SIGNING: Keys = {"wallets.key": {"file": "one.key"}}
 REMOTE: Keys = {"wallets.signer": "http://127.0.0.1:8", "wallets.address": "0x" + "1" * 40}
 TWO_WALLETS: Keys = {
@@ -73,16 +73,40 @@ EFFECTS = [
     Effect("gate.revert_gas", 200_000, looks.planned(looks.revert_gas), 200_000),
     Effect("gate.open_attempts_max", 2, looks.attempts_of_three, 2),
     Effect("gate.candidates_per_step_max", 2, looks.due_of_three, 2),
+    Effect("gate.paused", True, looks.why, "paused"),  # noqa: FBT003
+    Effect("gate.pause_file", "pause", looks.why_beside_a_file, "paused"),
+    Effect("gate.reverts_in_a_row_max", 2, looks.why_after(2, 0), "breaker_open"),
+    Effect("gate.breaker_ms", 1_000, looks.why_after(5, 2_000), "in_flight"),
+    Effect("gate.backup_delay_blocks", 2, looks.why, "backup_delay"),
+    Effect("gate.candidate_ms_max", 500, looks.why_a_second_later, "candidate_expired"),
+    Effect("http.token", {"file": "password"}, looks.answer_to_a_pause, (200, "paused over HTTP")),
     Effect("gate.hold_ms", 3_000, looks.held_ms, 3_000),
     Effect("gate.backoff_ms_min", 3_000, looks.backed_off_ms(1), 3_000),
     Effect("gate.backoff_ms_max", 50_000, looks.backed_off_ms(9), 50_000),
     Effect("gate.simulations_at_once_max", 3, part(lambda p: p.pipeline._slots._value), 3),
     Effect("fees.priority_fee_wei", 7, looks.first_fee(100), (207, 7)),
+    Effect("fees.strategy", "percentile", looks.first_fee(100), "fee_unknown"),
+    Effect("fees.strategy", "percentile", looks.first_fee(100, 5 * 10**6), (5_000_200, 5_000_000)),
+    Effect(
+        "fees.percentile",
+        80,
+        looks.percentile_asked,
+        ["eth_feeHistory", ["0x5", "latest", [80]]],
+        {"fees.strategy": "percentile"},
+    ),
+    Effect(
+        "fees.profit_share_ppm",
+        400_000,
+        looks.first_fee(2 * GWEI),
+        (7_200_000_000, 3_200_000_000),
+        {"fees.strategy": "profit_share"},
+    ),
+    Effect("venues.fee_strategy", "percentile", looks.first_fee(100), "fee_unknown"),
     Effect("fees.base_fee_headroom_ppm", 3 * 10**6, looks.first_fee(GWEI), (3_001 * 10**6, 10**6)),
     Effect(
         "fees.max_fee_per_gas_wei_max", GWEI + 10**6, looks.first_fee(GWEI), (GWEI + 10**6, 10**6)
     ),
-    Effect("fees.max_fee_per_gas_wei_max", GWEI, looks.first_fee(GWEI), None),
+    Effect("fees.max_fee_per_gas_wei_max", GWEI, looks.first_fee(GWEI), "cost_cap"),
     Effect("fees.max_fee_per_gas_wei_max", 2 * GWEI, looks.replacement_fee, None),
     Effect(
         "fees.replacement_bump_ppm",

@@ -133,17 +133,20 @@ def csr(given: dict[object, Row], factors: list[str]) -> Csr:
     )
 
 
-def random_row(oracle: Oracle, rng: random.Random) -> Row:
-    """A row near its edge at present values; every other has a narrow envelope."""
+def random_row(oracle: Oracle, rng: random.Random, near: float = 0.05) -> Row:
+    """A row ``near`` its edge at present values; every other has a narrow envelope."""
     chosen = rng.sample(oracle.factors, rng.choice([0, 1, 2, 3, 4, 5, 8, 9]))
     weights = {name: rng.choice([-1.0, 1.0, rng.gauss(0, 5)]) for name in chosen}
     bare = Row(0.0, weights)
     now = {name: oracle.values.get(name, 100.0) for name in oracle.factors}
     envelope = {
-        name: (now[name] - abs(now[name]) * rng.random() / 9, now[name] + abs(now[name]) / 9)
+        name: (
+            now[name] - abs(now[name]) * rng.random() * near * 2,
+            now[name] + abs(now[name]) * near * 2,
+        )
         for name in rng.sample(oracle.factors, rng.choice([0, 1]))
     }
     edge = -sum(weight * now[name] for name, weight in weights.items())
     return Row(
-        edge + oracle.gross(bare) * rng.choice([0.0, 1e-13, rng.gauss(0, 0.05)]), weights, envelope
+        edge + oracle.gross(bare) * rng.choice([0.0, 1e-13, rng.gauss(0, near)]), weights, envelope
     )

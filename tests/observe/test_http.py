@@ -13,6 +13,7 @@ from html.parser import HTMLParser
 import aiohttp
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
+from pydantic import SecretStr
 
 from keeper.errors import ConfigError
 from keeper.observe.http import Views, serve
@@ -30,6 +31,12 @@ class State:
     late: dict[str, float] = field(default_factory=dict)
     reasons: list[str] = field(default_factory=list)
     status: dict[str, object] = field(default_factory=dict)
+    paused: list[bool] = field(default_factory=list)
+    token: str | None = None
+
+    def pause(self, *, on: bool) -> str:
+        self.paused.append(on)
+        return "by hand" if on else ""
 
     def views(self) -> Views:
         return Views(
@@ -37,6 +44,8 @@ class State:
             late=lambda: self.late,
             unready=lambda: self.reasons,
             status=lambda: self.status,
+            pause=self.pause,
+            token=SecretStr(self.token) if self.token else None,
         )
 
 
@@ -49,6 +58,34 @@ async def _served(
         aiohttp.ClientSession(f"http://{HOST}:{port}") as session,
     ):
         yield session
+
+
+async def test_a_pause_wants_the_token() -> None:
+    state = State(token="s3cret")  # noqa: S106
+    async with _served(state) as session:
+        for wrong in ({}, {"Authorization": "Bearer s3cre"}, {"Authorization": "s3cret"}):
+            for path in ("/api/v1/pause", "/api/v1/resume"):
+                async with session.post(path, headers=wrong) as answer:
+                    assert answer.status == 401
+                    assert "s3cret" not in await answer.text()
+        assert state.paused == []
+        right = {"Authorization": "Bearer s3cret"}
+        async with session.post("/api/v1/pause", headers=right) as answer:
+            assert (answer.status, await answer.json()) == (200, {"paused": "by hand"})
+        async with session.post("/api/v1/resume", headers=right) as answer:
+            assert (answer.status, await answer.json()) == (200, {"paused": ""})
+        async with session.get("/api/v1/pause", headers=right) as answer:
+            assert answer.status == 405, "nothing is switched by following a link"
+    assert state.paused == [True, False]
+
+
+async def test_without_a_token_there_is_no_pause() -> None:
+    state = State()
+    async with _served(state) as session:
+        headers = {"Authorization": "Bearer "}
+        async with session.post("/api/v1/pause", headers=headers) as answer:
+            assert answer.status == 404
+    assert state.paused == []
 
 
 async def test_metrics_in_both_formats() -> None:

@@ -227,7 +227,7 @@ class FakeChain:
             if tx.nonce < nonce:
                 del self.pool[key]
                 continue
-            pays = tx.max_fee_wei >= block.head.base_fee_wei
+            pays = tx.max_fee_wei >= (block.head.base_fee_wei or 0)
             if tx.nonce == nonce and pays and not self.stuck(tx):
                 del self.pool[key]
                 self.run(block, tx)
@@ -243,7 +243,7 @@ class FakeChain:
             except Revert:
                 success, gas = False, REVERT_GAS
         value = tx.call.value_wei if success and tx.call.to.lower() == ADDRESS else 0
-        price = min(tx.max_fee_wei, block.head.base_fee_wei + tx.priority_fee_wei)
+        price = min(tx.max_fee_wei, (block.head.base_fee_wei or 0) + tx.priority_fee_wei)
         state.balances[tx.sender] = state.balances.get(tx.sender, 0) - gas * price - value
         logs = tuple(block.logs[before:])
         block.mined[tx.hash] = Mined(tx, success, gas, price, reward, logs)

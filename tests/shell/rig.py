@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass, replace
 
+from keeper.brakes import BrakeRules, Brakes
 from keeper.chain.lanes import Lanes
 from keeper.decide.rank import Objective
 from keeper.desk import Desk, DeskRules
@@ -53,6 +54,7 @@ EXECUTION_RULES = ExecutionRules(
     native_feed=FEEDS["eth"],
     watcher="0x" + "99" * 20,
 )
+BRAKE_RULES = BrakeRules(paused=False, pause_file=None, reverts_in_a_row_max=3, breaker_ms=60_000)
 RECONCILE = ReconcileRules(every_ms=100_000_000, accounts_max=4, drift_ppm_max=10_000)
 LOOPS = ("chain", "decide", "attempt", "settle", f"accounts/{VENUE}", "prices/main")
 
@@ -229,7 +231,7 @@ class Rig:
         return self.telemetry.counts[metric, VENUE, *labels]
 
 
-def make_rig(
+def make_rig(  # noqa: PLR0913 - as the composition root
     lane: ScriptedLane | Lanes,
     chain: FakeChain,
     clock: ManualClock,
@@ -237,6 +239,7 @@ def make_rig(
     telemetry: CountingTelemetry | None = None,
     desk_rules: DeskRules = DESK_RULES,
     execution_rules: ExecutionRules = EXECUTION_RULES,
+    brake_rules: BrakeRules = BRAKE_RULES,
 ) -> Rig:
     telemetry = telemetry or CountingTelemetry()
     venue, quarantine = FakeVenue(chain), Quarantine(clock, telemetry)
@@ -249,7 +252,8 @@ def make_rig(
     )
     board = PriceBoard(dict.fromkeys(FEEDS.values(), gates), clock)
     desk = Desk(venue, desk_rules, board, quarantine, telemetry, clock)
-    execution = Execution(execution_rules, lane, board, telemetry, clock)
+    brakes = Brakes(brake_rules, [VENUE], clock)
+    execution = Execution(execution_rules, lane, board, telemetry, clock, brakes)
     published: list[Settled] = []
     settlement = Settlement({VENUE: desk}, execution, lane, [published.append], telemetry)
     intake, memory, follower = Intake(venue, 64), ListedMemory(), FakeFollower(chain)
@@ -311,11 +315,13 @@ def scripted_rig(
     wallet: str | None = WALLET,
     desk_rules: DeskRules = DESK_RULES,
     execution_rules: ExecutionRules = EXECUTION_RULES,
+    brake_rules: BrakeRules = BRAKE_RULES,
 ) -> tuple[Rig, ScriptedLane]:
     """Return the shell with a lane that does what the test says."""
     clock, lane = ManualClock(), ScriptedLane(wallet)
     chain = FakeChain(pull=pull, now_ms=clock.wall_ms)
     rules = {"desk_rules": desk_rules, "execution_rules": execution_rules}
+    rules["brake_rules"] = brake_rules
     return make_rig(lane, chain, clock, **rules), lane  # type: ignore[arg-type]
 
 

@@ -125,7 +125,7 @@ def _header(block: Block) -> dict[str, Any]:
         "hash": block.head.hash,
         "parentHash": block.head.parent_hash,
         "timestamp": hex(block.head.timestamp_s),
-        "baseFeePerGas": hex(block.head.base_fee_wei),
+        "baseFeePerGas": hex(block.head.base_fee_wei or 0),
     }
 
 

@@ -11,8 +11,8 @@ from keeper.facts import AccountId, NotSent, Refused, TxKind
 from keeper.units import WAD
 from tests.fakes import ScriptedLane
 from tests.shell.market import set_account, set_open
-from tests.shell.rig import EXECUTION_RULES, WALLET, Rig, receipt_of, scripted_rig
-from tests.shell.venue import TAKEN_WAD
+from tests.shell.rig import BRAKE_RULES, EXECUTION_RULES, WALLET, Rig, receipt_of, scripted_rig
+from tests.shell.venue import TAKEN_WAD, VENUE
 
 ALICE, BOB = AccountId("alice"), AccountId("bob")
 UNDER = set_account(ALICE, -19_500, eth=10)  # equity 500, needs 1,000, pays 200
@@ -160,10 +160,10 @@ async def unprofitable() -> Case:
     return Case(rig, lane, account_grows)
 
 
-async def cost_cap() -> Case:
+async def _no_fee(reason: HoldReason) -> Case:
     rig, lane = scripted_rig()
     await rig.started(UNDER)
-    fee, lane.fee = lane.fee, None
+    fee, lane.fee = lane.fee, reason
     await rig.tried()
 
     async def base_fee_falls() -> None:
@@ -171,6 +171,14 @@ async def cost_cap() -> Case:
         rig.clock.advance(2)
 
     return Case(rig, lane, base_fee_falls)
+
+
+async def cost_cap() -> Case:
+    return await _no_fee(HoldReason.COST_CAP)
+
+
+async def fee_unknown() -> Case:
+    return await _no_fee(HoldReason.FEE_UNKNOWN)
 
 
 async def open_attempts() -> Case:
@@ -351,6 +359,79 @@ async def quarantined() -> Case:
     return Case(rig, lane, state_changes)
 
 
+async def paused() -> Case:
+    rig, lane = scripted_rig()
+    rig.execution.brakes.pause(on=True)
+    await rig.started(UNDER)
+    await rig.tried()
+    assert rig.venue.simulated == []
+
+    async def resumed() -> None:
+        rig.execution.brakes.pause(on=False)
+        rig.clock.advance(2)
+
+    return Case(rig, lane, resumed)
+
+
+async def breaker_open() -> Case:
+    rig, lane = scripted_rig()
+    for _ in range(BRAKE_RULES.reverts_in_a_row_max):
+        rig.execution.brakes._breakers[VENUE].ended(reverted=True, now_ms=rig.clock.now_ms)
+    await rig.started(UNDER)
+    await rig.tried()
+
+    async def time_passes() -> None:
+        rig.clock.advance(BRAKE_RULES.breaker_ms / 1000)
+        rig.mine()
+        await rig.publish()
+        rig.follow()
+        assert await rig.read()
+
+    return Case(rig, lane, time_passes)
+
+
+async def backup_delay() -> Case:
+    rules = replace(EXECUTION_RULES, backup_delay_blocks=2)
+    rig, lane = scripted_rig(execution_rules=rules)
+    await rig.started(UNDER)
+    await rig.tried()
+    for _ in range(2):
+        assert rig.why(ALICE) == "backup_delay"
+        rig.mine()
+        await rig.publish()
+        rig.follow()
+        assert await rig.read()
+        await rig.tried()
+        if lane.plans:
+            break
+    assert len(lane.plans) == 1, "sent at the second block after the first look"
+    rig, lane = scripted_rig(execution_rules=rules)
+    await rig.started(UNDER)
+    await rig.tried()
+
+    async def blocks_pass() -> None:
+        for _ in range(2):
+            rig.mine()
+        await rig.publish()
+        rig.follow()
+        assert await rig.read()
+
+    return Case(rig, lane, blocks_pass)
+
+
+async def candidate_expired() -> Case:
+    rig, lane = scripted_rig(execution_rules=replace(EXECUTION_RULES, candidate_ms_max=500))
+    await rig.started(UNDER)
+    await rig.decide()
+    rig.clock.advance(1)  # in the queue for simulations
+    await rig.attempt()
+
+    async def time_passes() -> None:
+        rig.clock.advance(2)
+
+    return Case(rig, lane, time_passes)
+
+
 async def suspect() -> Case:
     rig, lane = scripted_rig()
     await rig.started(UNDER)
@@ -377,6 +458,7 @@ CASES: dict[HoldReason, Callable[[], Awaitable[Case]]] = {
     HoldReason.NO_CAPITAL: no_capital,
     HoldReason.UNPROFITABLE: unprofitable,
     HoldReason.COST_CAP: cost_cap,
+    HoldReason.FEE_UNKNOWN: fee_unknown,
     HoldReason.OPEN_ATTEMPTS: open_attempts,
     HoldReason.CAPACITY_IN_USE: capacity_in_use,
     HoldReason.ATTEMPT_OPEN: attempt_open,
@@ -390,6 +472,10 @@ CASES: dict[HoldReason, Callable[[], Awaitable[Case]]] = {
     HoldReason.DRY_RUN: dry_run,
     HoldReason.VENUE_CLOSED: venue_closed,
     HoldReason.QUARANTINED: quarantined,
+    HoldReason.PAUSED: paused,
+    HoldReason.BREAKER_OPEN: breaker_open,
+    HoldReason.BACKUP_DELAY: backup_delay,
+    HoldReason.CANDIDATE_EXPIRED: candidate_expired,
     HoldReason.SUSPECT: suspect,
 }
 

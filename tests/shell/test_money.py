@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 from keeper.app import build
 from keeper.chain.journal import Journal
 from keeper.config import load
+from keeper.decide.economics import Fee
 from keeper.facts import AccountId, NotSent, Outcome, Settled
 from keeper.units import WAD
 from tests.chain.test_journal import signed
@@ -59,7 +60,7 @@ async def test_every_term_of_the_expected_value_is_the_chains_or_the_configs() -
     await rig.tick("eth", 1_800 * WAD)
     await rig.tried()
     (plan,) = lane.plans
-    assert lane.fee is not None
+    assert isinstance(lane.fee, Fee)
     per_gas = lane.fee.paid_at(rig.chain.head.base_fee_wei)
     expected = plan.expected
     assert expected.oracle_fee_wei == plan.call.value_wei == UPDATE_FEE_WEI

@@ -61,6 +61,42 @@ async def test_overdue_and_cured_is_cancelled(logs: list[EventDict]) -> None:
     assert logs[-1]["reason"] == "no longer liquidatable"
 
 
+async def test_an_account_that_was_saved_is_cancelled_at_once(logs: list[EventDict]) -> None:
+    rig, lane, attempt = await in_flight(UNDER)
+    rig.mine(set_account(ALICE, -10_000, eth=10))
+    await rig.publish()
+    rig.follow()
+    assert await rig.read()
+    await rig.decide()
+    await rig.settle()
+    assert lane.cancelled == [attempt]
+    assert logs[-1]["reason"] == "cured, or others did it"
+
+
+async def test_a_price_that_came_back_cancels_nothing_before_its_time() -> None:
+    rig, lane, _ = await in_flight(UNDER)
+    rig.mine(set_price("eth", 2_200 * WAD))
+    await rig.tick("eth", 2_200 * WAD)
+    rig.follow()
+    assert await rig.read()
+    await rig.decide()
+    await rig.settle()
+    assert (lane.replaced, lane.cancelled) == ([], [])
+
+
+async def test_what_was_read_ahead_of_the_head_cancels_nothing() -> None:
+    """It may be our own success, that the lane has not seen yet."""
+    rig, lane, _ = await in_flight(UNDER)
+    head = rig.chain.head
+    rig.mine(set_account(ALICE, -10_000, eth=10))
+    await rig.publish()
+    rig.follow()
+    assert await rig.read()
+    await rig.decide()
+    await rig.settlement.on_head(head)
+    assert lane.cancelled == []
+
+
 async def test_overdue_and_refused_by_the_chain_is_cancelled() -> None:
     rig, lane, attempt = await overdue()
     rig.venue.refusal = Refused("not_liquidatable", "")

@@ -92,6 +92,7 @@ async def seen(tmp_path: Path, session: aiohttp.ClientSession) -> AsyncIterator[
             board=rig.board,
             lanes=lane,  # type: ignore[arg-type]
             endpoints=endpoints,
+            brakes=rig.execution.brakes,
             journal=journal,
             settlement=rig.settlement,
             quarantine=rig.quarantine,
@@ -186,6 +187,22 @@ async def test_a_parked_wallet_is_named_and_a_dry_run_is_not(seen: Seen) -> None
     assert seen.status.snapshot()["dry_run"] is True
 
 
+async def test_what_stops_sending_on_purpose_is_named(seen: Seen) -> None:
+    await seen.ready()
+    brakes = seen.rig.execution.brakes
+    brakes.pause(on=True)
+    assert seen.status.unready() == ["paused: paused over HTTP"]
+    assert seen.status.snapshot()["paused"] == "paused over HTTP"
+    assert "keeper_paused 1.0" in gauges(seen)
+    brakes.pause(on=False)
+    for _ in range(3):
+        brakes._breakers[VENUE].ended(reverted=True, now_ms=seen.rig.clock.now_ms)
+    assert seen.status.unready() == [
+        f"venue {VENUE}: too many transactions reverted in a row; it rests"
+    ]
+    assert f'keeper_breaker_open{{venue="{VENUE}"}} 1.0' in gauges(seen)
+
+
 async def test_the_status_document_is_json_and_says_how_it_stands(seen: Seen) -> None:
     rig, lane = seen.rig, seen.lane
     json.dumps(seen.status.snapshot(), allow_nan=False)
@@ -198,6 +215,7 @@ async def test_the_status_document_is_json_and_says_how_it_stands(seen: Seen) ->
         "open": True,
         "probe": {"detail": f"for {WALLET}", "facts": {}},
         "capabilities": rig.venue.capabilities.as_text(),
+        "breaker_open": False,
         "accounts": 2,
         "in_book": 2,
         "under_margined": 1,
@@ -245,6 +263,8 @@ async def test_gauges_follow(seen: Seen) -> None:
     for line in (
         "keeper_ready 1.0",
         "keeper_dry_run 0.0",
+        "keeper_paused 0.0",
+        f'keeper_breaker_open{{venue="{VENUE}"}} 0.0',
         "keeper_head_block 100.0",
         "keeper_head_age_seconds 2.0",
         f'keeper_accounts{{venue="{VENUE}"}} 2.0',
