@@ -1,15 +1,14 @@
 """The smallest complete venue, to be copied: isolated margin, one position per market and trader.
 
-README, "Add a venue in an afternoon", is the recipe, and says what usually differs and where it is
-changed. This one works as it stands, with the market in ``tests/venues/isolated.vy``:
+README, "Add a venue in an afternoon", says what usually differs and where it is changed. This one
+works as it stands, with ``tests/venues/isolated.vy``:
 
     markets(address market) -> (uint256 price, uint256 maintenance_bps, uint256 reward_bps)
     positions(address market, address trader) -> (int256 size, uint256 entry_price, int256 margin)
     liquidate(address market, address trader)    # pays the caller reward_bps of the notional
     paused() -> bool
 
-A position is liquidatable while equity = margin + size × (price − entry price) is less than
-notional × maintenance_bps / 10,000. The oracle pushes its price; there is no funding.
+Liquidatable: equity = margin + size × (price − entry price) < notional × maintenance_bps / 10,000.
 """
 
 from collections.abc import Mapping, Sequence
