@@ -1,7 +1,6 @@
 """From a nomination to an open attempt: assess once more, gate, simulate, gate, submit."""
 
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import structlog
@@ -23,8 +22,10 @@ from keeper.facts import (
     Plan,
     Refused,
     Simulated,
+    Step,
     VenueId,
 )
+from keeper.holds import NOT_SENT, REFUSALS, waiting
 from keeper.in_flight import leaves_no_room, taking_over
 from keeper.jobs import UPKEEP
 from keeper.ports import Board, Clock, Submitter, Telemetry
@@ -32,20 +33,7 @@ from keeper.units import PPM, WAD
 
 logger = structlog.get_logger(__name__)
 
-# Refused.reason → why the account is held; anything else is "we could not find out"
-REFUSALS: Mapping[str, HoldReason] = {
-    "not_liquidatable": HoldReason.NOT_LIQUIDATABLE,
-    "no_progress": HoldReason.NO_PROGRESS,
-    "no_capital": HoldReason.NO_CAPITAL,
-    "oracle": HoldReason.STALE_PRICE,
-}
-NOT_SENT: Mapping[NotSent, HoldReason] = {
-    NotSent.NO_WALLET: HoldReason.DRY_RUN,
-    NotSent.NO_ENDPOINT: HoldReason.NO_ENDPOINT,
-    NotSent.LANE_PARKED: HoldReason.LANE_PARKED,
-    NotSent.NOT_SIGNED: HoldReason.NOT_SIGNED,
-    NotSent.NOT_WRITTEN: HoldReason.JOURNAL,
-}
+DATA_FEE_HEADROOM = 2  # layer 1 may become dearer until inclusion
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +188,9 @@ class Execution:
         if simulation.job in UPKEEP:  # it is not done for its own profit
             worth_wei = self.rules.transaction_cost_wei_max
         return Spend(
-            worth_wei=worth_wei - sum(step.call.value_wei for step in simulation.then),
+            worth_wei=worth_wei
+            - simulation.data_fee_wei
+            - sum(step.call.value_wei for step in simulation.then),
             gas=simulation.gas + sum(step.gas for step in simulation.then),
             gas_limit=simulation.gas * self.rules.gas_limit_factor_ppm // PPM,
             value_wei=simulation.call.value_wei,
@@ -229,10 +219,19 @@ class Execution:
         """Ask the chain what the liquidation would do from a wallet."""
         if taking := self._taking_over(desk, assessment.account):
             assessment = replace(assessment, in_flight=taking)
-        simulation = await desk.venue.simulate(assessment, wallet, head)
+        simulation = await self._with_data_fee(await desk.venue.simulate(assessment, wallet, head))
         result = "ok" if isinstance(simulation, Simulated) else simulation.reason
         self._telemetry.count("keeper_simulated_total", venue=desk.venue.id, result=result)
         return simulation
+
+    async def _with_data_fee(self, simulation: Simulated | Refused) -> Simulated | Refused:
+        if isinstance(simulation, Refused):
+            return simulation
+        first = Step(simulation.job, simulation.call, simulation.gas)
+        fee_wei = await self._submitter.data_fee_wei([first, *simulation.then])
+        if fee_wei is None:
+            return Refused("fee", "what its data costs on layer 1 is not known")
+        return replace(simulation, data_fee_wei=fee_wei)
 
     def _taking_over(self, desk: Desk, account: AccountId) -> Counter[str]:
         return taking_over(desk.venue.id, account, self._submitter.open_attempts)
@@ -250,7 +249,9 @@ class Execution:
             step_limit = step.gas * self.rules.gas_limit_factor_ppm // PPM
             worst.append(step_limit * fee.max_fee_wei + step.call.value_wei)
         upkeep = simulation.job in UPKEEP
-        reason = after_simulation(economics, max(worst), self._limits(desk), upkeep=upkeep)
+        data_fee_wei = simulation.data_fee_wei * DATA_FEE_HEADROOM
+        dearest = max(worst) + data_fee_wei
+        reason = after_simulation(economics, dearest, self._limits(desk), upkeep=upkeep)
         if reason is not None:
             return reason
         return Plan(
@@ -258,7 +259,7 @@ class Execution:
             account=nominated.assessment.account,
             call=simulation.call,
             gas_limit=gas_limit,
-            cost_wei_max=sum(worst),
+            cost_wei_max=sum(worst) + data_fee_wei,
             expected=economics,
             tick_ns=nominated.tick_ns,
             decided_ns=nominated.decided_ns,
@@ -285,6 +286,7 @@ class Execution:
             revert_cost_wei=self.rules.revert_gas * fee_per_gas,
             p_win_ppm=self.rules.p_win_ppm,
             exit_cost_wei=exit_cost_wei,
+            data_fee_wei=simulation.data_fee_wei,
         )
 
     def reward_wei(self, desk: Desk, reward_wad: int) -> int | None:
@@ -342,14 +344,7 @@ class Execution:
         return self._wait(reason, head)
 
     def _wait(self, reason: HoldReason, head: Head) -> Hold:
-        """Say what wakes a hold: what only a block changes waits for one, the rest for a time."""
-        match reason:
-            case HoldReason.NOT_LIQUIDATABLE | HoldReason.STALE_PRICE | HoldReason.ATTEMPT_OPEN:
-                return Hold(reason, until_block=head.number + 1)
-            case HoldReason.OPEN_ATTEMPTS | HoldReason.NO_PROGRESS | HoldReason.CAPACITY_IN_USE:
-                return Hold(reason, until_block=head.number + 1)
-            case _:
-                return Hold(reason, until_ms=self._clock.wall_ms() + self.rules.hold_ms)
+        return waiting(reason, head, self._clock.wall_ms() + self.rules.hold_ms)
 
     def _dropped(self, plan: Plan) -> None:
         """Count and tell an attempt that ended before it began; the lane has told why."""

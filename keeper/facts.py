@@ -270,13 +270,14 @@ class Simulated:
     job: Job = Job.LIQUIDATE
     then: tuple[Step, ...] = ()
     takes_over: TakenOver | None = None
+    data_fee_wei: int = 0  # of the whole plan, on rollups; the keeper's to find out
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
     """The chain would not accept it, or we could not ask."""
 
-    reason: str  # a closed set: ``execute.REFUSALS``, unknown, unreachable
+    reason: str  # a closed set: ``holds.REFUSALS``, unknown, unreachable
     detail: str
     until_s: int | None = None  # chain time at which that may turn by itself
 

@@ -29,6 +29,7 @@ from keeper.facts import (
     Rejected,
     Settled,
     Simulated,
+    Step,
     Tick,
     Touched,
     VenueId,
@@ -271,6 +272,10 @@ class Submitter(Protocol):
 
     def first_fee(self, venue: VenueId, head: Head, spend: Spend) -> Fee | HoldReason:
         """Return the fee of a first try, or why there is none."""
+        ...
+
+    async def data_fee_wei(self, steps: Sequence[Step]) -> int | None:
+        """Return what these cost beside their gas, on rollups; None when it is not known."""
         ...
 
     async def submit(self, plan: Plan, wallet: str, fee: Fee, head: Head) -> Attempt | NotSent:

@@ -34,6 +34,7 @@ def lane_rules(settings: Settings) -> LaneRules:
         confirmations=settings.chain.confirmations,
         replace_after_blocks=settings.fees.replace_after_blocks,
         cost_wei_max=settings.gate.transaction_cost_wei_max,
+        rollup=settings.fees.rollup,
         fees=FeeRules(
             priority_fee_wei=settings.fees.priority_fee_wei,
             base_fee_headroom_ppm=settings.fees.base_fee_headroom_ppm,

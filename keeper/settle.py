@@ -246,7 +246,7 @@ class Settlement:
         simulation = await self._execution.simulate(desk, assessment, attempt.wallet, head)
         if isinstance(simulation, Simulated):
             return self._dearer(desk, attempt, desk.nomination(assessment), simulation, head)
-        unasked = simulation.reason == "unreachable"
+        unasked = simulation.reason in {"unreachable", "fee"}
         return Wait("the chain could not be asked") if unasked else simulation.reason
 
     def _dearer(

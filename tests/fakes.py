@@ -21,6 +21,7 @@ from keeper.facts import (
     Rejected,
     Settled,
     SignedTx,
+    Step,
     Tick,
     TxKind,
     VenueId,
@@ -148,6 +149,7 @@ class ScriptedLane:
     def __init__(self, wallet: str | None) -> None:
         self.wallet = wallet
         self.fee: Fee | HoldReason = Fee(2 * GWEI, GWEI)
+        self.data_fee: int | None = 0
         self.refuse: NotSent | None = None
         self.during_submit: Callable[[Attempt], None] = lambda _attempt: None
         self.mined: list[Mined] = []
@@ -195,6 +197,9 @@ class ScriptedLane:
 
     def first_fee(self, _venue: VenueId, _head: Head, _spend: Spend) -> Fee | HoldReason:
         return self.fee
+
+    async def data_fee_wei(self, _steps: Sequence[Step]) -> int | None:
+        return self.data_fee
 
     async def submit(self, plan: Plan, _wallet: str, fee: Fee, head: Head) -> Attempt | NotSent:
         if self.wallet is None:

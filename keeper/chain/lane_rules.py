@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from keeper.chain.fees import FeeRules
+from keeper.decide.economics import Rollup
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,3 +15,4 @@ class LaneRules:
     replace_after_blocks: int
     cost_wei_max: int
     fees: FeeRules
+    rollup: Rollup = Rollup.NONE

@@ -5,12 +5,13 @@ from collections.abc import Collection, Mapping, Sequence
 
 import structlog
 
+from keeper.chain.data_fee import op_stack_fee_wei
 from keeper.chain.fees import first_fee, read_tip
 from keeper.chain.lane_rules import LaneRules
 from keeper.chain.signer import Wallet
 from keeper.chain.submit import Lane, LaneParts
 from keeper.decide.agenda import HoldReason
-from keeper.decide.economics import Fee, Spend
+from keeper.decide.economics import Fee, Rollup, Spend
 from keeper.errors import RpcError
 from keeper.facts import (
     AccountId,
@@ -20,6 +21,7 @@ from keeper.facts import (
     NotSent,
     Plan,
     Settled,
+    Step,
     VenueId,
 )
 
@@ -109,6 +111,12 @@ class Lanes:
     def first_fee(self, venue: VenueId, head: Head, spend: Spend) -> Fee | HoldReason:
         """Return the fee of a first try, or why there is none."""
         return first_fee(venue, head, self._rules.fees, spend, self._tip_wei)
+
+    async def data_fee_wei(self, steps: Sequence[Step]) -> int | None:
+        """Return what these cost beside their gas, on rollups; None when it is not known."""
+        if self._rules.rollup is Rollup.NONE:
+            return 0
+        return await op_stack_fee_wei(self._parts.rpc, self._rules.chain_id, steps)
 
     async def submit(self, plan: Plan, wallet: str, fee: Fee, head: Head) -> Attempt | NotSent:
         """Open an attempt from a wallet: nonce, signature, journal, broadcast."""

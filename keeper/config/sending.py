@@ -4,7 +4,7 @@ from pydantic import Field
 
 from keeper.config.keyref import ConfigPath, HttpEndpoint, SecretRef
 from keeper.config.table import NAME, WEI_MAX, Table, whole
-from keeper.decide.economics import FeeStrategy
+from keeper.decide.economics import FeeStrategy, Rollup
 from keeper.units import GWEI, PPM
 
 
@@ -54,6 +54,11 @@ class FeesSettings(Table):
     )
     priority_fee_wei: int = whole(
         1_000_000, 0, WEI_MAX, "Wei a gas for the block builder, at least."
+    )
+    rollup: Rollup = Field(
+        default=Rollup.NONE,
+        description="What the chain charges beside gas: none, or op_stack (data and operator fee, "
+        "asked from its predeploys).",
     )
     percentile: int = whole(
         50, 1, 99, "Percentile of the priority fees of the latest blocks, for that strategy."

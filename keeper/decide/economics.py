@@ -1,6 +1,7 @@
 """Expected value of one liquidation, in wei of the chain's native token.
 
-    expected = p(win) × (reward − exit cost) − gas × fee − oracle fee − (1 − p(win)) × revert cost
+    expected = p(win) × (reward − exit cost) − gas × fee − data fee − oracle fee
+               − (1 − p(win)) × revert cost
 
 The exit cost is that of closing a position which the liquidation leaves with us; 0 for cash.
 
@@ -24,18 +25,19 @@ class Economics:
     revert_cost_wei: int
     p_win_ppm: int
     exit_cost_wei: int = 0
+    data_fee_wei: int = 0  # of a rollup, beside its gas
 
     @property
     def expected_wei(self) -> int:
         """Return the expected value, rounded down (never in our favour)."""
         win = (self.reward_wei - self.exit_cost_wei) * self.p_win_ppm // PPM
         lose = -(-self.revert_cost_wei * (PPM - self.p_win_ppm) // PPM)
-        return win - self.gas_cost_wei - self.oracle_fee_wei - lose
+        return win - self.cost_wei - lose
 
     @property
     def cost_wei(self) -> int:
         """Return what is surely spent when the transaction is included."""
-        return self.gas_cost_wei + self.oracle_fee_wei
+        return self.gas_cost_wei + self.data_fee_wei + self.oracle_fee_wei
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,13 @@ class Fee:
         if base_fee_wei is None:
             return self.max_fee_wei
         return min(self.max_fee_wei, base_fee_wei + self.priority_fee_wei)
+
+
+class Rollup(StrEnum):
+    """What a chain charges for layer 1 beside gas."""
+
+    NONE = "none"  # nothing, or it is in the gas already
+    OP_STACK = "op_stack"
 
 
 class FeeStrategy(StrEnum):

@@ -88,7 +88,16 @@ STAGES = _set(
     ]
 )
 SIMULATED = _set(
-    ["ok", "not_liquidatable", "no_progress", "no_capital", "oracle", "unknown", "unreachable"],
+    [
+        "ok",
+        "not_liquidatable",
+        "no_progress",
+        "no_capital",
+        "oracle",
+        "fee",
+        "unknown",
+        "unreachable",
+    ],
 )
 ENDPOINT_STATES = _set(EndpointState)
 STEPS = _set(["assess", "simulate"])

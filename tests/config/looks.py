@@ -38,7 +38,19 @@ from keeper.clock import SystemClock
 from keeper.config import Settings
 from keeper.decide.economics import Fee, Spend
 from keeper.errors import RpcError, TransientError
-from keeper.facts import AccountId, Attempt, FeedId, Head, Receipt, Refused, Rejected, Tick
+from keeper.facts import (
+    AccountId,
+    Attempt,
+    Call,
+    FeedId,
+    Head,
+    Receipt,
+    Refused,
+    Rejected,
+    Step,
+    Tick,
+)
+from keeper.jobs import Job
 from keeper.observe.http import serve
 from keeper.observe.metrics import Metrics
 from keeper.reconcile import ReconcileRules
@@ -295,6 +307,13 @@ def first_fee(base_fee_wei: int, tip_wei: int | None = None) -> Look:
             return (fee.max_fee_wei, fee.priority_fee_wei) if isinstance(fee, Fee) else fee.value
 
     return looked
+
+
+async def rollup_asked(settings: Settings) -> object:
+    """Say whether a data fee is asked for: there is nobody to answer."""
+    async with lanes_for(settings) as lanes:
+        step = Step(Job.LIQUIDATE, Call("0x" + "11" * 20, b""), 1)
+        return await lanes.data_fee_wei([step])
 
 
 async def percentile_asked(settings: Settings) -> object:

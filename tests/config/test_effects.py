@@ -85,6 +85,7 @@ EFFECTS = [
     Effect("gate.backoff_ms_max", 50_000, looks.backed_off_ms(9), 50_000),
     Effect("gate.simulations_at_once_max", 3, part(lambda p: p.pipeline._slots._value), 3),
     Effect("fees.priority_fee_wei", 7, looks.first_fee(100), (207, 7)),
+    Effect("fees.rollup", "op_stack", looks.rollup_asked, None),
     Effect("fees.strategy", "percentile", looks.first_fee(100), "fee_unknown"),
     Effect("fees.strategy", "percentile", looks.first_fee(100, 5 * 10**6), (5_000_200, 5_000_000)),
     Effect(

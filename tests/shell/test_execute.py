@@ -16,8 +16,8 @@ from keeper.chain.lanes import Lanes
 from keeper.chain.signer import KeySigner, Wallet
 from keeper.chain.submit import LaneParts
 from keeper.decide.agenda import HoldReason
-from keeper.execute import REFUSALS
 from keeper.facts import AccountId, Outcome, Refused, TxKind
+from keeper.holds import REFUSALS
 from keeper.units import GWEI, WAD
 from tests.fakes import CountingTelemetry, ManualClock, PlainBroadcaster
 from tests.shell.market import FakeChain, set_account

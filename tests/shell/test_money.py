@@ -21,6 +21,7 @@ from tests.shell.test_status import CONFIG
 from tests.shell.venue import VENUE
 
 ALICE = AccountId("alice")
+UNDER = set_account(ALICE, -19_500, eth=10)  # pays 0.1 native tokens
 NEARLY = set_account(ALICE, -17_500, eth=10)  # under at 1,800 USD
 MANY = 12  # more than the rig simulates at once
 
@@ -71,6 +72,37 @@ async def test_every_term_of_the_expected_value_is_the_chains_or_the_configs() -
     assert expected.expected_wei == (
         expected.reward_wei * 9 // 10 - 200_000 * per_gas - UPDATE_FEE_WEI - 3_000 * per_gas
     )
+
+
+async def test_what_its_data_costs_is_weighed_and_reserved() -> None:
+    rig, lane = scripted_rig()
+    lane.data_fee = 10**15
+    await rig.started(UNDER)
+    await rig.tried()
+    (plan,) = lane.plans
+    assert plan.expected.data_fee_wei == 10**15
+    assert isinstance(lane.fee, Fee)
+    limit_wei = plan.gas_limit * lane.fee.max_fee_wei + plan.call.value_wei
+    assert plan.cost_wei_max == limit_wei + 2 * 10**15
+    rig, lane = scripted_rig()
+    lane.data_fee = WAD
+    await rig.started(UNDER)
+    await rig.tried()
+    assert lane.plans == []
+    assert rig.why(ALICE) == "cost_cap"
+
+
+async def test_a_data_fee_that_is_not_known_holds_and_cancels_nothing() -> None:
+    rig, lane, attempt = await in_flight(UNDER)
+    lane.data_fee = None
+    lane.late = [attempt]
+    await rig.settle()
+    assert (lane.replaced, lane.cancelled) == ([], [])
+    rig, lane = scripted_rig()
+    lane.data_fee = None
+    await rig.started(UNDER)
+    await rig.tried()
+    assert rig.why(ALICE) == "fee_unknown"
 
 
 async def test_profit_goes_on_where_the_journal_left_it(tmp_path: Path) -> None:
