@@ -28,8 +28,10 @@ from keeper.clock import SystemClock
 from keeper.config import Settings, VenueSettings, find_module
 from keeper.desk import Desk
 from keeper.execute import Execution
+from keeper.explain import Explainer
 from keeper.facts import OWN, VenueId
 from keeper.intake import Intake
+from keeper.observe.api import Reads
 from keeper.observe.http import Views, serve
 from keeper.observe.metrics import Metrics
 from keeper.observe.outcomes import publishers
@@ -312,6 +314,16 @@ def _loops(parts: Parts) -> dict[str, Callable[[], Awaitable[None]]]:
     return loops
 
 
+def _reads(parts: Parts) -> Reads:
+    explainer = Explainer(parts.desks, parts.status.quarantine, parts.status.clock)
+    return Reads(
+        accounts=explainer.nearest,
+        candidates=explainer.candidates,
+        account=explainer.account,
+        config=parts.settings.show,
+    )
+
+
 def views_of(parts: Parts) -> Views:
     """Return what the HTTP server shows; reads the token, or raises ConfigError."""
     token = parts.settings.http.token
@@ -320,6 +332,7 @@ def views_of(parts: Parts) -> Views:
         late=parts.heartbeats.late,
         unready=parts.status.unready,
         status=parts.status.snapshot,
+        reads=_reads(parts),
         pause=parts.status.brakes.pause,
         token=token.read() if token else None,
     )

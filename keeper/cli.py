@@ -1,4 +1,4 @@
-"""The command line: run, check, demo, config, keys, bench; `keeper journal` is in journal_cli.py.
+"""The command line; `keeper journal` is in journal_cli.py, `status` and `explain` in ask_cli.py.
 
 Exit codes: 0 stopped or passed, 1 a bug or a failed check, 2 a mistake in the configuration.
 """
@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from keeper import __version__
+from keeper.ask_cli import explain, status
 from keeper.config import difference, flat, json_schema, load, read_private
 from keeper.errors import ConfigError, FatalError
 from keeper.journal_cli import journal
@@ -266,6 +267,8 @@ def margin(ticks: int, sizes: bool, as_json: bool, **shape: Any) -> None:  # noq
 
 
 cli.add_command(journal)
+cli.add_command(status)
+cli.add_command(explain)
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ A failed attempt backs the account off for a growing time that ends.
 """
 
 import heapq
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Generic, TypeVar
@@ -99,6 +99,10 @@ class Agenda(Generic[AccountT]):
     def __contains__(self, account: AccountT) -> bool:
         """Say whether the account is on the agenda."""
         return account in self._entries
+
+    def __iter__(self) -> Iterator[AccountT]:
+        """Go through the accounts, first nominated first."""
+        return iter(self._entries)
 
     def nominate(self, account: AccountT, now_ms: int) -> bool:
         """Put an account on the agenda; True when it was not there. A back-off still counts."""
@@ -224,6 +228,16 @@ class Agenda(Generic[AccountT]):
     def next_wake_ms(self) -> int | None:
         """Return when the next hold by time ends (it may have ended otherwise)."""
         return self._by_time[0][0] if self._by_time else None
+
+    def hold_of(self, account: AccountT) -> Hold | None:
+        """Return what the account is held for, and until when."""
+        entry = self._entries.get(account)
+        return entry.hold if entry else None
+
+    def failures(self, account: AccountT) -> int:
+        """Return how often in a row work on the account failed lately."""
+        backoff = self._backoffs.get(account)
+        return backoff.failures if backoff else 0
 
     def why(self, account: AccountT) -> str:
         """Say in a word why the account is not being acted on, for logs."""

@@ -5,7 +5,7 @@
 ``/metrics``       Prometheus text, or OpenMetrics when asked
 ``/healthz``       200, or 503 naming each loop that has not beaten within its limit: restart me
 ``/readyz``        200, or 503 with the reasons: alive, but not liquidating
-``/api/v1/status`` what ``keeper status`` shows, as JSON
+``/api/v1/…``      status, accounts, accounts/VENUE/ACCOUNT, candidates, config (``api.py``)
 ``/api/v1/pause``  POST with the token: start nothing; ``/api/v1/resume``: go on
 =================  =================================================================================
 
@@ -16,7 +16,6 @@ wants ``Authorization: Bearer <token>``, and does not exist without a token in t
 import asyncio
 import hmac
 import html
-import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from aiohttp.typedefs import Handler, Middleware
 from pydantic import SecretStr
 
 from keeper.errors import ConfigError
+from keeper.observe.api import Reads, as_json, routes
 from keeper.observe.metrics import Metrics
 
 log = structlog.get_logger(__name__)
@@ -53,6 +53,9 @@ _LINKS = {
     "/healthz": "are all loops alive?",
     "/readyz": "is the keeper able to liquidate, and if not, why?",
     "/api/v1/status": "what it sees and does, as JSON",
+    "/api/v1/accounts": "accounts by distance to liquidation; each is explained at its own address",
+    "/api/v1/candidates": "under-margined accounts and what each waits for",
+    "/api/v1/config": "the configuration in effect, secrets starred",
 }
 
 
@@ -69,6 +72,7 @@ class Views:
     late: Callable[[], Mapping[str, float]]
     unready: Callable[[], Sequence[str]]
     status: Callable[[], Mapping[str, object]]
+    reads: Reads
     pause: Callable[..., str] | None = None  # (on=…) returns what pauses the keeper then
     token: SecretStr | None = None
 
@@ -92,6 +96,7 @@ async def serve(
         ("/api/v1/status", pages.status),
     ):
         app.router.add_get(path, handler, allow_head=False)
+    app.router.add_routes(routes(views.reads))
     if views.pause is not None and views.token is not None:
         app.router.add_post("/api/v1/pause", pages.pause)
         app.router.add_post("/api/v1/resume", pages.resume)
@@ -154,18 +159,18 @@ class _Pages:
     async def healthz(self, _request: web.Request) -> web.Response:
         late = self._views.late()
         if not late:
-            return _json(200, {"status": "ok"})
+            return as_json(200, {"status": "ok"})
         ages = {loop: {"age_s": round(age_s, 3)} for loop, age_s in late.items()}
-        return _json(503, {"status": "late", "loops": ages})
+        return as_json(503, {"status": "late", "loops": ages})
 
     async def readyz(self, _request: web.Request) -> web.Response:
         reasons = list(self._views.unready())
         if not reasons:
-            return _json(200, {"status": "ready", "reasons": []})
-        return _json(503, {"status": "not ready", "reasons": reasons})
+            return as_json(200, {"status": "ready", "reasons": []})
+        return as_json(503, {"status": "not ready", "reasons": reasons})
 
     async def status(self, _request: web.Request) -> web.Response:
-        return _json(200, self._views.status())
+        return as_json(200, self._views.status())
 
     async def pause(self, request: web.Request) -> web.Response:
         return self._switch(request, on=True)
@@ -178,16 +183,10 @@ class _Pages:
         wanted = f"Bearer {token.get_secret_value()}" if token else ""
         if not token or not hmac.compare_digest(given.encode(), wanted.encode()):
             log.warning("a pause or resume without the token was refused", peer=request.remote)
-            return _json(401, {"error": "give the token: Authorization: Bearer …"})
+            return as_json(401, {"error": "give the token: Authorization: Bearer …"})
         if self._views.pause is None:
             raise web.HTTPNotFound
-        return _json(200, {"paused": self._views.pause(on=on)})
-
-
-def _json(status: int, body: Mapping[str, object]) -> web.Response:
-    # NaN and Infinity are no JSON: better a 500 in the log than a page that cannot be read
-    text = json.dumps(body, allow_nan=False) + "\n"
-    return web.Response(status=status, text=text, content_type="application/json")
+        return as_json(200, {"paused": self._views.pause(on=on)})
 
 
 def _limited(
@@ -200,7 +199,7 @@ def _limited(
                 return await handler(request)
         except TimeoutError:
             log.warning("http request timed out", path=request.path)
-            return _json(503, {"status": "timed out"})
+            return as_json(503, {"status": "timed out"})
 
     return limit
 

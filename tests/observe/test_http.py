@@ -16,10 +16,12 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from pydantic import SecretStr
 
 from keeper.errors import ConfigError
+from keeper.observe.api import LIMIT, LIMIT_MAX, Reads
 from keeper.observe.http import Views, serve
 from keeper.observe.metrics import Metrics
 
-PATHS = ["/", "/metrics", "/healthz", "/readyz", "/api/v1/status"]
+API = ["/api/v1/accounts", "/api/v1/candidates", "/api/v1/config"]
+PATHS = ["/", "/metrics", "/healthz", "/readyz", "/api/v1/status", *API]
 HOST = "127.0.0.1"
 
 
@@ -44,9 +46,21 @@ class State:
             late=lambda: self.late,
             unready=lambda: self.reasons,
             status=lambda: self.status,
+            reads=Reads(
+                accounts=lambda venue, offset, limit: self.page("accounts", venue, offset, limit),
+                candidates=lambda venue, offset, limit: self.page("due", venue, offset, limit),
+                account=lambda venue, account: {("demo", "7"): {"why": "due"}}[venue, account],
+                config=lambda: {"chain": {"id": 1}},
+            ),
             pause=self.pause,
             token=SecretStr(self.token) if self.token else None,
         )
+
+    @staticmethod
+    def page(name: str, venue: str | None, offset: int, limit: int) -> dict[str, object]:
+        if venue not in {None, "demo"}:
+            raise KeyError(venue)
+        return {name: venue, "offset": offset, "limit": limit}
 
 
 @asynccontextmanager
@@ -269,3 +283,47 @@ async def test_a_port_that_is_taken_is_the_operators_to_mend() -> None:
         with pytest.raises(ConfigError, match=f"cannot listen on {HOST}:{port}"):
             async with serve(HOST, port, State().views()):
                 pass
+
+
+async def asked(path: str) -> tuple[int, dict[str, object]]:
+    async with _served(State()) as session, session.get(path) as answer:
+        assert answer.content_type == "application/json"
+        return answer.status, await answer.json()
+
+
+@pytest.mark.parametrize(("path", "name"), [("accounts", "accounts"), ("candidates", "due")])
+async def test_pages_are_bounded(path: str, name: str) -> None:
+    first = {name: None, "offset": 0, "limit": LIMIT}
+    assert await asked(f"/api/v1/{path}") == (200, first)
+    chosen = {name: "demo", "offset": 20, "limit": LIMIT_MAX}
+    query = f"venue=demo&offset=20&limit={LIMIT_MAX}"
+    assert await asked(f"/api/v1/{path}?{query}") == (200, chosen)
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ("limit=0", "limit should be a whole number from 1 to 1000, got '0'"),
+        ("limit=1001", "limit should be a whole number from 1 to 1000, got '1001'"),
+        ("offset=-1", "offset should be a whole number from 0 to 10000000, got '-1'"),
+        ("offset=x", "offset should be a whole number from 0 to 10000000, got 'x'"),
+        ("page=2", "unknown parameter 'page'; there are venue, offset, limit"),
+    ],
+)
+async def test_a_mistake_in_a_query_is_told(query: str, said: str) -> None:
+    assert await asked(f"/api/v1/accounts?{query}") == (400, {"error": said})
+
+
+async def test_what_is_not_there_is_404() -> None:
+    assert await asked("/api/v1/accounts/demo/7") == (200, {"why": "due"})
+    status, body = await asked("/api/v1/accounts/demo/8")
+    assert (status, body["error"]) == (
+        404,
+        "no account '8' is known at a venue 'demo'; /api/v1/accounts lists them",
+    )
+    missing = await asked("/api/v1/candidates?venue=acme")
+    assert missing == (404, {"error": "no venue 'acme' is configured"})
+
+
+async def test_the_config_in_effect_is_shown() -> None:
+    assert await asked("/api/v1/config") == (200, {"chain": {"id": 1}})
