@@ -22,6 +22,7 @@ from keeper.chain.ledger import Ledger
 from keeper.chain.proxies import implementations
 from keeper.chain.relay import Relay, RelayProtocol, load_relay_key
 from keeper.chain.rpc import HttpRpc
+from keeper.chain.sequencer import NOT_READ, watch_sequencer
 from keeper.chain.signer import load_wallets
 from keeper.chain.submit import LaneParts
 from keeper.clock import SystemClock
@@ -62,6 +63,7 @@ class Parts:
     settings: Settings
     metrics: Metrics
     supervisor: Supervisor
+    rpc: Rpc
     lanes: Lanes
     sources: Mapping[str, PriceSource]
     follower: ChainFollower
@@ -266,7 +268,7 @@ def _assemble(
     )
     metrics.before_render(status.set_gauges)
     supervisor = Supervisor(metrics, quarantine, heartbeats, RETRYING)
-    return Parts(settings, metrics, supervisor, lanes, sources, follower, pipeline, status)
+    return Parts(settings, metrics, supervisor, rpc, lanes, sources, follower, pipeline, status)
 
 
 def _loops(parts: Parts) -> dict[str, Callable[[], Awaitable[None]]]:
@@ -296,6 +298,14 @@ def _loops(parts: Parts) -> dict[str, Callable[[], Awaitable[None]]]:
     loops["endpoints"] = partial(
         parts.status.endpoints.watch, partial(parts.heartbeats.beat, "endpoints")
     )
+    if chain.sequencer_feed is not None:
+        board = parts.status.board
+        board.close(NOT_READ)
+        parts.heartbeats.register("sequencer", BEAT_LIMIT_S + slowest_s)
+        beat = partial(parts.heartbeats.beat, "sequencer")
+        feed, grace_s = chain.sequencer_feed, chain.sequencer_grace_s
+        watch = partial(watch_sequencer, parts.rpc, feed, grace_s, board.close, beat)
+        loops["sequencer"] = partial(supervisor.run_stream_loop, "sequencer", watch)
     for number, endpoint in enumerate(chain.ws):
         name = f"ws{number}"
         parts.heartbeats.register(name, BEAT_LIMIT_S + chain.head_silence_ms_max / 1000)

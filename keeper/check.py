@@ -250,10 +250,10 @@ async def _feeds(
         async for tick in source.ticks():
             if tick is None:
                 continue
-            result = tick if isinstance(tick, Rejected) else board.offer(tick)
-            if isinstance(result, Rejected):
-                refused[result.feed] = f"{result.reason}: {result.detail}"
-            elif not waiting():
+            for each in [tick] if isinstance(tick, Rejected) else board.offer(tick):
+                if isinstance(each, Rejected):
+                    refused[each.feed] = f"{each.reason}: {each.detail}"
+            if not waiting():
                 done.set()
 
     done = asyncio.Event()
@@ -279,5 +279,6 @@ def _feed(
         age_ms = now_ms - price.published_ms
         detail = f"{wad_to_float(price.price_wad):g} USD, {age_ms} ms old, from {price.source}"
         return Finding(what, "ok", detail)
-    detail = refused.get(feed.id, f"nothing heard in {LISTEN_S_MAX:g} s")
+    silence = f"{board.trouble(feed.id, now_ms)}; nothing heard in {LISTEN_S_MAX:g} s"
+    detail = refused.get(feed.id, silence)
     return Finding(what, "failed", detail, "is its publisher running, and are both clocks right?")

@@ -228,10 +228,16 @@ class Execution:
         if isinstance(simulation, Refused):
             return simulation
         first = Step(simulation.job, simulation.call, simulation.gas)
-        fee_wei = await self._submitter.data_fee_wei([first, *simulation.then])
-        if fee_wei is None:
+        fees = await self._submitter.data_fees([first, *simulation.then])
+        if fees is None:
             return Refused("fee", "what its data costs on layer 1 is not known")
-        return replace(simulation, data_fee_wei=fee_wei)
+        then = zip(simulation.then, fees[1:], strict=True)
+        return replace(
+            simulation,
+            gas=simulation.gas + fees[0].gas,
+            then=tuple(replace(step, gas=step.gas + fee.gas) for step, fee in then),
+            data_fee_wei=sum(fee.wei for fee in fees),
+        )
 
     def _taking_over(self, desk: Desk, account: AccountId) -> Counter[str]:
         return taking_over(desk.venue.id, account, self._submitter.open_attempts)

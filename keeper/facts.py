@@ -35,7 +35,7 @@ class Tick:
     payload: bytes | None = None  # the signed update a pull oracle accepts
 
 
-Price = Tick  # what the board lets through is a tick that passed every gate
+Price = Tick  # what the board makes of ticks that passed every gate
 
 
 class Rejection(StrEnum):
@@ -52,6 +52,17 @@ class Rejection(StrEnum):
     DUPLICATE = "duplicate"
     WIDE_CONFIDENCE = "wide_confidence"
     JUMP = "jump"
+    DEVIATION = "deviation"  # the sources do not agree
+    NO_QUORUM = "no_quorum"
+    MARKET_CLOSED = "market_closed"
+    SEQUENCER_DOWN = "sequencer_down"
+
+
+class PriceRule(StrEnum):
+    """How the prices of several sources become one."""
+
+    PRIMARY = "primary"  # that of the first listed source that has one
+    MEDIAN = "median"
 
 
 @dataclass(frozen=True, slots=True)

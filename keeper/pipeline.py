@@ -25,8 +25,6 @@ from keeper.facts import (
     MarketState,
     Price,
     Probe,
-    Rejected,
-    Tick,
     VenueId,
 )
 from keeper.intake import Intake
@@ -37,6 +35,7 @@ from keeper.reconcile import Reconciler, differences
 from keeper.rivals import report
 from keeper.settle import Settlement
 from keeper.supervise import Heartbeats
+from keeper.ticks import facts_of
 
 logger = structlog.get_logger(__name__)
 
@@ -105,31 +104,11 @@ class Pipeline:
         async with contextlib.aclosing(source.ticks()) as ticks:
             async for tick in ticks:
                 self._heartbeats.beat(f"prices/{source.name}")
-                if tick is not None:
-                    self._take_tick(tick)
-
-    def _take_tick(self, tick: Tick | Rejected) -> None:
-        if isinstance(tick, Rejected):
-            self._refuse(tick)
-            return
-        returned = self._board.fresh(tick.feed, self._clock.wall_ms()) is None
-        price = self._board.offer(tick)
-        if isinstance(price, Rejected):
-            self._refuse(price)
-            return
-        self._telemetry.count("keeper_price_updates_total", feed=tick.feed, source=tick.source)
-        self._inbox.put(("price", price.feed), price)
-        if returned:
-            self._inbox.put(("returned", price.feed), price)
-
-    def _refuse(self, rejected: Rejected) -> None:
-        self._telemetry.count(
-            "keeper_price_rejections_total",
-            feed=rejected.feed,
-            source=rejected.source,
-            reason=rejected.reason.value,
-        )
-        logger.debug("price refused", reason=rejected.reason.value, detail=rejected.detail)
+                if tick is None:
+                    continue
+                now_ms = self._clock.wall_ms()
+                for key, price in facts_of(tick, self._board, self._telemetry, now_ms):
+                    self._inbox.put(key, price)
 
     # --- chain ------------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 from keeper.capabilities import Capabilities
 from keeper.coverage import Covered
 from keeper.decide.agenda import HoldReason
-from keeper.decide.economics import Fee, Spend
+from keeper.decide.economics import DataFee, Fee, Spend
 from keeper.errors import RpcError
 from keeper.facts import (
     AccountId,
@@ -58,12 +58,16 @@ class PriceSource(Protocol):
 class Board(Protocol):
     """One gated price per feed."""
 
-    def offer(self, tick: Tick) -> Price | Rejected:
-        """Pass the tick through the gates; an accepted one is the feed's price from now on."""
+    def affected(self, feed: FeedId) -> Sequence[FeedId]:
+        """Return the feeds whose price moves with this one's, itself first."""
+        ...
+
+    def offer(self, tick: Tick) -> Sequence[Price | Rejected]:
+        """Pass the tick through the gates: the prices after it, and why it does not count."""
         ...
 
     def fresh(self, feed: FeedId, now_ms: int) -> Price | None:
-        """Return the feed's price unless there is none or it is older than its ``age_ms_max``."""
+        """Return the feed's price unless there is none that has passed every gate."""
         ...
 
     def age_ms(self, feed: FeedId, now_ms: int) -> int | None:
@@ -274,8 +278,8 @@ class Submitter(Protocol):
         """Return the fee of a first try, or why there is none."""
         ...
 
-    async def data_fee_wei(self, steps: Sequence[Step]) -> int | None:
-        """Return what these cost beside their gas, on rollups; None when it is not known."""
+    async def data_fees(self, steps: Sequence[Step]) -> Sequence[DataFee] | None:
+        """Return what each costs on a rollup beside its execution; None when it is not known."""
         ...
 
     async def submit(self, plan: Plan, wallet: str, fee: Fee, head: Head) -> Attempt | NotSent:
@@ -312,6 +316,10 @@ class Tracker(Protocol):
 
     def overdue(self, head: Head) -> Sequence[Attempt]:
         """Return the attempts whose newest transaction has waited too long, by nonce."""
+        ...
+
+    def is_stuck(self, attempt: Attempt, head: Head) -> bool:
+        """Say whether an attempt was to be replaced long ago, and holds up all behind it."""
         ...
 
     def waiting(self, head: Head) -> Sequence[Attempt]:

@@ -7,6 +7,7 @@ from keeper.chain.fees import FeeRules
 from keeper.chain.lane_rules import LaneRules
 from keeper.chain.rpc import WATCHER
 from keeper.config import Settings, VenueSettings
+from keeper.decide.hours import market_hours
 from keeper.desk import DeskRules
 from keeper.execute import ExecutionRules
 from keeper.facts import FeedId
@@ -22,6 +23,13 @@ def feed_rules(settings: Settings) -> Mapping[FeedId, FeedRules]:
             conf_ppm_max=feed.conf_ppm_max,
             change_ppm_max=feed.change_ppm_max,
             sources=feed.sources,
+            rule=feed.rule,
+            quorum=feed.quorum,
+            deviation_ppm_max=feed.deviation_ppm_max,
+            contract_source=feed.contract_source,
+            numerator=feed.numerator,
+            denominator=feed.denominator,
+            hours=market_hours(feed.market_hours, feed.market_timezone),
         )
         for feed in settings.feeds
     }

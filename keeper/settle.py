@@ -39,9 +39,13 @@ Judged = tuple[Outcome, str, LiquidationSeen | None]
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Why an overdue attempt is neither replaced nor cancelled at this head."""
+    """Why an overdue attempt is neither replaced nor cancelled at this head.
+
+    ``too_dear``: it is not worth more than it bids; once it holds up its wallet it is cancelled.
+    """
 
     reason: str
+    too_dear: bool = False
 
 
 class Settlement:
@@ -203,6 +207,8 @@ class Settlement:
         if isinstance(again, tuple):
             plan, fee = again
             await self._tracker.replace(attempt, plan, fee, head)
+        elif isinstance(again, Wait) and again.too_dear and self._tracker.is_stuck(attempt, head):
+            await self._cancel(attempt, head, again.reason)
         elif isinstance(again, Wait):
             logger.info("waiting", attempt=attempt.id, reason=again.reason)
         else:
@@ -262,10 +268,10 @@ class Settlement:
             return Wait("what it pays cannot be valued now")
         fee = self._tracker.replacement_fee(attempt, head, spend)
         if fee is None:
-            return Wait("a replacement would cost too much")
+            return Wait("a replacement would cost too much", too_dear=True)
         plan = self._execution.plan(desk, nominated, simulation, fee)
         # what would not pay at the higher fee may still be included at the one it has
-        return (plan, fee) if isinstance(plan, Plan) else Wait(plan.value)
+        return (plan, fee) if isinstance(plan, Plan) else Wait(plan.value, too_dear=True)
 
     def _report(self, settled: Settled, mined: Mined, value_wei: int) -> None:
         """Write the canonical line and the counters of one attempt."""

@@ -67,11 +67,8 @@ class Status:
             reasons.append(said + self._endpoint_trouble())
         for venue, desk in self.pipeline.desks.items():
             reasons += self._venue_trouble(venue, desk)
-        for feed in sorted(self.needed_feeds()):
-            if self.board.fresh(feed, now_ms) is None:
-                age_ms = self.board.age_ms(feed, now_ms)
-                said = "no price yet" if age_ms is None else f"price is {age_ms / 1000:.1f} s old"
-                reasons.append(f"feed {feed}: {said}")
+        troubles = {feed: self.board.trouble(feed, now_ms) for feed in sorted(self.needed_feeds())}
+        reasons += [f"feed {feed}: {trouble}" for feed, trouble in troubles.items() if trouble]
         for entry in self.quarantine.entries()[:NEAREST]:
             what = f"account {entry.account}" if entry.account else "its loop"
             reasons.append(f"venue {entry.venue}: {what} is in quarantine: {entry.error}")

@@ -7,7 +7,7 @@ from typing import NoReturn
 
 from keeper.coverage import Covered
 from keeper.decide.agenda import HoldReason
-from keeper.decide.economics import Fee, Spend
+from keeper.decide.economics import DataFee, Fee, Spend
 from keeper.errors import RpcError, RpcFault
 from keeper.facts import (
     AccountId,
@@ -149,11 +149,12 @@ class ScriptedLane:
     def __init__(self, wallet: str | None) -> None:
         self.wallet = wallet
         self.fee: Fee | HoldReason = Fee(2 * GWEI, GWEI)
-        self.data_fee: int | None = 0
+        self.data_fee: DataFee | None = DataFee()
         self.refuse: NotSent | None = None
         self.during_submit: Callable[[Attempt], None] = lambda _attempt: None
         self.mined: list[Mined] = []
         self.late: list[Attempt] = []
+        self.stuck: list[Attempt] = []
         self.dearer: Fee | None = Fee(3 * GWEI, 2 * GWEI)
         self.can_cancel = True
         self.plans: list[Plan] = []
@@ -198,8 +199,8 @@ class ScriptedLane:
     def first_fee(self, _venue: VenueId, _head: Head, _spend: Spend) -> Fee | HoldReason:
         return self.fee
 
-    async def data_fee_wei(self, _steps: Sequence[Step]) -> int | None:
-        return self.data_fee
+    async def data_fees(self, steps: Sequence[Step]) -> Sequence[DataFee] | None:
+        return None if self.data_fee is None else [self.data_fee for _ in steps]
 
     async def submit(self, plan: Plan, _wallet: str, fee: Fee, head: Head) -> Attempt | NotSent:
         if self.wallet is None:
@@ -246,6 +247,9 @@ class ScriptedLane:
 
     def overdue(self, _head: Head) -> Sequence[Attempt]:
         return [attempt for attempt in self.late if attempt.id in self._ids()]
+
+    def is_stuck(self, attempt: Attempt, _head: Head) -> bool:
+        return attempt in self.stuck
 
     def waiting(self, _head: Head) -> Sequence[Attempt]:
         return [attempt for attempt in self._open.values() if attempt not in self.late]

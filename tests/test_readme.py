@@ -38,7 +38,9 @@ def test_the_examples_of_config_are_accepted(tmp_path: Path) -> None:
     ]
     (tmp_path / "config.toml").write_text("\n".join([shipped, *written]))
     found = load(tmp_path / "config.toml")
-    assert [source.kind for source in found.sources] == ["mqtt", "hermes", "binance"]
+    assert [source.kind for source in found.sources] == [
+        *("mqtt", "hermes", "binance", "chainlink", "replay")
+    ]
     assert [venue.kind for venue in found.venues] == [
         "demo_market",
         "perp_curie",

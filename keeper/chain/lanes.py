@@ -5,13 +5,13 @@ from collections.abc import Collection, Mapping, Sequence
 
 import structlog
 
-from keeper.chain.data_fee import op_stack_fee_wei
+from keeper.chain.data_fee import read_data_fees
 from keeper.chain.fees import first_fee, read_tip
 from keeper.chain.lane_rules import LaneRules
 from keeper.chain.signer import Wallet
 from keeper.chain.submit import Lane, LaneParts
 from keeper.decide.agenda import HoldReason
-from keeper.decide.economics import Fee, Rollup, Spend
+from keeper.decide.economics import DataFee, Fee, Spend
 from keeper.errors import RpcError
 from keeper.facts import (
     AccountId,
@@ -112,11 +112,10 @@ class Lanes:
         """Return the fee of a first try, or why there is none."""
         return first_fee(venue, head, self._rules.fees, spend, self._tip_wei)
 
-    async def data_fee_wei(self, steps: Sequence[Step]) -> int | None:
-        """Return what these cost beside their gas, on rollups; None when it is not known."""
-        if self._rules.rollup is Rollup.NONE:
-            return 0
-        return await op_stack_fee_wei(self._parts.rpc, self._rules.chain_id, steps)
+    async def data_fees(self, steps: Sequence[Step]) -> Sequence[DataFee] | None:
+        """Return what each costs on a rollup beside its execution; None when it is not known."""
+        rules = self._rules
+        return await read_data_fees(self._parts.rpc, rules.rollup, rules.chain_id, steps)
 
     async def submit(self, plan: Plan, wallet: str, fee: Fee, head: Head) -> Attempt | NotSent:
         """Open an attempt from a wallet: nonce, signature, journal, broadcast."""
@@ -164,6 +163,10 @@ class Lanes:
     def overdue(self, head: Head) -> Sequence[Attempt]:
         """Return the attempts whose newest transaction has waited too long, by nonce."""
         return [attempt for lane in self.lanes for attempt in lane.overdue(head)]
+
+    def is_stuck(self, attempt: Attempt, head: Head) -> bool:
+        """Say whether an attempt was to be replaced long ago, and holds up all behind it."""
+        return self._lane(attempt).is_stuck(attempt, head)
 
     def waiting(self, head: Head) -> Sequence[Attempt]:
         """Return the attempts in flight that are neither overdue nor being cancelled, by nonce."""

@@ -130,10 +130,14 @@ class Lane:
         """Return the attempt that keeps all later nonces waiting, although it was due long ago."""
         waiting = [one for one in self._open.values() if not self._inclusion.is_consumed(one)]
         first = min(waiting, key=lambda attempt: attempt.nonce, default=None)
-        if first is None or not first.transactions:
-            return None
-        due = first.transactions[-1].block + 2 * self._rules.replace_after_blocks
-        return first if due <= head.number else None
+        return first if first is not None and self.is_stuck(first, head) else None
+
+    def is_stuck(self, attempt: Attempt, head: Head) -> bool:
+        """Say whether an attempt was to be replaced long ago."""
+        if not attempt.transactions:
+            return False
+        late = 2 * self._rules.replace_after_blocks
+        return attempt.transactions[-1].block + late <= head.number
 
     def adopt(self, attempts: Sequence[Attempt]) -> None:
         """Take over what the journal says this wallet has in flight.

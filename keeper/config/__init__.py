@@ -1,6 +1,7 @@
 """config.toml → frozen settings; every mistake at once; JSON schema; secrets by reference."""
 
 from keeper.config.changes import difference, flat
+from keeper.config.feeds import FeedSettings
 from keeper.config.keyref import (
     ConfigPath,
     Endpoint,
@@ -16,7 +17,6 @@ from keeper.config.schema import json_schema
 from keeper.config.sending import FeesSettings, WalletSettings
 from keeper.config.settings import (
     ChainSettings,
-    FeedSettings,
     GateSettings,
     HttpSettings,
     KeeperSettings,

@@ -13,6 +13,7 @@ from keeper.config.keyref import is_raw_key, raw_key_lines
 from keeper.config.lines import KeyPath
 from keeper.config.problems import Problems, listing, suggestion
 from keeper.config.settings import Settings
+from keeper.decide.hours import market_hours
 from keeper.facts import FeedId
 
 Document = Mapping[str, Any]
@@ -21,6 +22,9 @@ _LEAK = (
     "looks like a private key or seed phrase; take it out, put it in a file with mode "
     '600 and write key = { file = "path" }'
 )
+
+
+_PARTS = ("numerator", "denominator")  # of a derived feed
 
 
 def report_leaks(problems: Problems, document: Document, text: str) -> None:
@@ -67,6 +71,10 @@ def cross_check(problems: Problems, document: Document) -> None:
     _check_topics(problems, feeds)
     for index, feed in _tables(document, "feeds"):
         _check_names(problems, feed, ("feeds", index, "sources"), "source", names)
+        for part in _PARTS:
+            check_feed(problems, ("feeds", index, part), feed.get(part), feeds)
+        _check_rule(problems, feed, ("feeds", index))
+    _check_derived(problems, document, feeds)
     chain = _table(document, "chain")
     check_feed(problems, ("chain", "native_feed"), chain.get("native_feed"), feeds)
     for index, venue in _tables(document, "venues"):
@@ -177,6 +185,55 @@ def _check_names(
         elif name in seen:
             problems.add((*at, index), f"is named twice; name each {what} once", value=name)
         seen.add(name)
+
+
+def _check_rule(problems: Problems, feed: Document, at: KeyPath) -> None:
+    """Tell of a feed whose keys can yield no price together."""
+    sources = feed.get("sources", [])
+    parts = [part for part in _PARTS if part in feed]
+    if not isinstance(sources, list):
+        return
+    if sources and parts:
+        text = "makes it a derived feed, which has no sources; take one of them out"
+        problems.add((*at, parts[0]), text, value=feed[parts[0]])
+    elif not sources and "denominator" not in feed:
+        text = "is missing; name at least one source (or a denominator, for a derived feed)"
+        problems.add((*at, "sources"), text)
+    quorum = feed.get("quorum", 1)
+    if sources and isinstance(quorum, int) and quorum > len(sources):
+        text = f"should not be more than its {len(sources)} sources; lower it or name more"
+        problems.add((*at, "quorum"), text, value=quorum)
+    own = feed.get("contract_source")
+    if isinstance(own, str) and own not in sources:
+        names = [name for name in sources if isinstance(name, str)]
+        text = f"is none of its sources; {suggestion(own, names)}sources: {listing(names)}"
+        problems.add((*at, "contract_source"), text, value=own)
+    hours, zone = feed.get("market_hours", []), feed.get("market_timezone", "UTC")
+    if isinstance(zone, str) and isinstance(hours, list):
+        try:
+            market_hours([span for span in hours if isinstance(span, str)], zone)
+        except ValueError as error:
+            key = "market_hours" if hours else "market_timezone"
+            problems.add((*at, key), str(error))
+
+
+def _check_derived(problems: Problems, document: Document, feeds: Mapping[str, int]) -> None:
+    """Tell of feeds that are derived from themselves."""
+    parts = {
+        str(feed.get("id")): [feed.get(part) for part in _PARTS]
+        for _, feed in _tables(document, "feeds")
+    }
+    for name, index in feeds.items():
+        below: set[object] = set()
+        waiting: list[object] = list(parts[name])
+        while waiting:
+            part = waiting.pop()
+            if isinstance(part, str) and part not in below:
+                below.add(part)
+                waiting += parts.get(part, [])
+        if name in below:
+            text = "is derived from itself; derive it from feeds that have sources"
+            problems.add(("feeds", index, "id"), text, value=name)
 
 
 def _check_budget(problems: Problems, venue: Document, at: KeyPath) -> None:

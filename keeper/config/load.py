@@ -10,6 +10,7 @@ from annotated_types import MaxLen, MinLen
 from pydantic import BaseModel, ValidationError
 
 from keeper.config.checks import check_option_feeds, cross_check, feed_ids, report_leaks
+from keeper.config.feeds import FeedSettings
 from keeper.config.kinds import Room, settings_of
 from keeper.config.lines import KeyPath, key_lines
 from keeper.config.problems import (
@@ -21,7 +22,6 @@ from keeper.config.problems import (
 from keeper.config.relays import RelaySettings
 from keeper.config.sending import WalletSettings
 from keeper.config.settings import (
-    FeedSettings,
     Settings,
     SourceCommon,
     SourceSettings,

@@ -57,8 +57,8 @@ class FeesSettings(Table):
     )
     rollup: Rollup = Field(
         default=Rollup.NONE,
-        description="What the chain charges beside gas: none, or op_stack (data and operator fee, "
-        "asked from its predeploys).",
+        description="What the chain charges for layer 1: none, op_stack (data and operator fee) or "
+        "arbitrum (more gas); the chain's own contracts are asked.",
     )
     percentile: int = whole(
         50, 1, 99, "Percentile of the priority fees of the latest blocks, for that strategy."

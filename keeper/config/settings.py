@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field, SerializeAsAny
 
+from keeper.config.feeds import FeedSettings
 from keeper.config.keyref import (
     ConfigPath,
     HttpEndpoint,
@@ -27,7 +28,6 @@ from keeper.errors import ConfigError
 from keeper.facts import FeedId, VenueId
 from keeper.units import PPM
 
-FEED = r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,63}$"  # "ETH/USD"; no MQTT wildcards
 _BLOCK_MAX = 2**63 - 1
 
 
@@ -139,6 +139,15 @@ class ChainSettings(Table):
     head_age_ms_max: int = _whole(
         30_000, 500, _MS_MAX, "Milliseconds after which a head is too old to act on."
     )
+    sequencer_feed: str | None = Field(
+        default=None,
+        pattern=r"^0x[0-9a-fA-F]{40}$",
+        description="Chainlink's uptime feed of the sequencer, on a layer 2: no price counts while "
+        "it is down.",
+    )
+    sequencer_grace_s: int = _whole(
+        3_600, 0, 86_400, "Seconds after the sequencer came up until prices count again."
+    )
     head_silence_ms_max: int = _whole(
         15_000, 500, _MS_MAX, "Milliseconds without a head until the WebSocket is reconnected."
     )
@@ -221,37 +230,6 @@ class SourceSettings(SourceCommon):
     """A price source; ``options`` is the ``Settings`` of its kind."""
 
     options: SerializeAsAny[BaseModel]
-
-
-class FeedSettings(Table):
-    """A price the keeper works with, and the gates in front of it."""
-
-    id: FeedId = Field(
-        pattern=FEED, description="Name of the feed: 1 to 64 letters, digits and . _ : / -"
-    )
-    sources: tuple[str, ...] = Field(
-        min_length=1,
-        max_length=16,
-        description="Names of its sources; the first is the primary one.",
-    )
-    age_ms_max: int = _whole(
-        5_000, 1, _MS_MAX, "Milliseconds after which a price is stale and holds what needs it."
-    )
-    future_ms_max: int = _whole(
-        2_000, 0, _MS_MAX, "Milliseconds a price may be ahead of this machine's clock."
-    )
-    conf_ppm_max: int = _whole(
-        20_000,
-        1,
-        PPM,
-        "Confidence interval, in parts per million of the price, beyond which a price is refused.",
-    )
-    change_ppm_max: int = _whole(
-        500_000,
-        1,
-        1_000 * PPM,
-        "Parts per million beyond which a jump against a still fresh price is refused.",
-    )
 
 
 class VenueCommon(Table):

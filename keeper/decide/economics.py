@@ -58,8 +58,17 @@ class Fee:
 class Rollup(StrEnum):
     """What a chain charges for layer 1 beside gas."""
 
-    NONE = "none"  # nothing, or it is in the gas already
-    OP_STACK = "op_stack"
+    NONE = "none"
+    OP_STACK = "op_stack"  # a fee for data and one for the operator, in wei
+    ARBITRUM = "arbitrum"  # more gas
+
+
+@dataclass(frozen=True, slots=True)
+class DataFee:
+    """What a transaction costs on a rollup beside what its execution uses."""
+
+    wei: int = 0
+    gas: int = 0
 
 
 class FeeStrategy(StrEnum):

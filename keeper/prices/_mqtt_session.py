@@ -5,18 +5,21 @@ One connection, and the outbox for what is to be published.
 
 import asyncio
 import contextlib
+import select
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, Self
 
 import aiomqtt
-from paho.mqtt.client import MQTTMessageInfo
+from paho.mqtt.client import Client, MQTTMessageInfo
 
 from keeper.facts import Rejected, Tick
 from keeper.prices._stream import Inbox
+from keeper.quarantine import Guard
 
 ANSWER_S_MAX = 5.0  # for the broker to answer a connect or a subscribe
 MESSAGES_WAITING_MAX = 256  # messages kept for the next connection
+PACKETS_A_TURN_MAX = 512  # some 20 ms
 _QOS = 1
 
 
@@ -91,6 +94,28 @@ class Connection(aiomqtt.Client):
                 msg = f"subscription to {self._topics} refused: {code}"
                 raise aiomqtt.MqttError(msg)
 
+    def _on_socket_open(self, client: Client, userdata: object, sock: Any) -> None:  # noqa: ANN401 - the base's
+        super()._on_socket_open(client, userdata, sock)
+        # The base reads one packet a turn of the loop: in a flood prices would wait in the socket,
+        # where the newest does not displace the rest.
+        self._loop.call_soon_threadsafe(self._loop.add_reader, sock.fileno(), self._read, sock)
+
+    def _read(self, sock: Any) -> None:  # noqa: ANN401 - the base's
+        """Read the packets that are there, up to ``PACKETS_A_TURN_MAX``."""
+        with Guard(self._broken):
+            for _ in range(PACKETS_A_TURN_MAX):
+                self._client.loop_read()
+                if self._client.socket() is not sock or not _holds_data(sock):
+                    return
+
+    def _broken(self, error: BaseException | None) -> bool:
+        """Take whatever reading raises for the end of the connection, as the base does."""
+        if not isinstance(error, Exception):
+            return False
+        if not self._disconnected.done():
+            self._disconnected.set_exception(error)
+        return True
+
     def _client_connect(self) -> None:
         # Runs in a thread that a cancellation cannot stop; ``_close`` waits for its end. Whichever
         # of the two flags is set second sees the other one.
@@ -116,6 +141,13 @@ class Connection(aiomqtt.Client):
             self._client._sock_close()  # noqa: SLF001 - the public ways wait for an answer
             if self._disconnected.done():
                 self._disconnected.exception()  # else asyncio logs it as never retrieved
+
+
+def _holds_data(sock: Any) -> bool:  # noqa: ANN401 - a socket, plain or TLS
+    pending = getattr(sock, "pending", None)
+    if pending is not None and pending() > 0:
+        return True
+    return bool(select.select([sock], [], [], 0)[0])
 
 
 class Outbox:

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping
 from typing import Self
 
+import msgspec
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from structlog import get_logger
 
@@ -27,6 +28,8 @@ DOUBLINGS_MAX = 20  # 2**20 ms is beyond the largest maximum
 RETRY_S_MAX = 600.0  # whatever a server asks for
 FEED_CHARS_MAX = 80
 DETAIL_CHARS_MAX = 200
+# What decoding a stranger's message may raise; the last for brackets nested too deep.
+UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)
 
 log = get_logger(__name__)
 

@@ -14,7 +14,7 @@ from keeper.config import WsEndpoint
 from keeper.facts import FeedId, Rejected, Rejection, Tick
 from keeper.ports import Clock, Rpc, Telemetry
 from keeper.prices._client import TooLargeMessageError, web_socket
-from keeper.prices._stream import Inbox, StreamSettings, StreamSource, by_symbol
+from keeper.prices._stream import UNREADABLE, Inbox, StreamSettings, StreamSource, by_symbol
 from keeper.units import wad_from_decimal
 
 MS_MAX = 10**14  # the year 5138
@@ -86,7 +86,7 @@ class BinanceSource(StreamSource):
         try:
             mark = self._decoder.decode(message).data
             price_wad = wad_from_decimal(mark.p)
-        except (msgspec.MsgspecError, ValueError) as error:
+        except UNREADABLE as error:
             return self.rejected(Rejection.MALFORMED, "", str(error))
         feed = self._feeds.get(mark.s)
         if feed is None:

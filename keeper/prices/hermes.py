@@ -17,7 +17,7 @@ from keeper.facts import FeedId, Rejected, Rejection, Tick
 from keeper.ports import Clock, Rpc, Telemetry
 from keeper.prices._client import event_stream
 from keeper.prices._sse import Event, EventParser, TooLargeError
-from keeper.prices._stream import Inbox, StreamSettings, StreamSource, by_symbol
+from keeper.prices._stream import UNREADABLE, Inbox, StreamSettings, StreamSource, by_symbol
 from keeper.units import wad_from_decimal
 
 PATH = "/v2/updates/price/stream"
@@ -118,7 +118,7 @@ class HermesSource(StreamSource):
         try:
             update = self._decoder.decode(event.data)
             payload = bytes.fromhex(update.binary.data[0].removeprefix("0x"))
-        except (msgspec.MsgspecError, ValueError) as error:
+        except UNREADABLE as error:
             yield self.rejected(Rejection.MALFORMED, "", str(error))
             return
         for parsed in update.parsed:

@@ -15,7 +15,7 @@ from keeper.config import WsEndpoint
 from keeper.facts import FeedId, Rejected, Rejection, Tick
 from keeper.ports import Clock, Rpc, Telemetry
 from keeper.prices._client import TooLargeMessageError, web_socket
-from keeper.prices._stream import Inbox, StreamSettings, StreamSource, by_symbol
+from keeper.prices._stream import UNREADABLE, Inbox, StreamSettings, StreamSource, by_symbol
 from keeper.units import wad_from_decimal
 
 CHANNEL = "activeAssetCtx"
@@ -102,7 +102,7 @@ class HyperliquidSource(StreamSource):
                 return self.rejected(Rejection.MALFORMED, "", said)
             asset = self._asset.decode(envelope.data)
             price_wad = wad_from_decimal(str(asset.ctx.mark))
-        except (msgspec.MsgspecError, ValueError) as error:
+        except UNREADABLE as error:
             return self.rejected(Rejection.MALFORMED, "", str(error))
         feed = self._feeds.get(asset.coin)
         if feed is None:

@@ -26,7 +26,7 @@ from keeper.errors import ConfigError, TransientError
 from keeper.facts import FeedId, Rejected, Rejection, Tick
 from keeper.ports import Clock, Rpc, Telemetry
 from keeper.prices._mqtt_session import Connection, Outbox
-from keeper.prices._stream import IDLE_S, Inbox, StreamSettings, rejected, told
+from keeper.prices._stream import IDLE_S, UNREADABLE, Inbox, StreamSettings, rejected, told
 from keeper.units import wad_from_decimal
 
 RETAINED_S_MAX = 1.0  # how long ``check`` waits for retained prices; brokers send them at once
@@ -257,7 +257,7 @@ class MqttSource:
                 sequence=wire.seq,
                 payload=None if wire.payload is None else _from_hex(wire.payload),
             )
-        except (msgspec.MsgspecError, ValueError) as error:
+        except UNREADABLE as error:
             return self._rejected(Rejection.MALFORMED, feed, str(error))
 
     def _rejected(self, reason: Rejection, feed: str, detail: str) -> Rejected:

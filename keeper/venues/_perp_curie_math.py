@@ -253,14 +253,16 @@ class System:
         penalty = abs(mul_wad(size, self.markets[base].mark)) * self.penalty_ppm // PPM
         return penalty if self.account_value(value) < 0 else penalty // 2
 
-    def row(self, balance: Balance) -> Row | None:
-        """Compile to ``excess ≥ constant + Σ weight × factor``; None without positions.
+    def price(self, token: str) -> float:
+        """Return a token's price, USD."""
+        return float(self.assets[token].price / 10 ** self.assets[token].price_decimals)
+
+    def row(self, balance: Balance, mm_ppm: int) -> Row:
+        """Compile to ``excess ≥ constant + Σ weight × factor`` with a maintenance margin ratio.
 
         Factors of a market: its mark price under ``M:`` and its name, its funding under ``F:``, the
         root of its pool's price under ``P:``; a token's price under ``C:``.
         """
-        if not balance.holdings:
-            return None
         constant, weights = balance.cash - self.unit, dict[str, float]()
         envelope: dict[str, tuple[float, float]] = {}
         for base, one in balance.holdings.items():
@@ -270,7 +272,7 @@ class System:
             owing = one.size - one.base_debt
             funded = owing * one.growth_x96 + pooled * one.read_x96 - one.order_funding * Q96
             constant += one.quote(spot) + funded // Q96 // DAY_S - SLACK
-            weights[f"M:{base}"] = (size * PPM - self.mm_ppm * abs(size)) / (PPM * WAD)
+            weights[f"M:{base}"] = (size * PPM - mm_ppm * abs(size)) / (PPM * WAD)
             weights[f"F:{base}"] = -(owing + pooled) / WAD
             if one.orders:
                 envelope[f"P:{base}"] = (root(spot), root(spot))
@@ -288,8 +290,8 @@ class System:
             values[f"M:{base}"] = market.mark / WAD
             values[f"F:{base}"] = market.growth_at(later_s) / (Q96 * DAY_S)
             values[f"P:{base}"] = root(market.spot_x96)
-        for token, asset in self.assets.items():
-            values[f"C:{token}"] = asset.price / 10**asset.price_decimals
+        for token in self.assets:
+            values[f"C:{token}"] = self.price(token)
         return values
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from keeper.errors import RpcError, RpcFault, TransientRpcError
 from keeper.facts import Head
 from keeper.ports import Rpc
 from keeper.venues._abi import Events, Function, Reads
@@ -188,7 +189,19 @@ class CurieReader:
         )
 
     async def system(self, head: Head) -> System:
-        """Read everything outside the accounts, in one batch; raises as ``wiring``."""
+        """Read everything outside the accounts, in one batch; raises as ``wiring``.
+
+        A view that reverts has no answer at this block (a pool without enough history, an oracle
+        without a round): that may pass, and is a TransientRpcError.
+        """
+        try:
+            return await self._system(head)
+        except RpcError as error:
+            if error.fault is RpcFault.REVERTED:
+                raise TransientRpcError(error.fault, str(error), error.data) from None
+            raise
+
+    async def _system(self, head: Head) -> System:
         wiring = await self.wiring(head)
         reads = Reads(self._rpc, head)
         for name, function in (

@@ -31,7 +31,6 @@ from keeper.facts import (
     Head,
     LiquidationSeen,
     Log,
-    MarketState,
     Price,
     PriceView,
     Probe,
@@ -44,7 +43,7 @@ from keeper.facts import (
 from keeper.jobs import Gain, Job
 from keeper.margin.rows import Row
 from keeper.ports import Rpc
-from keeper.units import PPM, WAD, mul_wad, wad_to_float
+from keeper.units import PPM, mul_wad
 from keeper.venues import _perp_curie_reads as reads
 from keeper.venues._abi import Contract, Function, refusal, reverted
 from keeper.venues._perp_curie_inventory import (
@@ -61,10 +60,10 @@ from keeper.venues._perp_curie_inventory import (
     gains,
     taken_over,
 )
-from keeper.venues._perp_curie_math import Balance, System
+from keeper.venues._perp_curie_markets import ADDRESS, CurieMarkets
+from keeper.venues._perp_curie_math import Balance
 from keeper.venues._perp_curie_reads import EVENTS, CurieReader
 
-ADDRESS = r"^0x[0-9a-fA-F]{40}$"
 LIQUIDATE = Function("liquidate(address,address)", "")
 LIQUIDATE_PART = Function("liquidate(address,address,int256)", "")
 CANCEL_ORDERS = Function("cancelAllExcessOrders(address,address)", "")
@@ -80,26 +79,6 @@ class Settings(Policy):
     collateral: tuple[str, ...] = Field(
         default=(), description="Tokens beside the settlement token that count as margin"
     )
-
-
-@dataclass(frozen=True)
-class CurieMarkets(MarketState):
-    """Everything outside the accounts."""
-
-    system: System
-    feeds: Mapping[str, FeedId]
-    ours: tuple[AccountId, ...] = ()
-
-    @property
-    def listed(self) -> Sequence[AccountId]:
-        """Return our own accounts, which may hold something since before we looked."""
-        return self.ours
-
-    @property
-    def epoch(self) -> str:
-        """Return the parameters that rows are compiled from."""
-        ratios = [(token, asset.ratio_ppm) for token, asset in self.system.assets.items()]
-        return f"{self.system.mm_ppm} {ratios}"
 
 
 @dataclass(frozen=True)
@@ -205,28 +184,22 @@ class PerpCurie:
 
     def factors(self, market: CurieMarkets, at_s: int) -> Mapping[str, float]:
         """Return the oracle's prices and what follows from the chain at this time."""
-        system = market.system
-        prices = {base: wad_to_float(one.oracle) for base, one in system.markets.items()}
-        return prices | system.factors(at_s - market.head.timestamp_s)
+        return market.factors(at_s)
 
     def indices(
         self, market: CurieMarkets, at_s: int, prices: Mapping[str, float]
     ) -> Mapping[str, float]:
         """Return the marks as they would be if the oracle said so."""
-        found = market.system.markets
-        return {
-            f"M:{base}": wad_to_float(found[base].mark_at(round(price * WAD)))
-            for base, price in prices.items()
-            if base in found
-        }
+        return market.indices(prices)
 
     def compile(
         self, account: CurieAccount, market: CurieMarkets, values: Mapping[str, float]
     ) -> Row | None:
         """Compile an account to a row; none without positions, if it is ours or not judged."""
-        if account.own is not None or not market.system.knows(account.balance):
+        balance, system = account.balance, market.system
+        if account.own is not None or not balance.holdings or not system.knows(balance):
             return None
-        return market.system.row(account.balance)
+        return system.row(balance, system.mm_ppm)
 
     def assess(
         self,

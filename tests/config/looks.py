@@ -313,7 +313,7 @@ async def rollup_asked(settings: Settings) -> object:
     """Say whether a data fee is asked for: there is nobody to answer."""
     async with lanes_for(settings) as lanes:
         step = Step(Job.LIQUIDATE, Call("0x" + "11" * 20, b""), 1)
-        return await lanes.data_fee_wei([step])
+        return await lanes.data_fees([step])
 
 
 async def percentile_asked(settings: Settings) -> object:
@@ -526,13 +526,29 @@ def priced(*changes: Keys, later_ms: int = 0) -> Look:
                 "received_ns": clock.now_ns,
                 "sequence": number,
             }
-            verdict = board.offer(Tick(**(values | dict(change))))
-            said = verdict.reason.value if isinstance(verdict, Rejected) else "taken"
+            made = board.offer(Tick(**(values | dict(change))))
+            refused = [each for each in made if isinstance(each, Rejected)]
+            said = refused[0].reason.value if refused else "taken"
             clock.advance(0.001)
         if not later_ms:
             return said
         clock.advance(later_ms / 1000)
         return "fresh" if board.fresh(FeedId("ETH/USD"), clock.now_ms) else "too old"
+
+    return looked
+
+
+def fused(*given: Keys, feed: str = "ETH/USD") -> Look:
+    """Say which price in USD a feed has after these ticks of ETH/USD, or None."""
+
+    async def looked(settings: Settings) -> object:
+        clock = ManualClock()
+        board = build_board(settings, clock)  # type: ignore[arg-type]
+        for values in given:
+            tick = Tick(FeedId("ETH/USD"), "main", 0, clock.now_ms, clock.now_ms, clock.now_ns)
+            board.offer(replace(tick, **values))  # type: ignore[arg-type]
+        price = board.fresh(FeedId(feed), clock.now_ms)
+        return price and price.price_wad / WAD
 
     return looked
 

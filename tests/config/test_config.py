@@ -125,10 +125,10 @@ EXPECTED = [
         "unknown key; did you mean password? known keys: user, password",
     ),
     (31, 'feeds[0].sources[1] = "man"', "no such source; did you mean main? sources: main"),
-    (32, "feeds[0].age_ms_max = 0", "should be a whole number from 1 to 3600000"),
+    (32, "feeds[0].age_ms_max = 0", "should be a whole number from 1 to 90000000"),
     (34, 'feeds[1].id = "ETH-USD"', 'has the same MQTT topic as "ETH/USD"'),
-    (35, "feeds[1].sources = an array of 0", "should have at least 1 (Names of"),
-    (36, "feeds[2].sources", "is missing; add it"),
+    (35, "feeds[1].sources", "is missing; name at least one source (or a denominator"),
+    (36, "feeds[2].sources", "is missing; name at least one source"),
     (37, 'feeds[2].id = "BTC+USD"', "should match ^[A-Za-z0-9]"),
     (41, 'venues[0].address = "0x12"', "should match ^0x[0-9a-f]{40}$ (The contract.)"),
     (43, "venues[0].solvency_budget_wei = 5", 'has no effect without objective = "solvency"'),
@@ -275,3 +275,43 @@ def test_every_model_describes_its_keys() -> None:
         for name, field in model.model_fields.items():
             documented = field.description or name in {"options", *Settings.model_fields}
             assert documented, f"{model.__name__}.{name}"
+
+
+RULES = """
+[[feeds]]
+id = "A"
+sources = ["main"]
+quorum = 2
+contract_source = "mian"
+denominator = "ETH/USD"
+market_hours = ["Mon 9-17"]
+[[feeds]]
+id = "B"
+denominator = "C"
+[[feeds]]
+id = "C"
+numerator = "ETH/USDC"
+denominator = "B"
+market_timezone = "Mars"
+[[feeds]]
+id = "D"
+numerator = "ETH/USD"
+"""
+
+
+def test_feeds_that_can_have_no_price_are_refused(file: Path) -> None:
+    first = GOOD.count("\n") + 2
+    found = mistakes(file, GOOD + RULES)
+    for line, key, mend in (
+        (4, "feeds[1].quorum = 2", "should not be more than its 1 sources"),
+        (5, 'feeds[1].contract_source = "mian"', "none of its sources; did you mean main?"),
+        (6, 'feeds[1].denominator = "ETH/USD"', "makes it a derived feed, which has no sources"),
+        (7, "feeds[1].market_hours", "no span of market hours: 'Mon 9-17'; write one as Mon-Fri"),
+        (9, 'feeds[2].id = "B"', "is derived from itself"),
+        (12, 'feeds[3].id = "C"', "is derived from itself"),
+        (13, 'feeds[3].numerator = "ETH/USDC"', "there is no such feed; did you mean ETH/USD?"),
+        (15, "feeds[3].market_timezone", "there is no time zone 'Mars'"),
+        (16, "feeds[4].sources", "is missing; name at least one source (or a denominator"),
+    ):
+        hits = [text for text in found if text.startswith(f"{first + line - 1}: {key}")]
+        assert any(mend in text for text in hits), (line, key, mend, found)

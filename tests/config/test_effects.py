@@ -43,6 +43,11 @@ UNPAYABLE = "cannot pay for another attempt; fund it"
 START = {"eth": 2_000 * WAD, "btc": 60_000 * WAD}  # of the fake market
 SOLVENCY: Keys = {"venues.objective": "solvency"}
 HIGH = {"price_wad": 2_100 * WAD}
+APART = ({"price_wad": 2_000 * WAD}, {"source": "spare", "price_wad": 2_020 * WAD})
+BITCOIN = {"feed": "BTC/USD", "price_wad": 2 * WAD}
+TWO: Keys = {"feeds.sources": ["main", "spare"]}
+INVERSE: Keys = {"feeds.sources": [], "feeds.denominator": "BTC/USD"}
+EVENING: Keys = {"feeds.market_hours": ["Mon-Sun 20:00-24:00"]}  # the test's clock shows 22:13
 
 
 @dataclass(frozen=True)
@@ -194,6 +199,12 @@ EFFECTS = [
         1_000,
     ),
     Effect("chain.head_age_ms_max", 1_000, looks.why_two_seconds_after_the_head, "stale_head"),
+    Effect(
+        "chain.sequencer_feed",
+        "0x" + "a" * 40,
+        part(lambda p: sorted(set(_loops(p)) & {"sequencer"})),
+        ["sequencer"],
+    ),
     Effect("chain.head_silence_ms_max", 700, part(looks.websocket_silence_ms), 700, WS),
     Effect("keeper.state_dir", "elsewhere", part(looks.folder_of_the_journal), "elsewhere"),
     Effect("keeper.state_dir", "elsewhere", part(looks.folder_of_the_ledger), "elsewhere"),
@@ -219,6 +230,13 @@ EFFECTS = [
     Effect("feeds.future_ms_max", 400, looks.priced({"published_ms": looks.AHEAD_MS}), "future"),
     Effect("feeds.conf_ppm_max", 1_000, looks.priced({"conf_wad": 10 * WAD}), "wide_confidence"),
     Effect("feeds.change_ppm_max", 40_000, looks.priced(HIGH), "jump"),
+    Effect("feeds.rule", "median", looks.fused(*APART), 2_010, TWO),
+    Effect("feeds.quorum", 2, looks.fused(APART[0]), None, TWO),
+    Effect("feeds.deviation_ppm_max", 4_000, looks.fused(*APART), None, TWO),
+    Effect("feeds.contract_source", "spare", looks.fused(*APART), 2_020, TWO),
+    Effect("feeds.numerator", "BTC/USD", looks.fused(BITCOIN), 1.0, INVERSE),
+    Effect("feeds.market_hours", ["Mon-Sun 00:00-00:01"], looks.fused(*APART), None, TWO),
+    Effect("feeds.market_timezone", "Asia/Tokyo", looks.fused(*APART), None, EVENING),
     Effect("venues.id", "acme", part(lambda p: list(p.desks)), ["acme"]),
     Effect("venues.objective", "solvency", looks.first_of_two, looks.ALICE),
     Effect("venues.solvency_budget_wei", WAD, looks.why_at_a_loss, "in_flight", SOLVENCY),
@@ -243,6 +261,8 @@ ELSEWHERE = {
     "http.host": PROCESS,
     "http.port": PROCESS,
     "wallets.password": "tests/chain/test_signer.py::test_a_keystore_opens_with_its_password_only",
+    "chain.sequencer_grace_s": "tests/chain/test_sequencer.py::"
+    "test_no_price_counts_while_it_is_down_and_for_the_grace_after",
     "sources.kind": "tests/config/test_config.py::test_unknown_kind_lists_the_kinds",
     "sources.name": "tests/config/test_config.py::test_feeds_of_a_venue_must_exist",
     "sources.host": CONNECTION + "tls_verifies_the_broker",
@@ -258,6 +278,7 @@ ELSEWHERE = {
     "sources.reconnect_ms_max": CONNECTION + "delays_grow_with_jitter_up_to_the_maximum",
     "sources.payload_bytes_max": "tests/prices/test_mqtt.py::"
     "test_unknown_feeds_and_large_messages_are_refused_unread",
+    "feeds.denominator": "tests/prices/test_fusing.py::test_derived_prices_are_quotients",
     "feeds.id": "tests/e2e/test_junk.py::test_junk_is_refused_and_counted",
     "venues.kind": "tests/config/test_config.py::test_unknown_kind_lists_the_kinds",
     "venues.feeds": "tests/venues/test_demo_market.py::test_factors_follow_the_mapping",

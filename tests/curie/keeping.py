@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 from keeper.chain.rpc import log_from_json
 from keeper.facts import AccountId, Assessment, Head, Log, Refused, Simulated
 from keeper.ports import Rpc
-from keeper.venues.perp_curie import CurieAccount, CurieMarkets, PerpCurie, Settings, build
+from keeper.venues._perp_curie_markets import CurieMarkets
+from keeper.venues.perp_curie import CurieAccount, PerpCurie, Settings, build
 from tests.curie.world import World
 from tests.venues.wire import head_of
 

@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 
 from keeper.chain.rpc import HttpRpc
+from keeper.errors import TransientError
 from keeper.facts import (
+    Log,
     Refused,
     Simulated,
 )
@@ -17,6 +19,7 @@ from tests.curie.deploy import USD
 from tests.curie.keeping import judged, logs_of, send, simulate, venue_of
 from tests.curie.world import World
 from tests.synthetix.chain import RevertedError
+from tests.venues.wire import head_of
 
 UNIT = WAD // USD
 LARGE = {"exposure_usd_max": 10**6, "exposure_total_usd_max": 10**6}
@@ -227,6 +230,21 @@ async def test_without_a_way_out_nothing_is_taken(world: World, rpc: HttpRpc, ke
     assert simulated.reason == "no_progress"
     assert simulated.detail == "EX_OPB"
     assert keeper == world.person("keeper")
+
+
+async def test_a_market_that_cannot_be_valued_now_is_asked_for_again(
+    world: World, rpc: HttpRpc
+) -> None:
+    """A mark that reverts is no bug of ours: the venue waits until it is there again."""
+    venue, config = venue_of(world, rpc), world.curie.config
+    config.send("setMarkPriceMarketTwapInterval", 10**6)  # longer than the pool looks back
+    with pytest.raises(TransientError, match="OLD"):
+        await venue.read_market(head_of(world.chain.node))
+    config.send("setMarkPriceMarketTwapInterval", 1_800)
+    topics = ("0x" + "5a" * 32,)  # whatever is not known may be a change of what is behind it
+    strange = Log(world.curie.house.address, topics, b"", 1, "0x" + "00" * 32, "0x" + "00" * 32)
+    assert venue.touched(strange).everything
+    await venue.read_market(head_of(world.chain.node))
 
 
 async def test_probe(world: World, rpc: HttpRpc, keeper: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from aiohttp import WSMsgType, web
 
 from keeper.facts import FeedId, Rejected, Tick
-from keeper.prices._stream import StreamSource
+from keeper.ports import PriceSource
 from tests.prices.mqtt_rig import S_MAX
 
 BTC, ETH = FeedId("BTC/USD"), FeedId("ETH/USD")
@@ -108,7 +108,9 @@ class Server:
 
 
 @contextlib.asynccontextmanager
-async def taking(source: StreamSource) -> AsyncIterator[AsyncIterator[Tick | Rejected]]:
+async def taking(
+    source: PriceSource, s_max: float = S_MAX
+) -> AsyncIterator[AsyncIterator[Tick | Rejected]]:
     """Take what the source says, signs of life left out."""
 
     async def said() -> AsyncGenerator[Tick | Rejected, None]:
@@ -119,7 +121,7 @@ async def taking(source: StreamSource) -> AsyncIterator[AsyncIterator[Tick | Rej
     async with (
         contextlib.aclosing(source.ticks()) as ticks,
         contextlib.aclosing(said()) as items,
-        asyncio.timeout(S_MAX),
+        asyncio.timeout(s_max),
     ):
         yield items
 

@@ -1,6 +1,6 @@
 """The board against a brute-force oracle, and each gate alone."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING
@@ -51,8 +51,9 @@ def a_board(rules: FeedRules = RULES) -> tuple[PriceBoard, SetClock]:
     return PriceBoard({ETH: rules}, clock), clock
 
 
-def reason_of(answer: object) -> Rejection | None:
-    return answer.reason if isinstance(answer, Rejected) else None
+def reason_of(made: Sequence[Tick | Rejected]) -> Rejection | None:
+    refused = [each for each in made if isinstance(each, Rejected)]
+    return refused[0].reason if refused else None
 
 
 # --- each gate ------------------------------------------------------------------------------------
@@ -67,7 +68,7 @@ def test_an_accepted_tick_is_the_price_until_it_is_too_old() -> None:
     board, clock = a_board()
     assert board.age_ms(ETH, clock.now_ms) is None
     tick = a_tick()
-    assert board.offer(tick) is tick
+    assert board.offer(tick) == [tick]
     assert board.fresh(ETH, START_MS + 1_000) is tick
     assert board.fresh(ETH, START_MS + 1_001) is None
     assert board.age_ms(ETH, START_MS + 1_001) == 1_001
@@ -95,8 +96,9 @@ def test_an_accepted_tick_is_the_price_until_it_is_too_old() -> None:
 )
 def test_gates_of_a_first_tick(tick: Tick, reason: Rejection | None) -> None:
     board, _ = a_board()
-    answer = board.offer(tick)
-    assert reason_of(answer) is reason
+    made = board.offer(tick)
+    assert reason_of(made) is reason
+    answer = made[0]
     if isinstance(answer, Rejected):
         assert (answer.source, answer.feed) == (tick.source, tick.feed)
         assert answer.detail
@@ -127,7 +129,7 @@ def test_gates_of_a_first_tick(tick: Tick, reason: Rejection | None) -> None:
 )
 def test_gates_of_a_second_tick(first: Tick, second: Tick, reason: Rejection | str | None) -> None:
     board, _ = a_board()
-    assert board.offer(first) is first
+    assert board.offer(first) == [first]
     expected = Rejection.OUT_OF_ORDER if reason == "out" else reason
     assert reason_of(board.offer(second)) is expected
     if expected is not None:
@@ -141,7 +143,42 @@ def test_a_new_level_is_accepted_once_the_old_price_has_aged_out() -> None:
     crash = a_tick(clock.now_ms, price_wad=1_000 * WAD)
     assert reason_of(board.offer(crash)) is Rejection.JUMP
     clock.now_ms += 1
-    assert board.offer(crash) is crash
+    assert board.offer(crash) == [crash]
+
+
+@pytest.mark.parametrize(
+    "witness",
+    [
+        a_tick(START_MS + 1, price_wad=1_050 * WAD),
+        a_tick(START_MS, price_wad=1_001 * WAD),
+        a_tick(START_MS - 1, price_wad=1_000 * WAD, source="spare"),
+    ],
+)
+def test_a_jump_needs_a_second_tick_or_source(witness: Tick) -> None:
+    board, _ = a_board()
+    board.offer(a_tick(START_MS - 1))
+    crash = a_tick(price_wad=1_000 * WAD)
+    assert reason_of(board.offer(crash)) is Rejection.JUMP
+    assert reason_of(board.offer(crash)) is Rejection.JUMP, "said twice is said once"
+    assert reason_of(board.offer(witness)) is None
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        a_tick(START_MS + 1, price_wad=1_101 * WAD),
+        a_tick(START_MS + 1, price_wad=4_000 * WAD),
+        a_tick(START_MS - 1, price_wad=1_000 * WAD),
+    ],
+)
+def test_another_jump_bears_none_out(other: Tick) -> None:
+    board, clock = a_board()
+    board.offer(a_tick(START_MS - 2))
+    assert reason_of(board.offer(a_tick(price_wad=1_000 * WAD))) is Rejection.JUMP
+    assert reason_of(board.offer(other)) is Rejection.JUMP
+    price = board.fresh(ETH, clock.now_ms)
+    assert price is not None
+    assert price.price_wad == 2_000 * WAD
 
 
 def test_a_publisher_back_with_a_lower_epoch_freezes_the_feed_for_no_longer_than_an_age() -> None:
@@ -151,24 +188,24 @@ def test_a_publisher_back_with_a_lower_epoch_freezes_the_feed_for_no_longer_than
     reset = a_tick(clock.now_ms, epoch=1, sequence=1)
     assert reason_of(board.offer(reset)) is Rejection.OUT_OF_ORDER
     clock.now_ms += 1
-    assert board.offer(reset) is reset
+    assert board.offer(reset) == [reset]
 
 
 def test_a_later_source_counts_only_while_no_earlier_one_is_fresh() -> None:
     board, clock = a_board()
     spare = a_tick(source="spare", price_wad=2_010 * WAD)
-    assert board.offer(spare) is spare
+    assert board.offer(spare) == [spare]
     main = a_tick()
-    assert board.offer(main) is main
+    assert board.offer(main) == [main]
     clock.now_ms += 900
     newer = a_tick(clock.now_ms, price_wad=2_020 * WAD, source="spare")
-    assert board.offer(newer) is main, "the feed's price is still the primary's"
+    assert board.offer(newer) == [main], "the feed's price is still the primary's"
     assert board.age_ms(ETH, clock.now_ms) == 900
     clock.now_ms += 101
     assert board.fresh(ETH, clock.now_ms) is newer
     assert board.age_ms(ETH, clock.now_ms) == 101
     back = a_tick(clock.now_ms)
-    assert board.offer(back) is back
+    assert board.offer(back) == [back]
 
 
 def test_a_clock_set_back_makes_prices_of_the_future_unusable() -> None:
@@ -188,10 +225,13 @@ def test_a_clock_set_back_makes_prices_of_the_future_unusable() -> None:
         {"conf_ppm_max": -1},
         {"sources": ()},
         {"sources": ("a", "a")},
+        {"denominator": BTC},
+        {"quorum": 3},
+        {"quorum": 0},
     ],
 )
 def test_rules_that_nothing_could_pass_are_refused(change: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match=r"must be positive|at least one source"):
+    with pytest.raises(ValueError, match=r"must be positive|at least one source|quorum"):
         replace(RULES, **change)  # type: ignore[arg-type]  # wrong on purpose
 
 
@@ -204,6 +244,7 @@ class Oracle:
     def __init__(self, rules: FeedRules) -> None:
         self.rules = rules
         self.accepted: list[Tick] = []
+        self.jumped: dict[str, Tick] = {}
 
     def fresh(self, now_ms: int) -> Tick | None:
         usable = range(now_ms - self.rules.age_ms_max, now_ms + self.rules.future_ms_max + 1)
@@ -217,7 +258,38 @@ class Oracle:
         reason = next((reason for reason, bad in self.gates(tick, now_ms) if bad()), None)
         if reason is None:
             self.accepted.append(tick)
+            self.jumped.pop(tick.source, None)
+        if reason is Rejection.JUMP:
+            self.jumped[tick.source] = tick
         return reason
+
+    def near(self, tick: Tick, other: Tick) -> bool:
+        change = abs(Fraction(tick.price_wad, other.price_wad) - 1)
+        return change <= Fraction(self.rules.change_ppm_max, 10**6)
+
+    def witnesses(self, tick: Tick, now_ms: int) -> list[Tick]:
+        """What bears a jump out: another source, or a later tick of its own."""
+        lasts = {old.source: old for old in self.accepted}
+        others = [
+            old for old in [*self.jumped.values(), *lasts.values()] if old.source != tick.source
+        ]
+        mine = self.jumped.get(tick.source)
+        if mine is not None:
+            numbered = all(one.epoch + one.sequence > 0 for one in (mine, tick))
+            before, after = (
+                (one.epoch, one.sequence) if numbered else (one.published_ms,)
+                for one in (mine, tick)
+            )
+            same = before == after and (numbered or mine.price_wad == tick.price_wad)
+            if after >= before and not same:
+                others.append(mine)
+        return [
+            old
+            for old in others
+            if now_ms - self.rules.age_ms_max
+            <= old.published_ms
+            <= now_ms + self.rules.future_ms_max
+        ]
 
     def gates(self, tick: Tick, now_ms: int) -> list[tuple[Rejection, Callable[[], bool]]]:
         rules, price = self.rules, Fraction(tick.price_wad, WAD)
@@ -255,8 +327,8 @@ class Oracle:
                 Rejection.JUMP,
                 lambda: (
                     present is not None
-                    and abs(Fraction(tick.price_wad, present.price_wad) - 1)
-                    > Fraction(rules.change_ppm_max, 10**6)
+                    and not self.near(tick, present)
+                    and not any(self.near(tick, other) for other in self.witnesses(tick, now_ms))
                 ),
             ),
         ]
@@ -290,10 +362,10 @@ def test_every_verdict_and_price_is_the_oracle_s(steps: list[Step]) -> None:
             feed, source, price_wad, now_ms + shift_ms, now_ms, 0, conf_wad, epoch, sequence
         )
         expected = oracle.offer(tick, now_ms)
-        answer = board.offer(tick)
-        assert reason_of(answer) is expected
+        made = board.offer(tick)
+        assert reason_of(made) is expected
         if expected is None:
-            assert answer == (oracle.fresh(now_ms) or tick)
+            assert made == [oracle.fresh(now_ms)]
         for at_ms in (now_ms - 201, now_ms, now_ms + 500, now_ms + 1_000, now_ms + 1_300):
             assert board.fresh(ETH, at_ms) == oracle.fresh(at_ms)
         assert board.fresh(BTC, now_ms) is None

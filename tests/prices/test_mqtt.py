@@ -187,7 +187,7 @@ async def test_implausible_prices_pass_the_wire_and_fail_at_the_board(broker: Br
                 await publisher.raw("BTC-USD", payload_of(**fields))
                 tick = await anext(ticks)
                 assert isinstance(tick, Tick)
-                answer = board.offer(tick)
+                answer = board.offer(tick)[0]
                 assert (answer.reason if isinstance(answer, Rejected) else None) is reason, fields
 
 

@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 from keeper.app import build
 from keeper.chain.journal import Journal
 from keeper.config import load
-from keeper.decide.economics import Fee
+from keeper.decide.economics import DataFee, Fee
 from keeper.facts import AccountId, NotSent, Outcome, Settled
 from keeper.units import WAD
 from tests.chain.test_journal import signed
@@ -76,7 +76,7 @@ async def test_every_term_of_the_expected_value_is_the_chains_or_the_configs() -
 
 async def test_what_its_data_costs_is_weighed_and_reserved() -> None:
     rig, lane = scripted_rig()
-    lane.data_fee = 10**15
+    lane.data_fee = DataFee(wei=10**15)
     await rig.started(UNDER)
     await rig.tried()
     (plan,) = lane.plans
@@ -85,11 +85,26 @@ async def test_what_its_data_costs_is_weighed_and_reserved() -> None:
     limit_wei = plan.gas_limit * lane.fee.max_fee_wei + plan.call.value_wei
     assert plan.cost_wei_max == limit_wei + 2 * 10**15
     rig, lane = scripted_rig()
-    lane.data_fee = WAD
+    lane.data_fee = DataFee(wei=WAD)
     await rig.started(UNDER)
     await rig.tried()
     assert lane.plans == []
     assert rig.why(ALICE) == "cost_cap"
+
+
+async def test_gas_for_layer_1_is_weighed_and_in_the_limit() -> None:
+    rig, lane = scripted_rig()
+    await rig.started(UNDER)
+    await rig.tried()
+    other, dearer = scripted_rig()
+    dearer.data_fee = DataFee(gas=100_000)
+    await other.started(UNDER)
+    await other.tried()
+    ((plan,), (more,)) = lane.plans, dearer.plans
+    assert more.gas_limit - plan.gas_limit == 150_000
+    assert isinstance(lane.fee, Fee)
+    per_gas = lane.fee.paid_at(rig.chain.head.base_fee_wei)
+    assert more.expected.gas_cost_wei - plan.expected.gas_cost_wei == 100_000 * per_gas
 
 
 async def test_a_data_fee_that_is_not_known_holds_and_cancels_nothing() -> None:

@@ -124,6 +124,21 @@ async def test_overdue_and_too_dear_to_replace_waits(logs: list[EventDict]) -> N
     assert len(lane.replaced) == 1
 
 
+async def test_what_holds_up_its_wallet_and_is_worth_no_more_is_cancelled() -> None:
+    rig, lane, attempt = await overdue()
+    lane.dearer, lane.stuck = None, [attempt]
+    await rig.settle()
+    assert (lane.replaced, lane.cancelled) == ([], [attempt])
+
+
+async def test_what_cannot_be_asked_about_is_not_cancelled_however_late() -> None:
+    rig, lane, attempt = await overdue()
+    lane.stuck = [attempt]
+    rig.venue.refusal = Refused("unreachable", "connection lost")
+    await rig.settle()
+    assert lane.cancelled == []
+
+
 async def test_overdue_and_too_dear_to_cancel_waits(logs: list[EventDict]) -> None:
     rig, lane, _ = await overdue()
     rig.venue.refusal = Refused("not_liquidatable", "")

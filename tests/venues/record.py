@@ -121,6 +121,21 @@ def curie(node: Anvil) -> tuple[dict[str, object], list[str]]:
     return {"id": "curie", **world.curie.settings}, [world.person(name) for name in names]
 
 
+def curie_collateral(node: Anvil) -> tuple[dict[str, object], list[str]]:
+    """Return settings and accounts margined in WETH: one under, one not; of one some was bought."""
+    world = furnished_curie(CurieWorld(deploy_curie(node)))
+    for name, worth in (("dave", 18_000), ("gail", 18_000), ("hugh", 9_000)):
+        world.deposit_weth(name, 1.5)
+        world.trade(name, "ETH", worth)
+    world.move("ETH", 1_850)
+    keeper = world.deposit("keeper", 1_000)
+    world.curie.usdc.send("mint", keeper, 10**9)
+    bought = world.person("gail"), world.curie.weth.address, 10**8, True
+    world.curie.vault.send("liquidateCollateral", *bought, sender=keeper)
+    names = [world.person(name) for name in ("dave", "gail", "hugh")]
+    return {"id": "collateral", **world.curie.settings}, names
+
+
 async def record(
     kind: str,
     url: str,
@@ -193,6 +208,7 @@ async def record_own() -> None:
         orders, numbers = synthetix_orders(node)
         await own("synthetix_v3_orders", orders, numbers)
         await own("perp_curie", *curie(node))
+        await own("perp_curie_collateral", *curie_collateral(node))
 
 
 def setting(text: str) -> tuple[str, object]:
