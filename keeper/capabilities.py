@@ -1,6 +1,6 @@
 """What a venue declares itself to be; nothing is guessed."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 
 
@@ -50,3 +50,7 @@ class Capabilities:
     action: ActionKind = ActionKind.TRANSACTION
     capital: CapitalKind = CapitalKind.NONE
     learns_from_reads: bool = False  # what a log touches depends on accounts read: no warm start
+
+    def as_text(self) -> dict[str, str]:
+        """Return the kinds by name, for people and for JSON."""
+        return {name: str(kind) for name, kind in asdict(self).items()}

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -38,6 +38,12 @@ class Finding:
     verdict: Verdict
     detail: str
     mend: str = ""
+    facts: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def found(self) -> str:
+        """Return the detail and the facts in one line."""
+        return "; ".join([self.detail, *(f"{name}: {it}" for name, it in self.facts.items())])
 
 
 async def preflight(settings: Settings) -> list[Finding]:
@@ -179,14 +185,19 @@ async def _venue(
 ) -> Finding:
     what = f"venue {venue.id}"
     try:
-        probe = await build_venue(venue, rpc, settings.chain.id).probe(wallet)
+        made = build_venue(venue, rpc, settings.chain.id)
+        probe = await made.probe(wallet)
     except (TransientError, RpcError, ProtocolError) as error:
         return Finding(what, "failed", str(error), "see the endpoints above")
-    facts = "".join(f"; {name}: {value}" for name, value in probe.facts.items())
+    if not probe.found:
+        return Finding(what, "failed", probe.detail, "check the address and the chain")
+    kinds = {f"{name} kind": kind for name, kind in made.capabilities.as_text().items()}
+    facts = {**kinds, **probe.facts}
     if not probe.open:
-        mend = "check the address and the chain, or accept that it is only watched"
-        return Finding(what, "failed", probe.detail + facts, mend)
-    return Finding(what, "ok", probe.detail + facts)
+        detail = f"closed to this wallet: {probe.detail}"
+        mend = "it is only watched; probed again when it runs, it may open"
+        return Finding(what, "warning", detail, mend, facts)
+    return Finding(what, "ok", probe.detail, facts=facts)
 
 
 async def _journal(settings: Settings) -> Finding:

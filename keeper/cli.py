@@ -77,7 +77,7 @@ def check(path: Path, as_json: bool) -> None:  # noqa: FBT001
         table = Table("", "what", "found", "mend", box=None, pad_edge=False)
         for finding in findings:
             verdict = f"[{STYLES[finding.verdict]}]{finding.verdict}[/]"
-            table.add_row(verdict, *map(escape, (finding.what, finding.detail, finding.mend)))
+            table.add_row(verdict, *map(escape, (finding.what, finding.found, finding.mend)))
         Console().print(table)
     sys.exit(code or (1 if failed else 0))
 

@@ -10,6 +10,7 @@ from itertools import islice
 
 import structlog
 
+from keeper.access import Access
 from keeper.decide.agenda import Agenda, Hold, HoldReason
 from keeper.decide.rank import Objective, priority
 from keeper.facts import AccountId, AccountState, Assessment, FeedId, Head, MarketState, Price
@@ -35,6 +36,7 @@ class DeskRules:
     backoff_ms_min: int
     backoff_ms_max: int
     candidates_per_step_max: int
+    probe_ms: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,7 @@ class Desk:
         self.market: MarketState | None = None
         self.loaded = False
         self.read_at: Head | None = None  # as of this head every account is as the chain has it
-        self.open = True  # what the probe last said
+        self.access = Access(venue.id, rules.probe_ms, clock)
         self.suspect = ""  # why the book is not trusted: decisions need fresh reads; "": it is
         self._board = board
         self._quarantine = quarantine

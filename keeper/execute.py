@@ -314,7 +314,7 @@ class Execution:
         now_ms = self._clock.wall_ms()
         native = self._board.fresh(self.rules.native_feed, now_ms)
         return Facts(
-            venue_open=desk.open,
+            venue_open=desk.access.open,
             head_age_ms=now_ms - head.seen_ms,
             native_price_wad=native.price_wad if native else None,
             reward_price_wad=self._reward_price_wad(desk, now_ms),

@@ -167,6 +167,7 @@ class Probe:
     open: bool
     detail: str
     facts: Mapping[str, str] = field(default_factory=dict)
+    found: bool = True  # False: what is at the address is no such contract
 
 
 @dataclass(frozen=True, slots=True)

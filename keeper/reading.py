@@ -9,7 +9,7 @@ import structlog
 
 from keeper.desk import QUARANTINE_MS, Desk
 from keeper.errors import TransientError
-from keeper.facts import AccountId, AccountState, Head, MarketState, Price, VenueId
+from keeper.facts import AccountId, AccountState, Head, MarketState, Price, Probe, VenueId
 from keeper.intake import Intake
 from keeper.mailbox import LatestWins
 from keeper.ports import Clock, Memory, Submitter, Telemetry
@@ -90,7 +90,7 @@ class Reading:
         states = await self.warm.states(desk)
         if not states:
             return
-        desk.open = await self._is_open(desk)
+        desk.access.learn(await self._probe(desk))
         self.inbox.put(("market", venue), await desk.venue.read_market(head))
         for start in range(0, len(states), READ_MAX):
             for state in states[start : start + READ_MAX]:
@@ -116,8 +116,8 @@ class Reading:
         self._mark_set_aside(venue, intake)
         dirty = intake.take()
         try:
-            if everything:
-                desk.open = await self._is_open(desk)
+            if everything or desk.access.due:
+                desk.access.learn(await self._probe(desk))
             market = await desk.venue.read_market(head)
             self.inbox.put(("market", venue), market)
             known = {*desk.states, *dirty}
@@ -134,10 +134,11 @@ class Reading:
         self.inbox.put(("read", venue), head)
         desk.loaded = True
 
-    async def _is_open(self, desk: Desk) -> bool:
-        """Ask whether every wallet that may be chosen, or anybody, may liquidate there."""
+    async def _probe(self, desk: Desk) -> Probe:
+        """Ask for every wallet that may be chosen, or for nobody; one shut out is the answer."""
         wallets: Sequence[str | None] = self.submitter.wallets_of(desk.venue.id) or [None]
-        return all([(await desk.venue.probe(wallet)).open for wallet in wallets])
+        probes = [await desk.venue.probe(wallet) for wallet in wallets]
+        return next((probe for probe in probes if not probe.open), probes[0])
 
     async def _note(
         self, desk: Desk, intake: Intake, head: Head, accounts: Sequence[AccountId]

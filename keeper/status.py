@@ -88,8 +88,8 @@ class Status:
     def _venue_trouble(self, venue: VenueId, desk: Desk) -> list[str]:
         if not desk.loaded:
             return [f"venue {venue}: book not loaded yet"]
-        if not desk.open:
-            return [f"venue {venue}: closed to this wallet; watching only"]
+        if not desk.access.open:
+            return [f"venue {venue}: closed to this wallet; watching only{_said(desk)}"]
         if self.brakes.is_open(venue):
             return [f"venue {venue}: too many transactions reverted in a row; it rests"]
         return []
@@ -162,7 +162,9 @@ class Status:
     def _venue(self, desk: Desk) -> dict[str, object]:
         return {
             "loaded": desk.loaded,
-            "open": desk.open,
+            "open": desk.access.open,
+            "probe": _probed(desk),
+            "capabilities": desk.venue.capabilities.as_text(),
             "breaker_open": self.brakes.is_open(desk.venue.id),
             "accounts": len(desk.states),
             "in_book": len(desk.lead),
@@ -199,6 +201,7 @@ class Status:
         for venue, desk in self.pipeline.desks.items():
             gauge("keeper_accounts", len(desk.states), venue=venue)
             gauge("keeper_under_margined_accounts", len(desk.agenda), venue=venue)
+            gauge("keeper_venue_open", desk.access.open, venue=venue)
             gauge("keeper_unpriced_accounts", len(desk.lead.unpriced), venue=venue)
             gauge("keeper_watched_accounts", desk.lead.watched, venue=venue)
             open_ = self.brakes.is_open(venue)
@@ -237,6 +240,17 @@ def _held(hold: Hold | None) -> dict[str, object]:
         "detail": hold.detail or None,
     }
     return {name: value for name, value in parts.items() if value is not None}
+
+
+def _said(desk: Desk) -> str:
+    probe = desk.access.probe
+    return f" ({probe.detail})" if probe else ""
+
+
+def _probed(desk: Desk) -> dict[str, object] | None:
+    """Return what the venue's probe last said; None: it was not asked yet."""
+    probe = desk.access.probe
+    return {"detail": probe.detail, "facts": dict(probe.facts)} if probe else None
 
 
 def _number(distance: object) -> float:

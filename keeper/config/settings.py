@@ -236,6 +236,7 @@ class VenueCommon(Table):
     start_block: int = _whole(
         0, 0, _BLOCK_MAX, "Block in which the venue was deployed; logs are read from here."
     )
+    probe_ms: int = _whole(60_000, 1_000, _MS_MAX, "Milliseconds until the venue is probed again.")
     reward_feed: FeedId | None = Field(
         default=None, description="Feed that prices the reward token; without it rewards are USD."
     )

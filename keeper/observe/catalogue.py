@@ -175,6 +175,11 @@ _ACCOUNTS = (
         buckets_s=TICK_BUCKETS_S,
         venue=VENUE,
     ),
+    _gauge(
+        "venue_open",
+        "1 when the venue lets this wallet act, 0 when it is only watched.",
+        venue=VENUE,
+    ),
     _counter("nominated_total", "Accounts that the screen nominated.", venue=VENUE),
     _counter("assessed_total", "Accounts assessed with the venue's exact rule.", venue=VENUE),
     _counter(

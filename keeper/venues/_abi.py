@@ -19,9 +19,9 @@ from keeper.errors import KeeperError, ProtocolError, RpcError, RpcFault, Transi
 from keeper.facts import Call, Head, Log, Probe, Refused
 from keeper.margin.model import Tier
 from keeper.ports import Rpc
+from keeper.venues import _recent as recent
 
 CALLS_PER_BATCH_MAX = 100  # providers cap batches, and some count each call of one
-LOG_BLOCKS_MAX = 5_000  # a range of eth_getLogs that every provider serves
 OPEN_END = 2**256 - 1  # how contracts write "no upper end"
 
 ERROR_STRING = keccak(text="Error(string)")[:4]
@@ -174,7 +174,8 @@ class Contract:
         except TransientRpcError:
             raise
         except (RpcError, ProtocolError) as error:
-            return Probe(open=False, detail=f"not such a venue at {self.address}: {error}")
+            detail = f"not such a venue at {self.address}: {error}"
+            return Probe(open=False, detail=detail, found=False)
 
     async def dry_run(
         self,
@@ -209,27 +210,8 @@ class Contract:
             return refusal(error, reasons)
 
     async def liquidators(self, event: Event) -> str:
-        """Say how many distinct values the event's field ``liquidator`` had lately, for a probe.
-
-        Raises TransientRpcError; a provider that does not serve the range is told in the answer.
-        """
-        newest = int(await self._rpc.call("eth_blockNumber"), 16)
-        first = max(0, newest - LOG_BLOCKS_MAX)
-        span = {"address": self.address, "topics": [event.topic]}
-        span |= {"fromBlock": hex(first), "toBlock": hex(newest)}
-        try:
-            found = await self._rpc.call("eth_getLogs", [span])
-        except TransientRpcError:
-            raise
-        except RpcError as error:
-            return f"unknown: {error}"
-        try:
-            logs = [(tuple(raw["topics"]), bytes.fromhex(raw["data"][2:])) for raw in found]
-        except (KeyError, TypeError, ValueError) as error:
-            return f"unknown: eth_getLogs answered no logs: {error!r}"
-        read = [event.fields(Log(self.address, *log, 0, "", "")) for log in logs]
-        distinct = {fields["liquidator"] for fields in read if fields}
-        return f"{len(distinct)} distinct in {LOG_BLOCKS_MAX} blocks ({len(logs)} liquidations)"
+        """Say how many distinct liquidators there were lately, for a probe."""
+        return await recent.liquidators(self._rpc, self.address, event)
 
     def _request(
         self, function: Function, arguments: Sequence[object], head: Head | None

@@ -293,7 +293,7 @@ class SynthetixV3:
             "reward cap": f"{maximum:g} USD, {scaling:.0%} of the collateral",
             "flagged accounts": str(len(flagged)),
             "markets": ", ".join(self._named(key) for key in markets) or "none",
-            "liquidators": "unknown: the protocol does not log who liquidated",
+            "liquidators": await self._perps.liquidators(EVENTS.named["AccountLiquidationAttempt"]),
         }
         if self._pyth:
             code = await self._rpc.call("eth_getCode", [self._forwarder, "latest"])

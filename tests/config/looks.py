@@ -203,6 +203,18 @@ async def why_two_seconds_after_the_head(settings: Settings) -> object:
     return rig.why(ALICE)
 
 
+async def probed_again_after_ms(settings: Settings) -> object:
+    """Return how long a venue is left unasked without an event; None: more than ten blocks."""
+    rig, _ = rig_for(settings)
+    await rig.started(UNDER)
+    started_ms = rig.clock.now_ms
+    for _ in range(10):
+        await rig.block()
+        if rig.venue.probes > 1:
+            return rig.clock.now_ms - started_ms
+    return None
+
+
 def planned(look: Callable[[Rig, ScriptedLane], object]) -> Look:
     async def looked(settings: Settings) -> object:
         return look(*await attempted(settings))

@@ -255,6 +255,7 @@ EFFECTS = [
     Effect("venues.objective", "solvency", looks.first_of_two, looks.ALICE),
     Effect("venues.solvency_budget_wei", WAD, looks.why_at_a_loss, "in_flight", SOLVENCY),
     Effect("venues.start_block", 7, part(lambda p: looks.finder(p)._start_blocks), {"perps": 7}),
+    Effect("venues.probe_ms", 24_000, looks.probed_again_after_ms, 24_000),
     Effect(
         "venues.reward_feed",
         "BTC/USD",

@@ -107,6 +107,9 @@ def test_check_passes_on_a_good_world(quiet_rig: Rig, tmp_path: Path) -> None:
     details = {finding["what"]: finding["detail"] for finding in found["findings"]}
     assert details["wallet main"].lower() == wallet
     assert "anyone may liquidate" in details["venue demo"]
+    (facts,) = [one["facts"] for one in found["findings"] if one["what"] == "venue demo"]
+    assert (facts["reward kind"], facts["price kind"]) == ("cash", "pull")
+    assert "distinct in 5000 blocks" in facts["liquidators"]
     assert quiet_rig.nonce(wallet, "pending") == 0
     assert not (tmp_path / "state").exists(), "a check leaves nothing behind"
 

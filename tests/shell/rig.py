@@ -46,6 +46,7 @@ DESK_RULES = DeskRules(
     backoff_ms_min=1_000,
     backoff_ms_max=60_000,
     candidates_per_step_max=100,
+    probe_ms=60_000,
 )
 PRIOR = Prior(
     p_win_ppm=PPM,

@@ -9,6 +9,7 @@ from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
 from keeper import intake as intake_module
+from keeper import rivals
 from keeper.desk import Desk
 from keeper.errors import TransientError
 from keeper.facts import (
@@ -24,7 +25,7 @@ from keeper.rivals import report
 from keeper.units import WAD
 from tests.fakes import ListedSource
 from tests.shell.market import rival_liquidates, set_account, set_open, set_price
-from tests.shell.rig import Rig, scripted_rig
+from tests.shell.rig import DESK_RULES, Rig, scripted_rig
 from tests.shell.venue import VENUE
 
 ALICE, BOB, CAROL = AccountId("alice"), AccountId("bob"), AccountId("carol")
@@ -267,10 +268,36 @@ async def test_everything_is_read_and_probed_when_parameters_change() -> None:
     rig.venue.reads.clear()
     await rig.block(set_open(is_open=False))
     assert rig.venue.probes == 2
-    assert not rig.desk.open
+    assert not rig.desk.access.open
     assert [set(read) for read in rig.venue.reads] == [{ALICE, BOB}]
     await rig.block(set_open(is_open=True))
-    assert rig.desk.open
+    assert rig.desk.access.open
+
+
+async def test_a_closed_venue_is_watched_and_an_opening_without_an_event_is_noticed(
+    logs: list[EventDict],
+) -> None:
+    rig, lane = scripted_rig()
+    rig.chain.state.open = False
+    await rig.started(UNDER)
+    await rig.tried()
+    assert (rig.why(ALICE), lane.plans) == ("venue_closed", [])
+    assert rig.counted("keeper_held_total", "venue_closed") == 1
+    await rig.block(set_account(BOB, 1))
+    assert BOB in rig.desk.states
+    number = rig.chain.head.number
+    rival = LiquidationSeen(ALICE, "0x" + "cc" * 20, "0x01", number, 5)
+    rivals.report(rig.desk, rival, lane, rig.telemetry)
+    assert rig.counted("keeper_liquidations_seen_total", "other") == 1
+    assert logs[-1]["why_not_us"] == "venue_closed"
+    rig.chain.state.open = True
+    await rig.block()
+    assert not rig.desk.access.open, "nothing tells of it before the venue is asked again"
+    rig.clock.advance(DESK_RULES.probe_ms / 1000)
+    await rig.block()
+    assert len(lane.plans) == 1
+    told = [line["event"] for line in logs if str(line["event"]).startswith("venue ")]
+    assert told == ["venue closed: watching only", "venue open"]
 
 
 async def test_a_venue_set_aside_over_its_market_comes_back_when_that_works() -> None:

@@ -144,7 +144,21 @@ async def test_an_old_head_and_old_prices_are_named(seen: Seen) -> None:
 async def test_a_closed_venue_is_named(seen: Seen) -> None:
     seen.rig.chain.state.open = False
     await seen.ready()
-    assert seen.status.unready() == [f"venue {VENUE}: closed to this wallet; watching only"]
+    said = f"for {WALLET}"
+    unready = f"venue {VENUE}: closed to this wallet; watching only ({said})"
+    assert seen.status.unready() == [unready]
+    assert 'keeper_venue_open{venue="perps"} 0.0' in gauges(seen)
+    venues = seen.status.snapshot()["venues"]
+    assert isinstance(venues, dict)
+    shown = venues[VENUE]
+    assert (shown["open"], shown["probe"]) == (False, {"detail": said, "facts": {}})
+    assert shown["capabilities"] == {
+        "reward": "cash",
+        "price": "push",
+        "discovery": "events",
+        "action": "transaction",
+        "capital": "none",
+    }
 
 
 async def test_what_is_in_quarantine_is_named(seen: Seen) -> None:
@@ -200,6 +214,8 @@ async def test_the_status_document_is_json_and_says_how_it_stands(seen: Seen) ->
     assert shown["venues"][VENUE] == {
         "loaded": True,
         "open": True,
+        "probe": {"detail": f"for {WALLET}", "facts": {}},
+        "capabilities": rig.venue.capabilities.as_text(),
         "breaker_open": False,
         "accounts": 2,
         "in_book": 2,
@@ -258,6 +274,7 @@ async def test_gauges_follow(seen: Seen) -> None:
         'keeper_price_age_seconds{feed="BTC/USD"} 2.0',
         f'keeper_unpriced_accounts{{venue="{VENUE}"}} 0.0',
         f'keeper_watched_accounts{{venue="{VENUE}"}} {seen.rig.desk.lead.watched}.0',
+        f'keeper_venue_open{{venue="{VENUE}"}} 1.0',
         f'keeper_profit_wei{{venue="{VENUE}"}} -12.0',
         'keeper_wallet_balance_wei{wallet="main"} 1e+18',
         'keeper_wallet_parked{wallet="main"} 0.0',

@@ -2,16 +2,23 @@
 
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from keeper.chain.rpc import HttpRpc
-from keeper.facts import AccountId, PriceView, Refused, Simulated
+from keeper.check import Finding, _venue
+from keeper.config import VenueSettings
+from keeper.facts import AccountId, PriceView, Refused, Simulated, VenueId
 from keeper.margin.rows import Row
 from keeper.units import WAD
+from keeper.venues.synthetix_v3 import Settings, build
+from tests.config.looks import BASE
+from tests.config.support import read as config_of
 from tests.nodes import Anvil
 from tests.synthetix.deploy import FORWARDER
 from tests.synthetix.keeping import (
+    FEEDS,
     assess,
     keeper_of,
     logs_since,
@@ -330,10 +337,42 @@ async def test_the_probe_says_who_may_and_what_is_paid(pull: World, rpc: HttpRpc
     pull.perps.send("setFeatureFlagAllowAll", b"perpsSystem".ljust(32, b"\0"), False)  # noqa: FBT003 - ABI
     closed = await venue.probe(wallet)
     assert not closed.open
+    assert closed.found
+    nothing = build(Settings(id="x", address="0x" + "11" * 20, feeds=FEEDS), rpc, 31_337)
+    assert not (await nothing.probe(wallet)).found
     pull.set_prices(CRASH)
     found = await read(venue, pull, [ALICE])
     answer = await simulate(venue, pull, assess(venue, found, ALICE, later_s=0))
     assert answer == Refused("unknown", "FeatureUnavailable(bytes32)")
+
+
+async def test_check_warns_of_a_closed_venue_and_fails_on_a_wrong_address(
+    push: World, rpc: HttpRpc, tmp_path: Path
+) -> None:
+    settings = config_of(tmp_path / "config.toml", BASE)
+
+    async def found(address: str) -> Finding:
+        options = Settings(id="perps", address=address, feeds=FEEDS)
+        venue = VenueSettings(kind="synthetix_v3", id=VenueId("perps"), options=options)
+        return await _venue(settings, venue, rpc, keeper_of(push))
+
+    assert (await found(push.perps.address)).verdict == "ok"
+    push.perps.send("setFeatureFlagAllowAll", b"perpsSystem".ljust(32, b"\0"), False)  # noqa: FBT003 - ABI
+    closed = await found(push.perps.address)
+    assert (closed.verdict, closed.facts["price kind"]) == ("warning", "push")
+    assert "the feature perpsSystem is closed to us" in closed.detail
+    assert (await found("0x" + "11" * 20)).verdict == "failed"
+
+
+async def test_the_probe_counts_who_sent_the_liquidations(push: World, rpc: HttpRpc) -> None:
+    """The protocol does not log who liquidated: the senders of the transactions are asked for."""
+    venue = venue_of(push, rpc)
+    assert (await venue.probe(None)).facts["liquidators"].startswith("0 distinct")
+    push.set_prices(CRASH)
+    for account, sender in ((ALICE, 6), (CAROL, 7)):
+        push.perps.send("liquidate", account, sender=push.chain.dev[sender])
+    counted = (await venue.probe(None)).facts["liquidators"]
+    assert counted == "2 distinct in 5000 blocks (2 liquidations)"
 
 
 async def test_without_a_forwarder_a_pull_venue_is_closed(pull: World, rpc: HttpRpc) -> None:

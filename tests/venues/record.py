@@ -9,13 +9,18 @@ are liquidatable at the newest block and some that are not:
 
     python -m tests.venues.record acme --rpc http://127.0.0.1:8545 --chain 10
         --set address=0x… --set feed=ETH/USD --account 17 --account 99
+
+One of a small contract that a test deploys: ``scene(node)`` in that module does, and returns the
+settings and some accounts.
+
+    python -m tests.venues.record acme --scene tests.venues.acme
 """
 
 import asyncio
 import importlib
 import importlib.util
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import aiohttp
@@ -25,8 +30,9 @@ from pydantic import ValidationError
 from keeper.chain.backfill import logs_from_json
 from keeper.chain.heads import head_from_json
 from keeper.errors import KeeperError
-from keeper.facts import AccountId
+from keeper.facts import AccountId, Head
 from keeper.margin.model import Account, Position
+from keeper.ports import Rpc
 from keeper.units import WAD
 from tests.curie.deploy import deploy as deploy_curie
 from tests.curie.world import World as CurieWorld
@@ -36,11 +42,13 @@ from tests.nodes import Anvil, running_anvil
 from tests.synthetix.deploy import Setup, deploy
 from tests.synthetix.scenario import ALICE, BOB, BTC, CAROL, DAVE, ETH, populated
 from tests.synthetix.world import Order, World, usd
-from tests.venues.isolated import IsolatedMarket
-from tests.venues.recording import Recording, RecordingRpc
+from tests.venues import isolated
+from tests.venues.recording import WALLET, Recording, RecordingRpc
 from tests.venues.wire import rpc_to
 
 OWN_CHAIN = 31_337
+HEADS = 5  # the newest blocks, each read whole: nodes serve those without an archive
+Scene = Callable[[Anvil], tuple[dict[str, object], list[str]]]
 OWN_ACCOUNTS = ("1", "2", "3", "4")
 
 
@@ -62,16 +70,6 @@ def demo_market(node: Anvil) -> MarketChain:
     chain.send("deposit_cash", 4, WAD, sender=chain.dev[2])
     chain.send("liquidate", 5, sender=chain.dev[2])
     return chain
-
-
-def isolated_market(node: Anvil) -> IsolatedMarket:
-    market = IsolatedMarket(node)
-    market.set_price(100 * WAD)
-    for number, cash in ((1, 60), (2, 20), (3, 1), (4, 0)):
-        size = 10 * WAD if number < 4 else 0
-        market.set_position(number, size, 100 * WAD, cash * WAD)
-    market.send("liquidate", 3)
-    return market
 
 
 def synthetix_market(node: Anvil) -> tuple[dict[str, object], list[str]]:
@@ -146,29 +144,55 @@ async def record(
     accounts: Sequence[str],
     blocks: int,
 ) -> Recording:
-    """Read a venue at the newest block and keep what it asked, was answered, and logged."""
+    """Read a venue at its newest blocks and keep what it asked, was answered, and logged.
+
+    Every account's liquidation is simulated on the newest.
+    """
     module = importlib.import_module(f"keeper.venues.{kind}")
     ids = [AccountId(account) for account in accounts]
     async with aiohttp.ClientSession() as session:
         rpc = rpc_to(session, url, chain_id)
         recorder = RecordingRpc(rpc)
-        venue = module.build(module.Settings(**settings), recorder, chain_id)
-        newest = head_from_json(await rpc.call("eth_getBlockByNumber", ["latest", False]), 0)
-        head = replace(newest, seen_ms=newest.timestamp_s * 1_000)
-        await venue.read_market(head)
-        await venue.read_accounts(ids, head)
-        first = max(0, head.number - blocks)
+        given = module.Settings(**settings)
+        newest = int(await rpc.call("eth_blockNumber"), 16)
+        heads = [await _head(rpc, number) for number in range(newest - HEADS + 1, newest + 1)]
+        for head in heads:
+            venue = module.build(
+                given, recorder, chain_id
+            )  # a new one: some remember what they read
+            market = await venue.read_market(head)
+            states = await venue.read_accounts(ids, head)
+        for state in states:
+            verdict = venue.assess(state, market, {}, head.timestamp_s)
+            await venue.simulate(verdict, WALLET, head)
+        first = max(0, newest - blocks)
         query = {"address": venue.addresses(), "fromBlock": hex(first), "toBlock": "latest"}
         logs = logs_from_json(await rpc.call("eth_getLogs", [query]))
     one_of_each = {log.topics[0]: log for log in logs if log.topics}
     kept = [one_of_each[topic] for topic in sorted(one_of_each)]
-    found = Recording(dict(settings), chain_id, head, ids, recorder.answers, kept)
+    story = [log for log in logs if log.block_number > heads[0].number]
+    answers, done = recorder.answers, recorder.executions
+    found = Recording(dict(settings), chain_id, head, ids, answers, kept, heads, story, done)
     found.save(kind)
     return found
 
 
+async def _head(rpc: Rpc, number: int) -> Head:
+    found = head_from_json(await rpc.call("eth_getBlockByNumber", [hex(number), False]), 0)
+    return replace(found, seen_ms=found.timestamp_s * 1_000)
+
+
+async def record_scene(kind: str, scene: Scene) -> Recording:
+    """Record what a scene leaves on a fresh local chain."""
+    with running_anvil("--timestamp", "1767225600") as node:
+        settings, accounts = scene(node)
+        given = {"id": kind.strip("_")} | settings
+        return await record(kind, node.url, OWN_CHAIN, given, accounts, blocks=10_000)
+
+
 async def record_own() -> None:
     """Record the venues of this repository."""
+    await record_scene("_template", isolated.scene)
 
     with running_anvil("--timestamp", "1767225600") as node:
 
@@ -179,9 +203,6 @@ async def record_own() -> None:
 
         market = demo_market(node)
         await own("demo_market", {"id": "demo", "address": market.address})
-        isolated = isolated_market(node)
-        settings = {"id": "template", "address": isolated.address, "feed": "ETH/USD"}
-        await own("_template", settings)
         synthetix, numbers = synthetix_market(node)
         await own("synthetix_v3", synthetix, numbers)
         orders, numbers = synthetix_orders(node)
@@ -204,13 +225,15 @@ def setting(text: str) -> tuple[str, object]:
     context_settings={"max_content_width": 100},
 )
 @click.argument("kind", required=False)
+@click.option("--scene", help="Module whose scene(node) deploys the contract on a local chain.")
 @click.option("--rpc", "url", help="JSON-RPC URL of a node; it does not go into the recording.")
 @click.option("--chain", "chain_id", type=int, default=OWN_CHAIN, help="Chain id of the node.")
 @click.option("--set", "settings", multiple=True, help="key=value of the venue's Settings.")
 @click.option("--account", "accounts", multiple=True, help="Account to read; give several.")
 @click.option("--blocks", type=int, default=5_000, help="How far back to look for logs.")
-def main(
+def main(  # noqa: PLR0913, PLR0917 - one parameter an option
     kind: str | None,
+    scene: str | None,
     url: str | None,
     chain_id: int,
     settings: Sequence[str],
@@ -220,15 +243,18 @@ def main(
     if kind is None:
         asyncio.run(record_own())
         return
-    if url is None or not accounts:
-        msg = "name a node with --rpc and some accounts with --account"
-        raise click.UsageError(msg)
-    given = {"id": kind} | dict(map(setting, settings))
     if importlib.util.find_spec(f"keeper.venues.{kind}") is None:
         msg = f"there is no keeper/venues/{kind}.py"
         raise click.UsageError(msg)
     try:
-        found = asyncio.run(record(kind, url, chain_id, given, accounts, blocks))
+        if scene is not None:
+            found = asyncio.run(record_scene(kind, importlib.import_module(scene).scene))
+        elif url is not None and accounts:
+            given = {"id": kind} | dict(map(setting, settings))
+            found = asyncio.run(record(kind, url, chain_id, given, accounts, blocks))
+        else:
+            msg = "name a --scene, or a node with --rpc and some accounts with --account"
+            raise click.UsageError(msg)
     except (KeeperError, ValidationError) as error:
         raise click.ClickException(str(error)) from error
     click.echo(

@@ -4,28 +4,48 @@ It needs a recording, ``tests/venues/recorded/<kind>.json``, with accounts of bo
 liquidatable and not; ``record.py`` makes one.
 """
 
+import asyncio
 import importlib
 import inspect
+import itertools
 import math
 import pkgutil
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from types import ModuleType
 
 import pytest
 from pydantic import BaseModel, ValidationError
 
 import keeper.venues
-from keeper.errors import TransientError
-from keeper.facts import AccountId, Assessment, Log, Refused
+from keeper.capabilities import CapitalKind
+from keeper.errors import KeeperError, TransientError
+from keeper.facts import (
+    AccountId,
+    AccountState,
+    Assessment,
+    Head,
+    Log,
+    MarketState,
+    Refused,
+    Simulated,
+)
 from keeper.margin import MarginBook
 from keeper.ports import AnyVenue
-from tests.venues.recording import Recording, UnreachableRpc, load, missing
+from tests.venues.recording import (
+    WALLET,
+    GarblingRpc,
+    Recording,
+    SilentRpc,
+    UnreachableRpc,
+    load,
+    missing,
+)
 
 KINDS = sorted(
     [m.name for m in pkgutil.iter_modules(keeper.venues.__path__) if not m.name.startswith("_")]
     + ["_template"]  # what people copy must not rot
 )
-WALLET = "0x" + "ab" * 20
 
 
 @pytest.fixture(params=KINDS)
@@ -255,3 +275,179 @@ async def test_an_unreachable_chain_refuses(
         assert isinstance(answer, Refused)
         assert answer.reason in REASONS
         assert answer.detail
+
+
+async def test_only_what_is_liquidatable_passes_the_simulation(
+    venue: AnyVenue, recording: Recording
+) -> None:
+    """What the node did when these very calls were simulated is part of the recording."""
+    found, _, _ = await verdicts(venue, recording)
+    passed = 0
+    for one in found.values():
+        answer = await venue.simulate(one, WALLET, recording.head)
+        if isinstance(answer, Simulated):
+            assert one.liquidatable, f"{one.account}: a healthy account must be held"
+            assert answer.gas > 0
+            assert answer.head == recording.head
+            passed += 1
+        else:
+            assert answer.reason in REASONS
+    assert passed or venue.capabilities.capital is CapitalKind.MARGIN, "record one that passes"
+
+
+# --- from block to block --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Block:
+    """Everything at one head, and what the logs since the one before it touched."""
+
+    head: Head
+    market: MarketState
+    accounts: Mapping[AccountId, AccountState]
+    touched: frozenset[AccountId]
+    everything: bool
+
+
+async def blocks_of(module: ModuleType, recording: Recording) -> list[Block]:
+    blocks = []
+    for head in recording.heads:
+        settings = module.Settings(**recording.settings)
+        venue: AnyVenue = module.build(settings, recording.rpc, recording.chain_id)
+        market = await venue.read_market(head)
+        states = await venue.read_accounts(recording.accounts, head)
+        logs = [log for log in recording.story if log.block_number == head.number]
+        seen = [venue.touched(log) for log in logs]
+        touched = frozenset().union(*(one.accounts for one in seen))
+        accounts = dict(zip(recording.accounts, states, strict=True))
+        everything = any(one.everything for one in seen)
+        blocks.append(Block(head, market, accounts, touched, everything))
+    assert len(blocks) > 2, "record it again"
+    return blocks
+
+
+async def test_what_events_leave_untouched_reads_as_before(
+    module: ModuleType, venue: AnyVenue, recording: Recording
+) -> None:
+    """A book kept up by events is that of a fresh reading: same rows, same verdicts."""
+    blocks = await blocks_of(module, recording)
+    compared = 0
+    for before, after in itertools.pairwise(blocks):
+        at_s = after.head.timestamp_s
+        values = venue.factors(after.market, at_s)
+        for account in set(recording.accounts) - after.touched if not after.everything else ():
+            kept, fresh = before.accounts[account], after.accounts[account]
+            rows = [venue.compile(state, after.market, values) for state in (kept, fresh)]
+            assert rows[0] == rows[1], f"{account} changed in block {after.head.number}"
+            judged = [venue.assess(state, after.market, {}, at_s) for state in (kept, fresh)]
+            assert judged[0] == judged[1], f"{account} changed in block {after.head.number}"
+            compared += 1
+    assert compared
+
+
+async def test_a_row_kept_while_prices_move_is_never_too_lax(
+    module: ModuleType, venue: AnyVenue, recording: Recording
+) -> None:
+    blocks = await blocks_of(module, recording)
+    compared = 0
+    for start, first in enumerate(blocks):
+        untouched = set(recording.accounts)
+        for later in blocks[start + 1 :]:
+            if later.everything or later.market.epoch != first.market.epoch:
+                break  # everything is compiled again then
+            untouched -= later.touched
+            compared += len(untouched)
+            for account in untouched:
+                strict_enough(venue, first, later, account)
+    assert compared
+
+
+def strict_enough(venue: AnyVenue, first: Block, later: Block, account: AccountId) -> None:
+    """Move the row of one block to the values of a later one and compare with the exact verdict."""
+    book: MarginBook[AccountId] = MarginBook(
+        list(venue.price_factors(later.market)), list(venue.index_factors(later.market))
+    )
+    values = venue.factors(first.market, first.head.timestamp_s)
+    row = venue.compile(first.accounts[account], first.market, values)
+    if row is None:
+        return
+    book.move(values)
+    book.put(account, row)
+    at_s = later.head.timestamp_s
+    book.move(venue.factors(later.market, at_s))
+    exact = venue.assess(later.accounts[account], later.market, {}, at_s)
+    if exact.liquidatable and later.accounts[account].due_until_s is None:
+        assert account in book.under, f"{account} is missed at block {later.head.number}"
+    elif account not in book.under and account not in book.unpriced:
+        margin_usd = (exact.equity_wad - exact.requirement_wad) / 10**18
+        assert book.excess(account) <= margin_usd + 1e-6 * max(1.0, abs(margin_usd))
+
+
+# --- a chain that misbehaves ----------------------------------------------------------------------
+
+WORDS = "0x" + "ff" * 640  # which may be an answer, of absurd numbers
+GARBAGE: tuple[object, ...] = (
+    None,
+    "",
+    "0x",
+    "0x00",
+    "nonsense",
+    7,
+    [],
+    {},
+    True,
+    WORDS[:64],
+    WORDS,
+)
+
+
+@pytest.mark.parametrize("garbage", GARBAGE, ids=range(len(GARBAGE)))
+async def test_malformed_answers_raise_only_our_errors(
+    module: ModuleType, recording: Recording, garbage: object
+) -> None:
+    """Each answer in turn is garbage: a reading then fails as one of ours, or is none the worse."""
+    settings, raised = module.Settings(**recording.settings), 0
+    for number in range(len(recording.answers)):
+        rpc = GarblingRpc(recording, number, garbage)
+        venue: AnyVenue = module.build(settings, rpc, recording.chain_id)
+        try:
+            await venue.read_market(recording.head)
+            await venue.read_accounts(recording.accounts, recording.head)
+        except KeeperError:
+            raised += 1
+        if not rpc.garbled:
+            break
+    assert raised or garbage == WORDS
+
+
+@pytest.mark.parametrize("output", [b"", b"\x01", b"\xff" * 31, b"\xff" * 320], ids=len)
+async def test_malformed_simulations_are_refused_or_read(
+    module: ModuleType, venue: AnyVenue, recording: Recording, output: bytes
+) -> None:
+    found, _, _ = await verdicts(venue, recording)
+    rpc = GarblingRpc(recording, -1, output)
+    garbled: AnyVenue = module.build(module.Settings(**recording.settings), rpc, recording.chain_id)
+    for one in found.values():
+        answer = await garbled.simulate(one, WALLET, recording.head)
+        assert isinstance(answer, Simulated) or answer.reason in REASONS
+
+
+async def test_cancellation_leaves_nothing_open(
+    module: ModuleType, venue: AnyVenue, recording: Recording
+) -> None:
+    found, _, _ = await verdicts(venue, recording)
+    one = next(iter(found.values()))
+    rpc = SilentRpc()
+    hanging: AnyVenue = module.build(module.Settings(**recording.settings), rpc, recording.chain_id)
+    before = asyncio.all_tasks()
+    for work in (
+        hanging.read_market(recording.head),
+        hanging.read_accounts(recording.accounts, recording.head),
+        hanging.probe(WALLET),
+        hanging.simulate(one, WALLET, recording.head),
+    ):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.01):
+                await work
+        assert rpc.waiting == 0
+        assert asyncio.all_tasks() == before
