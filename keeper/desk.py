@@ -67,6 +67,7 @@ class Desk:
         self.states: dict[AccountId, AccountState] = {}
         self.market: MarketState | None = None
         self.loaded = False
+        self.read_at: Head | None = None  # as of this head every account is as the chain has it
         self.open = True  # what the probe last said
         self.suspect = ""  # why the book is not trusted: decisions need fresh reads; "": it is
         self._board = board
@@ -321,30 +322,25 @@ class Desk:
 
     def hold(self, account: AccountId, hold: Hold) -> None:
         """Hold an account; count and log why."""
-        self._note_held(account, hold.reason, hold.until_ms, hold.until_block)
+        self._note_held(account, hold)
         self.agenda.hold(account, hold)
 
     def send_failed(self, account: AccountId) -> None:
         """Back an account off whose transaction no endpoint took."""
-        self._note_held(account, HoldReason.SEND_FAILED)
+        self._note_held(account, Hold(HoldReason.SEND_FAILED))
         self.agenda.back_off(account, HoldReason.SEND_FAILED, self._clock.wall_ms())
 
-    def _note_held(
-        self,
-        account: AccountId,
-        reason: HoldReason,
-        until_ms: int | None = None,
-        until_block: int | None = None,
-    ) -> None:
+    def _note_held(self, account: AccountId, hold: Hold) -> None:
         venue = self.venue.id
-        self._telemetry.count("keeper_held_total", venue=venue, reason=reason.value)
+        self._telemetry.count("keeper_held_total", venue=venue, reason=hold.reason.value)
         logger.debug(
             "held",
             venue=venue,
             account=account,
-            reason=reason.value,
-            until_ms=until_ms,
-            until_block=until_block,
+            reason=hold.reason.value,
+            until_ms=hold.until_ms,
+            until_block=hold.until_block,
+            detail=hold.detail,
         )
 
     def guard(self, account: AccountId) -> Guard:

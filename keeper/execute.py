@@ -1,7 +1,7 @@
 """From a nomination to an open attempt: assess once more, gate, simulate, gate, submit."""
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import structlog
 
@@ -11,11 +11,11 @@ from keeper.decide.economics import Economics, Fee, Spend, reward_in_wei
 from keeper.decide.gate import Facts, Limits, after_simulation, before_simulation
 from keeper.decide.rank import Objective
 from keeper.desk import Desk, Nominated
+from keeper.execution_rules import ExecutionRules
 from keeper.facts import (
     AccountId,
     Assessment,
     Attempt,
-    FeedId,
     Head,
     NotSent,
     Outcome,
@@ -28,30 +28,13 @@ from keeper.facts import (
 from keeper.holds import NOT_SENT, REFUSALS, waiting
 from keeper.in_flight import leaves_no_room, taking_over
 from keeper.jobs import UPKEEP
+from keeper.ledger import Ledger
 from keeper.ports import Board, Clock, Submitter, Telemetry
 from keeper.units import PPM, WAD
 
 logger = structlog.get_logger(__name__)
 
 DATA_FEE_HEADROOM = 2  # layer 1 may become dearer until inclusion
-
-
-@dataclass(frozen=True, slots=True)
-class ExecutionRules:
-    """The parts of ``[gate]``, ``[fees]`` and ``[chain]`` that sending needs."""
-
-    head_age_ms_max: int
-    transaction_cost_wei_max: int
-    profit_wei_min: int
-    open_attempts_max: int
-    p_win_ppm: int
-    revert_gas: int
-    gas_limit_factor_ppm: int
-    hold_ms: int
-    native_feed: FeedId
-    watcher: str  # the address dry runs simulate from
-    candidate_ms_max: int = 60_000
-    backup_delay_blocks: int = 0
 
 
 class Execution:
@@ -68,6 +51,7 @@ class Execution:
     ) -> None:
         """Hold no state but which accounts are being worked on."""
         self.rules = rules
+        self.ledger = Ledger(rules, clock, self.native_usd_wad)
         self._submitter = submitter
         self._board = board
         self._telemetry = telemetry
@@ -90,6 +74,7 @@ class Execution:
             await self._attempt(desk, desk.renewed(nominated), head)
         finally:
             self._working.discard(key)
+            self.ledger.release(*key)
 
     async def _attempt(self, desk: Desk, nominated: Nominated, head: Head) -> None:
         assessment = nominated.assessment
@@ -154,9 +139,11 @@ class Execution:
             return self._wait(weighed, head)
         if simulation.takes_over and self._taking_over(desk, account) != in_flight:
             return self._wait(HoldReason.CAPACITY_IN_USE, head)  # it was simulated without these
-        overtaken = self._overtaken(desk, nominated, head)
+        held = self._overtaken(desk, nominated, head) or self.ledger.claim(
+            *weighed, self._submitter.open_attempts
+        )
         self._stage(desk, "gate", simulated_ns, self._clock.monotonic_ns())
-        return overtaken or await self._send(desk, *weighed, wallet, head)
+        return held or await self._send(desk, *weighed, wallet, head)
 
     def _sender(self, desk: Desk, account: AccountId) -> str | None:
         """Return who is to send: for a wallet's own account that wallet; None: all are parked."""
@@ -188,7 +175,8 @@ class Execution:
         exit_cost_wei = self.reward_wei(desk, taken.exit_cost_wad) if taken else 0
         if reward_wei is None or exit_cost_wei is None:
             return None
-        worth_wei = (reward_wei - exit_cost_wei) * self.rules.p_win_ppm // PPM
+        p_win_ppm = self.ledger.odds(desk.venue.id).p_win_ppm
+        worth_wei = (reward_wei - exit_cost_wei) * p_win_ppm // PPM
         if desk.rules.objective is Objective.SOLVENCY:
             worth_wei += desk.rules.solvency_budget_wei
         if simulation.job in UPKEEP:  # it is not done for its own profit
@@ -283,6 +271,11 @@ class Execution:
             takes_over=simulation.takes_over,
         )
 
+    def native_usd_wad(self) -> int | None:
+        """Return the price of the native token; None while it is missing or stale."""
+        native = self._board.fresh(self.rules.native_feed, self._clock.wall_ms())
+        return native.price_wad if native else None
+
     def _economics(self, desk: Desk, simulation: Simulated, fee: Fee) -> Economics | None:
         reward_wei = self.reward_wei(desk, simulation.reward_wad)
         taken = simulation.takes_over
@@ -291,12 +284,13 @@ class Execution:
             return None
         gas = simulation.gas + sum(step.gas for step in simulation.then)
         fee_per_gas = fee.paid_at(simulation.head.base_fee_wei)
+        odds = self.ledger.odds(desk.venue.id)
         return Economics(
             reward_wei=reward_wei,
             gas_cost_wei=gas * fee_per_gas,
             oracle_fee_wei=simulation.oracle_fee_wei,
-            revert_cost_wei=self.rules.revert_gas * fee_per_gas,
-            p_win_ppm=self.rules.p_win_ppm,
+            revert_cost_wei=odds.revert_gas * fee_per_gas,
+            p_win_ppm=odds.p_win_ppm,
             exit_cost_wei=exit_cost_wei,
             data_fee_wei=simulation.data_fee_wei,
         )

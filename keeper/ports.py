@@ -245,6 +245,18 @@ class Memory(Protocol):
         ...
 
 
+class History(Protocol):
+    """What a restart learns of the blocks that were read before."""
+
+    async def known(self, scope: str) -> list[AccountId]:
+        """Return the accounts found in what has been read."""
+        ...
+
+    async def touched_since(self, scope: str, block: int) -> list[AccountId]:
+        """Return the accounts that were touched after a block: all, if something touched all."""
+        ...
+
+
 class Submitter(Protocol):
     """Turns plans into attempts; the only owner of its wallets' nonces."""
 
@@ -309,6 +321,11 @@ class Broadcaster(Protocol):
 
 class Tracker(Protocol):
     """Follows attempts to their end."""
+
+    @property
+    def open_attempts(self) -> Sequence[Attempt]:
+        """Return what is in flight."""
+        ...
 
     async def poll(self, head: Head) -> Sequence[Mined]:
         """Return the attempts whose nonce is consumed deep enough."""

@@ -7,11 +7,15 @@ from keeper.chain.fees import FeeRules
 from keeper.chain.lane_rules import LaneRules
 from keeper.chain.rpc import WATCHER
 from keeper.config import Settings, VenueSettings
+from keeper.config.settings import GateSettings
+from keeper.decide.budget import Limit, Sort, Span, Unit
 from keeper.decide.hours import market_hours
+from keeper.decide.learn import Prior
 from keeper.desk import DeskRules
-from keeper.execute import ExecutionRules
+from keeper.execution_rules import ExecutionRules
 from keeper.facts import FeedId
 from keeper.prices.board import FeedRules
+from keeper.units import WAD
 
 
 def feed_rules(settings: Settings) -> Mapping[FeedId, FeedRules]:
@@ -60,6 +64,26 @@ def lane_rules(settings: Settings) -> LaneRules:
     )
 
 
+def budget_limits(gate: GateSettings) -> tuple[Limit, ...]:
+    """Return the budgets that are configured."""
+    limits = (
+        Limit(Sort.GAS, Span.HOUR, Unit.WEI, gate.gas_wei_per_hour_max),
+        Limit(Sort.GAS, Span.DAY, Unit.WEI, gate.gas_wei_per_day_max),
+        Limit(Sort.LOSS, Span.HOUR, Unit.WEI, gate.loss_wei_per_hour_max),
+        Limit(Sort.LOSS, Span.DAY, Unit.WEI, gate.loss_wei_per_day_max),
+    )
+    dollars = (
+        (Sort.GAS, Span.HOUR, gate.gas_usd_per_hour_max),
+        (Sort.GAS, Span.DAY, gate.gas_usd_per_day_max),
+        (Sort.LOSS, Span.HOUR, gate.loss_usd_per_hour_max),
+        (Sort.LOSS, Span.DAY, gate.loss_usd_per_day_max),
+    )
+    in_usd = (
+        Limit(sort, span, Unit.USD, most * WAD) for sort, span, most in dollars if most is not None
+    )
+    return (*limits, *in_usd)
+
+
 def execution_rules(settings: Settings) -> ExecutionRules:
     """Return what sending needs."""
     gate = settings.gate
@@ -68,8 +92,14 @@ def execution_rules(settings: Settings) -> ExecutionRules:
         transaction_cost_wei_max=gate.transaction_cost_wei_max,
         profit_wei_min=gate.profit_wei_min,
         open_attempts_max=gate.open_attempts_max,
-        p_win_ppm=gate.p_win_ppm,
-        revert_gas=gate.revert_gas,
+        limits=budget_limits(gate),
+        prior=Prior(
+            p_win_ppm=gate.p_win_ppm,
+            p_win_ppm_min=gate.p_win_ppm_min,
+            p_win_ppm_max=gate.p_win_ppm_max,
+            revert_gas=gate.revert_gas,
+            revert_gas_max=gate.revert_gas_max,
+        ),
         gas_limit_factor_ppm=settings.fees.gas_limit_factor_ppm,
         hold_ms=gate.hold_ms,
         native_feed=settings.chain.native_feed,

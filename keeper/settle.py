@@ -119,8 +119,10 @@ class Settlement:
             reward_wei=reward_wei,
             cost_wei=(receipt.cost_wei if receipt else 0) + value_wei,
             gains=gains,
+            native_usd_wad=self._execution.native_usd_wad(),
         )
         await self._tracker.close(settled)
+        self._execution.ledger.settled(settled)
         kind = mined.transaction.kind if mined.transaction else None
         self._execution.brakes.settled(settled, kind)
         if desk is not None:
@@ -206,7 +208,10 @@ class Settlement:
                 again = await self._plan_again(attempt, head)
         if isinstance(again, tuple):
             plan, fee = again
-            await self._tracker.replace(attempt, plan, fee, head)
+            try:
+                await self._tracker.replace(attempt, plan, fee, head)
+            finally:
+                self._execution.ledger.release(plan.venue, plan.account)
         elif isinstance(again, Wait) and again.too_dear and self._tracker.is_stuck(attempt, head):
             await self._cancel(attempt, head, again.reason)
         elif isinstance(again, Wait):
@@ -271,7 +276,12 @@ class Settlement:
             return Wait("a replacement would cost too much", too_dear=True)
         plan = self._execution.plan(desk, nominated, simulation, fee)
         # what would not pay at the higher fee may still be included at the one it has
-        return (plan, fee) if isinstance(plan, Plan) else Wait(plan.value, too_dear=True)
+        if not isinstance(plan, Plan):
+            return Wait(plan.value, too_dear=True)
+        over = self._execution.ledger.claim(plan, fee, self._tracker.open_attempts)
+        if over is not None:
+            return Wait(f"{over.reason}: {over.detail}", too_dear=True)
+        return plan, fee
 
     def _report(self, settled: Settled, mined: Mined, value_wei: int) -> None:
         """Write the canonical line and the counters of one attempt."""

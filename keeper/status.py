@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from keeper.decide.budget import Unit
 from keeper.units import WAD
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from keeper.brakes import Brakes
     from keeper.chain.endpoints import Endpoints
     from keeper.chain.journal import Journal
@@ -15,6 +18,8 @@ if TYPE_CHECKING:
     from keeper.chain.submit import Lane
     from keeper.clock import SystemClock
     from keeper.config import Settings
+    from keeper.decide.agenda import Hold
+    from keeper.decide.budget import Limit
     from keeper.desk import Desk
     from keeper.facts import Attempt, FeedId, Settled, VenueId
     from keeper.observe.metrics import Metrics
@@ -44,6 +49,10 @@ class Status:
     heartbeats: Heartbeats
     metrics: Metrics
     clock: SystemClock
+
+    def budgets_left(self) -> Mapping[Limit, int | None]:
+        """Return what each budget has left; None for USD while the native price is unknown."""
+        return self.pipeline.execution.ledger.left(self.lanes.open_attempts)
 
     def needed_feeds(self) -> set[FeedId]:
         """Return the feeds without which something cannot be decided."""
@@ -127,6 +136,15 @@ class Status:
                 "outcomes": dict(self.settlement.outcomes),
                 "profit_wei": {v: str(wei) for v, wei in self.settlement.profit_wei.items()},
             },
+            "budgets": [
+                {
+                    "budget": limit.name,
+                    "unit": limit.unit.value,
+                    "most": limit.most / WAD,
+                    "left": None if left is None else left / WAD,
+                }
+                for limit, left in self.budgets_left().items()
+            ],
             "latency_ms": {
                 "p50": _quantile(latencies, 0.5),
                 "p99": _quantile(latencies, 0.99),
@@ -149,6 +167,7 @@ class Status:
             "accounts": len(desk.states),
             "in_book": len(desk.lead),
             "under_margined": len(desk.agenda),
+            "odds": self.pipeline.execution.ledger.odds(desk.venue.id).why,
         }
 
     def _nearest(self) -> list[dict[str, object]]:
@@ -158,6 +177,7 @@ class Status:
                 "account": account,
                 "distance_pct": distance if abs(distance) != float("inf") else None,
                 "why": desk.agenda.why(account),
+                **_held(desk.agenda.hold_of(account)),
             }
             for venue, desk in self.pipeline.desks.items()
             for account, distance in desk.lead.nearest(NEAREST)
@@ -191,6 +211,11 @@ class Status:
         for lane in self.lanes.lanes:
             gauge("keeper_wallet_balance_wei", lane.balance_wei, wallet=lane.name)
             gauge("keeper_wallet_parked", 1 if lane.parked else 0, wallet=lane.name)
+        for limit, left in self.budgets_left().items():
+            if left is not None and limit.unit is Unit.USD:
+                gauge("keeper_budget_left_usd", left / WAD, budget=limit.name)
+            elif left is not None:
+                gauge("keeper_budget_left_wei", left, budget=limit.name)
         gauge("keeper_open_attempts", len(self.lanes.open_attempts))
         gauge("keeper_journal_bytes", self.journal.size_bytes())
         gauge("keeper_journal_writable", 0 if self.journal.trouble else 1)
@@ -200,6 +225,18 @@ class Status:
         self.endpoints.set_gauges()
         self.heartbeats.publish(self.metrics)
         self.quarantine.publish(self.metrics, list(self.pipeline.desks))
+
+
+def _held(hold: Hold | None) -> dict[str, object]:
+    """Say what ends a hold: a wall-clock time or a block, whichever is first."""
+    if hold is None:
+        return {}
+    parts = {
+        "until_ms": hold.until_ms,
+        "until_block": hold.until_block,
+        "detail": hold.detail or None,
+    }
+    return {name: value for name, value in parts.items() if value is not None}
 
 
 def _number(distance: object) -> float:

@@ -24,6 +24,7 @@ from keeper.chain import journal_rows as rows
 from keeper.chain.journal_schema import JournalError, prepare
 from keeper.errors import JournalUnavailableError
 from keeper.facts import Attempt, Receipt, Settled, SignedTx
+from keeper.ledger import Past
 
 __all__ = ["Journal", "JournalError", "JournalInUseError"]
 
@@ -186,8 +187,9 @@ class Journal:
         await self._run(keep)
         if self.trouble and time.monotonic() < self._try_again_at:
             return
+        work = rows.probe if self.trouble else None  # a file is whole again when it can be written
         try:
-            await self._run(self._commit)
+            await self._run(lambda: self._commit(work))
         except JournalUnavailableError as error:
             logger.debug("kept to be written later", error=str(error))
         else:
@@ -262,6 +264,10 @@ class Journal:
     async def profit_wei(self) -> dict[str, int]:
         """Return reward less cost by venue, over everything settled."""
         return await self._run(lambda: rows.profit_wei(self._open_db))
+
+    async def past(self, since_ms: int) -> list[Past]:
+        """Return what was settled since, oldest first."""
+        return await self._run(lambda: rows.past(self._open_db, since_ms))
 
     def size_bytes(self) -> int:
         """Return the size of the file and its write-ahead log."""

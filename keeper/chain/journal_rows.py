@@ -12,6 +12,7 @@ from keeper.decide.economics import Economics
 from keeper.facts import (
     Attempt,
     Call,
+    Outcome,
     Plan,
     Receipt,
     Settled,
@@ -19,8 +20,10 @@ from keeper.facts import (
     Step,
     TakenOver,
     TxKind,
+    VenueId,
 )
 from keeper.jobs import Job
+from keeper.ledger import Past
 
 
 class Event(StrEnum):
@@ -280,6 +283,35 @@ def profit_wei(db: sqlite3.Connection) -> dict[str, int]:
     ):
         profits[venue] = profits.get(venue, 0) + int(reward) - int(cost)
     return profits
+
+
+def probe(db: sqlite3.Connection) -> None:
+    """Write something, to see whether that is possible."""
+    db.execute("UPDATE meta SET value = value WHERE key = 'version'")
+
+
+def past(db: sqlite3.Connection, since_ms: int) -> list[Past]:
+    """Read what was settled since, oldest first, as budgets and odds count it."""
+    rows = db.execute(
+        "SELECT venue, job, outcome, settled_ms, reward_wei, cost_wei, native_usd_wad, ("
+        " SELECT json_extract(facts, '$.gas_used') FROM history"
+        " WHERE attempt = attempts.id AND event = 'included' ORDER BY seq DESC LIMIT 1)"
+        " FROM attempts WHERE settled_ms >= ? ORDER BY settled_ms",
+        (since_ms,),
+    )
+    return [
+        Past(
+            venue=VenueId(row[0]),
+            job=Job(row[1]),
+            outcome=Outcome(row[2]),
+            settled_ms=row[3],
+            reward_wei=int(row[4]),
+            cost_wei=int(row[5]),
+            native_usd_wad=int(row[6]) if row[6] is not None else None,
+            gas_used=row[7],
+        )
+        for row in rows
+    ]
 
 
 def prune(db: sqlite3.Connection, before_ms: int, limit: int) -> None:

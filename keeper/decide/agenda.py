@@ -26,6 +26,7 @@ class HoldReason(StrEnum):
     SIMULATION_FAILED = "simulation_failed"  # unknown is never treated as fine
     UNPROFITABLE = "unprofitable"
     COST_CAP = "cost_cap"
+    BUDGET = "budget"  # of the hour or the day: spent, or reserved for what is in flight
     FEE_UNKNOWN = "fee_unknown"  # nobody could say what a transaction costs now
     OPEN_ATTEMPTS = "open_attempts"
     ATTEMPT_OPEN = "attempt_open"  # this account has one in flight
@@ -53,11 +54,15 @@ BACKOFFS = frozenset({HoldReason.BACKOFF, HoldReason.SEND_FAILED})  # no new fac
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """A reason and what ends it: a wall-clock time (ms) and/or a block number."""
+    """A reason and what ends it: a wall-clock time (ms) and/or a block number.
+
+    ``detail``: what exactly, in words, for people.
+    """
 
     reason: HoldReason
     until_ms: int | None = None
     until_block: int | None = None
+    detail: str = ""
 
 
 @dataclass(slots=True)

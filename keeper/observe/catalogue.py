@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from keeper.decide.agenda import HoldReason
+from keeper.decide.budget import Sort, Span
 from keeper.errors import EndpointState, RpcFault
 from keeper.facts import Outcome, Rejection, TxKind
 from keeper.jobs import Gain
@@ -115,6 +116,7 @@ SIMULATED = _set(
 )
 ENDPOINT_STATES = _set(EndpointState)
 STEPS = _set(["assess", "simulate"])
+BUDGETS = _set([f"{sort}_{span}" for sort in Sort for span in Span])
 
 _PRICES = (
     _counter(
@@ -235,6 +237,18 @@ _ATTEMPTS = (
         kind=_set(TxKind) - {str(TxKind.FIRST)},
     ),
     _gauge("open_attempts", "Attempts that are not settled."),
+    _gauge(
+        "budget_left_wei",
+        "What a budget has left, less the worst case of everything in flight, in wei.",
+        unit="wei",
+        budget=BUDGETS,
+    ),
+    _gauge(
+        "budget_left_usd",
+        "The same of the budgets in US dollars, where configured and the native price is known.",
+        unit="usd",
+        budget=BUDGETS,
+    ),
     _counter("reward_wei_total", "Rewards received, in wei.", unit="wei", venue=VENUE),
     _counter(
         "losses_wei_total",

@@ -127,6 +127,18 @@ async def test_after_a_failure_the_next_try_waits(
     await journal.intend(attempt(1, "a"), signed(1))
 
 
+async def test_it_is_not_called_whole_before_something_was_written(
+    journal: Journal, tmp_path: Path
+) -> None:
+    with locked(tmp_path / "j"):
+        with pytest.raises(JournalUnavailableError):
+            await journal.intend(attempt(1, "a"), signed(1))
+        await journal.follow([], {}, 1)  # as at every head
+        assert journal.trouble == "database is locked"
+    await journal.follow([], {}, 2)
+    assert journal.trouble == ""
+
+
 async def test_damage_found_while_running_is_no_passing_trouble(journal: Journal) -> None:
     def spoil() -> None:
         journal._open_db.execute("DROP TABLE history")

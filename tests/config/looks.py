@@ -44,6 +44,7 @@ from keeper.facts import (
     Call,
     FeedId,
     Head,
+    Outcome,
     Receipt,
     Refused,
     Rejected,
@@ -51,6 +52,7 @@ from keeper.facts import (
     Tick,
 )
 from keeper.jobs import Job
+from keeper.ledger import Past
 from keeper.observe.http import serve
 from keeper.observe.metrics import Metrics
 from keeper.reconcile import ReconcileRules
@@ -212,6 +214,21 @@ def revert_gas(rig: Rig, lane: ScriptedLane) -> int:
     assert isinstance(lane.fee, Fee)
     per_gas = lane.fee.paid_at(rig.chain.head.base_fee_wei)
     return lane.plans[0].expected.revert_cost_wei // per_gas
+
+
+def learned(outcome: Outcome) -> Look:
+    """Look at p(win) and the gas of a lost race after a thousand attempts that ended so."""
+
+    async def looked(settings: Settings) -> object:
+        rig, _ = rig_for(settings)
+        now_ms = rig.clock.now_ms
+        for _ in range(1_000):
+            past = Past(VENUE, Job.LIQUIDATE, outcome, now_ms, 0, 0, None, 10**7)
+            rig.execution.ledger.note(past)
+        odds = rig.execution.ledger.odds(VENUE)
+        return odds.p_win_ppm, odds.revert_gas
+
+    return looked
 
 
 async def attempts_of_three(settings: Settings) -> object:
@@ -462,7 +479,7 @@ def websocket_silence_ms(parts: Parts) -> object:
 
 def finder(parts: Parts) -> Finder:
     """Return what finds accounts."""
-    found: Finder = parts.pipeline._discover.__self__  # type: ignore[attr-defined]
+    found: Finder = parts.pipeline.reading.discover.__self__  # type: ignore[attr-defined]
     return found
 
 
@@ -472,7 +489,7 @@ async def queries_at_once(settings: Settings) -> object:
 
 
 def reconciling(parts: Parts) -> ReconcileRules:
-    return parts.pipeline._reconciler._rules
+    return parts.pipeline.reading.reconciler._rules
 
 
 def blocks_remembered(parts: Parts) -> object:
@@ -486,6 +503,15 @@ def folder_of_the_journal(parts: Parts) -> object:
 
 def folder_of_the_ledger(parts: Parts) -> object:
     return finder(parts)._ledger._path.parent.name
+
+
+def seconds_between_snapshots(parts: Parts) -> object:
+    return _loops(parts)["snapshots"].args[1]  # type: ignore[attr-defined]
+
+
+def folder_of_the_snapshots(parts: Parts) -> object:
+    (desk,) = parts.desks.values()
+    return parts.snapshots.path(desk).parent.name
 
 
 def addresses(parts: Parts) -> object:

@@ -19,6 +19,7 @@ from structlog.testing import capture_logs
 from keeper.app import _loops
 from keeper.chain.endpoints import Role
 from keeper.config import json_schema
+from keeper.facts import Outcome
 from keeper.units import GWEI, WAD
 from tests.config import looks
 from tests.config.looks import Keys, Look, part
@@ -67,6 +68,17 @@ class Effect:
 EFFECTS = [
     Effect("gate.transaction_cost_wei_max", 1, looks.why, "cost_cap"),
     Effect("gate.transaction_cost_wei_max", 1, looks.replacement_fee, None),
+    Effect("gate.gas_wei_per_hour_max", 1, looks.why, "budget"),
+    Effect("gate.gas_wei_per_day_max", 1, looks.why, "budget"),
+    Effect("gate.gas_usd_per_hour_max", 0, looks.why, "budget"),
+    Effect("gate.gas_usd_per_day_max", 0, looks.why, "budget"),
+    Effect("gate.loss_wei_per_hour_max", 1, looks.why, "budget"),
+    Effect("gate.loss_wei_per_day_max", 1, looks.why, "budget"),
+    Effect("gate.loss_usd_per_hour_max", 0, looks.why, "budget"),
+    Effect("gate.loss_usd_per_day_max", 0, looks.why, "budget"),
+    Effect("gate.p_win_ppm_min", 700_000, looks.learned(Outcome.REVERTED), (700_000, 1_000_000)),
+    Effect("gate.p_win_ppm_max", 950_000, looks.learned(Outcome.WON), (950_000, 100_000)),
+    Effect("gate.revert_gas_max", 300_000, looks.learned(Outcome.REVERTED), (500_000, 300_000)),
     Effect("gate.profit_wei_min", WAD, looks.why, "unprofitable"),
     Effect(
         "gate.p_win_ppm",
@@ -208,6 +220,8 @@ EFFECTS = [
     Effect("chain.head_silence_ms_max", 700, part(looks.websocket_silence_ms), 700, WS),
     Effect("keeper.state_dir", "elsewhere", part(looks.folder_of_the_journal), "elsewhere"),
     Effect("keeper.state_dir", "elsewhere", part(looks.folder_of_the_ledger), "elsewhere"),
+    Effect("keeper.state_dir", "elsewhere", part(looks.folder_of_the_snapshots), "elsewhere"),
+    Effect("keeper.snapshot_s", 7, part(looks.seconds_between_snapshots), 7),
     Effect("keeper.journal_days_max", 9, part(lambda p: p.status.journal._days_max), 9),
     Effect("reconcile.every_ms", 600, part(lambda p: looks.reconciling(p).every_ms), 600),
     Effect("reconcile.accounts_max", 7, part(lambda p: looks.reconciling(p).accounts_max), 7),

@@ -7,7 +7,10 @@ import pytest
 from structlog.testing import capture_logs
 
 from keeper.decide.agenda import HoldReason
-from keeper.facts import AccountId, NotSent, Refused, TxKind
+from keeper.decide.budget import Limit, Sort, Span, Unit
+from keeper.facts import AccountId, NotSent, Outcome, Refused, TxKind
+from keeper.jobs import Job
+from keeper.ledger import Past
 from keeper.units import WAD
 from tests.fakes import ScriptedLane
 from tests.shell.market import set_account, set_open
@@ -215,6 +218,25 @@ async def capacity_in_use() -> Case:
         await rig.settle()
 
     return Case(rig, lane, other_is_settled)
+
+
+async def budget() -> Case:
+    """What an earlier attempt has spent leaves the hour."""
+    rules = replace(EXECUTION_RULES, limits=(Limit(Sort.GAS, Span.HOUR, Unit.WEI, WAD),))
+    rig, lane = scripted_rig(execution_rules=rules)
+    past = Past(VENUE, Job.LIQUIDATE, Outcome.REVERTED, rig.clock.now_ms, 0, WAD, None, None)
+    rig.execution.ledger.note(past)
+    await rig.started(UNDER)
+    await rig.tried()
+
+    async def an_hour_passes() -> None:
+        rig.clock.advance(3_601)
+        rig.mine()
+        await rig.publish()
+        rig.follow()
+        assert await rig.read()
+
+    return Case(rig, lane, an_hour_passes)
 
 
 async def attempt_open() -> Case:
@@ -458,6 +480,7 @@ CASES: dict[HoldReason, Callable[[], Awaitable[Case]]] = {
     HoldReason.NO_CAPITAL: no_capital,
     HoldReason.UNPROFITABLE: unprofitable,
     HoldReason.COST_CAP: cost_cap,
+    HoldReason.BUDGET: budget,
     HoldReason.FEE_UNKNOWN: fee_unknown,
     HoldReason.OPEN_ATTEMPTS: open_attempts,
     HoldReason.CAPACITY_IN_USE: capacity_in_use,

@@ -12,6 +12,7 @@ from keeper.app import build
 from keeper.chain.journal import Journal
 from keeper.config import load
 from keeper.decide.economics import DataFee, Fee
+from keeper.decide.learn import Prior
 from keeper.facts import AccountId, NotSent, Outcome, Settled
 from keeper.units import WAD
 from tests.chain.test_journal import signed
@@ -23,6 +24,7 @@ from tests.shell.venue import VENUE
 ALICE = AccountId("alice")
 UNDER = set_account(ALICE, -19_500, eth=10)  # pays 0.1 native tokens
 NEARLY = set_account(ALICE, -17_500, eth=10)  # under at 1,800 USD
+PRIOR = Prior(900_000, 500_000, 990_000, revert_gas=30_000, revert_gas_max=400_000)
 MANY = 12  # more than the rig simulates at once
 
 
@@ -34,9 +36,7 @@ def _quiet() -> Iterator[None]:
 
 async def tried(cap_wei: int) -> tuple[Rig, list[int]]:
     """Liquidate with a price carried along under this cap; return the worst costs planned."""
-    rules = replace(
-        EXECUTION_RULES, transaction_cost_wei_max=cap_wei, p_win_ppm=900_000, revert_gas=30_000
-    )
+    rules = replace(EXECUTION_RULES, transaction_cost_wei_max=cap_wei, prior=PRIOR)
     rig, lane = scripted_rig(pull=True, execution_rules=rules)
     await rig.started(NEARLY)
     rig.clock.advance(1)
@@ -54,7 +54,7 @@ async def test_the_cap_is_on_gas_at_the_fee_cap_and_the_oracle_fee_together() ->
 
 
 async def test_every_term_of_the_expected_value_is_the_chains_or_the_configs() -> None:
-    rules = replace(EXECUTION_RULES, p_win_ppm=900_000, revert_gas=30_000)
+    rules = replace(EXECUTION_RULES, prior=PRIOR)
     rig, lane = scripted_rig(pull=True, execution_rules=rules)
     await rig.started(NEARLY)
     rig.clock.advance(1)

@@ -1,0 +1,93 @@
+"""The chance to be first and the gas of a lost race, learned from what became of attempts.
+
+    p(win) = (20 × configured + won) / (20 + tried),   revert gas likewise with a weight of 5
+
+over the attempts of one venue in the last 7 days that were included: won, or paid for and not won.
+The configured value counts like so many attempts, so that the first few decide little. Both stay
+within bounds from the configuration, and attempts grow too old to count: a venue that looked
+hopeless is tried again.
+"""
+
+from collections import deque
+from collections.abc import Hashable
+from dataclasses import dataclass
+
+from keeper.units import PPM
+
+AGE_MS_MAX = 7 * 24 * 3_600_000
+RESULTS_MAX = 1_000  # of one venue; older ones are forgotten first
+P_WIN_WEIGHT = 20
+REVERT_GAS_WEIGHT = 5
+INTRINSIC_GAS = 21_000  # no transaction burns less
+
+
+@dataclass(frozen=True, slots=True)
+class Prior:
+    """What is configured: the values to begin with, and the bounds of what is learned."""
+
+    p_win_ppm: int
+    p_win_ppm_min: int
+    p_win_ppm_max: int
+    revert_gas: int
+    revert_gas_max: int
+
+    @property
+    def p_win_bounds_ppm(self) -> tuple[int, int]:
+        """Return lowest and highest of what is learned; what is configured is always within."""
+        return min(self.p_win_ppm_min, self.p_win_ppm), max(self.p_win_ppm_max, self.p_win_ppm)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What became of an attempt that was included. ``gas``: what it burned for nothing."""
+
+    at_ms: int
+    won: bool
+    gas: int | None = None  # None: won, or unknown
+
+
+@dataclass(frozen=True, slots=True)
+class Odds:
+    """What to reckon with now, and why in words."""
+
+    p_win_ppm: int
+    revert_gas: int
+    why: str
+
+
+class Record:
+    """The results by venue, oldest first."""
+
+    def __init__(self, prior: Prior) -> None:
+        """Start knowing what is configured."""
+        self._prior = prior
+        self._results: dict[Hashable, deque[Result]] = {}
+
+    def note(self, venue: Hashable, result: Result) -> None:
+        """Learn from one more attempt."""
+        self._results.setdefault(venue, deque(maxlen=RESULTS_MAX)).append(result)
+
+    def odds(self, venue: Hashable, now_ms: int) -> Odds:
+        """Return what a venue's attempts of the last days make likely."""
+        results = self._results.get(venue, deque())
+        while results and results[0].at_ms + AGE_MS_MAX < now_ms:
+            results.popleft()
+        prior, tried = self._prior, len(results)
+        won = sum(result.won for result in results)
+        learned = (P_WIN_WEIGHT * prior.p_win_ppm + won * PPM) // (P_WIN_WEIGHT + tried)
+        low, high = prior.p_win_bounds_ppm
+        p_win_ppm = min(max(learned, low), high)
+        burned = [result.gas for result in results if result.gas is not None]
+        gas = (REVERT_GAS_WEIGHT * prior.revert_gas + sum(burned)) // (
+            REVERT_GAS_WEIGHT + len(burned)
+        )
+        gas_max = max(prior.revert_gas_max, prior.revert_gas)
+        revert_gas = min(max(gas, INTRINSIC_GAS), gas_max)
+        why = (
+            f"p(win) {p_win_ppm / 10_000:g} %: won {won} of {tried} in 7 days, beside "
+            f"{prior.p_win_ppm / 10_000:g} % configured as {P_WIN_WEIGHT} more, within "
+            f"{low / 10_000:g} to {high / 10_000:g} %; "
+            f"a lost race burns {revert_gas} gas: {len(burned)} seen, beside {prior.revert_gas} "
+            f"configured as {REVERT_GAS_WEIGHT} more, at most {gas_max}"
+        )
+        return Odds(p_win_ppm, revert_gas, why)

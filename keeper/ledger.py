@@ -1,0 +1,148 @@
+"""What was spent and won so far, as sending needs it: budgets that hold, odds that were learned."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Protocol, Self
+
+from keeper.decide.agenda import Hold, HoldReason
+from keeper.decide.budget import Amounts, Budget, Limit, Spent
+from keeper.decide.economics import Fee
+from keeper.decide.learn import Odds, Prior, Record, Result
+from keeper.facts import AccountId, Attempt, Outcome, Plan, Settled, VenueId
+from keeper.jobs import PAID, Job
+from keeper.ports import Clock
+
+CANCEL_GAS = 21_000  # a transfer of nothing to ourselves
+NOT_WON = frozenset({Outcome.LOST, Outcome.REVERTED})
+Key = tuple[VenueId, AccountId]
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """A settled attempt as it counts later: what it cost, what it brought, how it ended."""
+
+    venue: VenueId
+    job: Job
+    outcome: Outcome
+    settled_ms: int
+    reward_wei: int
+    cost_wei: int
+    native_usd_wad: int | None  # as in ``Settled``
+    gas_used: int | None  # None: not included, or unknown
+
+    @classmethod
+    def of(cls, settled: Settled, settled_ms: int) -> Self:
+        """Return what counts of a settled attempt later."""
+        return cls(
+            venue=settled.attempt.plan.venue,
+            job=settled.attempt.plan.job,
+            outcome=settled.outcome,
+            settled_ms=settled_ms,
+            reward_wei=settled.reward_wei,
+            cost_wei=settled.cost_wei,
+            native_usd_wad=settled.native_usd_wad,
+            gas_used=settled.receipt.gas_used if settled.receipt else None,
+        )
+
+
+class Rules(Protocol):
+    """What of ``execute.ExecutionRules`` the ledger needs."""
+
+    @property
+    def limits(self) -> tuple[Limit, ...]:
+        """Return the budgets."""
+        ...
+
+    @property
+    def prior(self) -> Prior:
+        """Return what is reckoned with before anything is known."""
+        ...
+
+    @property
+    def hold_ms(self) -> int:
+        """Return how long an account waits when nothing else says until when."""
+        ...
+
+
+class Ledger:
+    """Fed with every settled attempt, those of the journal first."""
+
+    def __init__(
+        self, rules: Rules, clock: Clock, native_usd_wad: Callable[[], int | None]
+    ) -> None:
+        """``native_usd_wad``: says the price of the native token, None while it is unknown."""
+        self._rules = rules
+        self._clock = clock
+        self._native_usd_wad = native_usd_wad
+        self._budget = Budget(rules.limits)
+        self._record = Record(rules.prior)
+        self._claims: dict[Key, Amounts] = {}  # let through, perhaps not in flight yet
+
+    def settled(self, settled: Settled) -> None:
+        """Let an attempt count that ended just now."""
+        self.note(Past.of(settled, self._clock.wall_ms()))
+
+    def note(self, past: Past) -> None:
+        """Count what a settled attempt cost and learn from how it ended."""
+        loss_wei = max(0, past.cost_wei - past.reward_wei)
+        amounts = Amounts(past.cost_wei, loss_wei)
+        self._budget.spend(Spent(past.settled_ms, amounts, past.native_usd_wad))
+        if past.job in PAID and (past.outcome is Outcome.WON or past.outcome in NOT_WON):
+            won = past.outcome is Outcome.WON
+            gas = None if won else past.gas_used
+            self._record.note(past.venue, Result(past.settled_ms, won, gas))
+
+    def odds(self, venue: VenueId) -> Odds:
+        """Return the chance to be first and the gas of a lost race, with the reason."""
+        return self._record.odds(venue, self._clock.wall_ms())
+
+    def claim(self, plan: Plan, fee: Fee, open_attempts: Iterable[Attempt]) -> Hold | None:
+        """Reserve the worst case of a plan until ``release``, or say what has no room for it.
+
+        A plan that replaces what is in flight for its account takes over that reservation.
+        """
+        key, now_ms, native = (
+            (plan.venue, plan.account),
+            self._clock.wall_ms(),
+            self._native_usd_wad(),
+        )
+        if native is None:
+            return Hold(HoldReason.NO_NATIVE_PRICE, until_ms=now_ms + self._rules.hold_ms)
+        reserved = self._reserved(open_attempts)
+        wanted = _larger(_worst(plan, fee.max_fee_wei), reserved.pop(key, None))
+        over = self._budget.over(wanted, reserved.values(), now_ms, native)
+        if over is None:
+            self._claims[key] = wanted
+            return None
+        until_ms = over.until_ms or now_ms + self._rules.hold_ms
+        return Hold(HoldReason.BUDGET, until_ms=until_ms, detail=str(over))
+
+    def release(self, venue: VenueId, account: AccountId) -> None:
+        """End a claim: by now its attempt is in flight, or will not be."""
+        self._claims.pop((venue, account), None)
+
+    def left(self, open_attempts: Iterable[Attempt]) -> Mapping[Limit, int | None]:
+        """Return what each budget has left; None for USD while the native price is unknown."""
+        reserved = self._reserved(open_attempts).values()
+        return self._budget.left(reserved, self._clock.wall_ms(), self._native_usd_wad())
+
+    def _reserved(self, open_attempts: Iterable[Attempt]) -> dict[Key, Amounts]:
+        reserved = dict(self._claims)
+        for attempt in open_attempts:
+            key = (attempt.plan.venue, attempt.plan.account)
+            dearest = max((tx.max_fee_wei for tx in attempt.transactions), default=0)
+            reserved[key] = _larger(_worst(attempt.plan, dearest), reserved.get(key))
+        return reserved
+
+
+def _worst(plan: Plan, max_fee_wei: int) -> Amounts:
+    """Return what a plan costs at most, with one cancel, an eighth dearer, on top."""
+    cancel_wei = CANCEL_GAS * (max_fee_wei + max_fee_wei // 8 + 1)
+    gas_wei = plan.cost_wei_max + cancel_wei
+    return Amounts(gas_wei, gas_wei + plan.expected.exit_cost_wei)
+
+
+def _larger(one: Amounts, other: Amounts | None) -> Amounts:
+    if other is None:
+        return one
+    return Amounts(max(one.gas_wei, other.gas_wei), max(one.loss_wei, other.loss_wei))
