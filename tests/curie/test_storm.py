@@ -16,7 +16,7 @@ from keeper.units import WAD
 from tests.curie.rig import Rig, opened, table
 from tests.e2e.rig import KeeperProcess
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(240)
 MARGIN = "margin_usd_min = 10_000\nmargin_usd_max = 40_000\n"
 LIMITS = "exposure_usd_max = 150_000\nexposure_total_usd_max = 200_000\n"
 ERROR = '"level": "error"'
@@ -71,7 +71,8 @@ def end(rig: Rig, keeper: KeeperProcess) -> list[AttemptRow]:
     journal = keeper.journal()
     ours = sum(row.gains.get("discount", 0) for row in journal)
     assert discount <= ours / WAD + 1e-6
-    assert losses <= sum(max(0, -row.reward_wei) for row in journal)
+    lost_wei = sum(max(0, -row.reward_wei) for row in journal)
+    assert losses <= lost_wei * (1 + 1e-9)  # a metric is a float
     errors = [line for line in keeper.run.stderr.splitlines() if ERROR in line]
     assert errors == []
     return journal
