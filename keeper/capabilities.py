@@ -53,4 +53,5 @@ class Capabilities:
 
     def as_text(self) -> dict[str, str]:
         """Return the kinds by name, for people and for JSON."""
-        return {name: str(kind) for name, kind in asdict(self).items()}
+        kinds = asdict(self).items()
+        return {name: kind.value for name, kind in kinds if isinstance(kind, StrEnum)}
