@@ -160,9 +160,12 @@ def _following(settings: Settings) -> FollowSettings:
 
 
 @asynccontextmanager
-async def build(settings: Settings) -> AsyncIterator[Parts]:
-    """Put the parts together; raises ConfigError, or JournalError when it is in use."""
-    metrics = Metrics(__version__)
+async def build(settings: Settings, metrics: Metrics | None = None) -> AsyncIterator[Parts]:
+    """Put the parts together; raises ConfigError, or JournalError when it is in use.
+
+    ``metrics``: for who wants to see each of them.
+    """
+    metrics = metrics or Metrics(__version__)
     path = settings.keeper.state_dir / "journal.sqlite"
     async with AsyncExitStack() as stack:
         connector = aiohttp.TCPConnector(limit=CONNECTIONS_MAX)
@@ -351,9 +354,9 @@ def views_of(parts: Parts) -> Views:
     )
 
 
-async def run_keeper(settings: Settings) -> int:
+async def run_keeper(settings: Settings, metrics: Metrics | None = None) -> int:
     """Run until SIGTERM or SIGINT; returns the exit code."""
-    async with build(settings) as parts:
+    async with build(settings, metrics) as parts:
         if not parts.lanes.wallets:
             logger.warning("dry run: no [[wallets]] is configured, nothing is signed or sent")
         logger.info(
@@ -370,9 +373,9 @@ async def run_keeper(settings: Settings) -> int:
             return await run(loops)
 
 
-def main_loop(settings: Settings) -> int:
+def main_loop(settings: Settings, metrics: Metrics | None = None) -> int:
     """Run the keeper in a fresh event loop."""
-    return asyncio.run(run_keeper(settings))
+    return asyncio.run(run_keeper(settings, metrics))
 
 
 __all__ = ["BEAT_S", "Parts", "build", "build_sources", "build_venue", "main_loop", "run_keeper"]

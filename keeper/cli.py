@@ -248,6 +248,20 @@ def bench() -> None:
 
 
 @bench.command()
+@click.option("--accounts", default=2_000, show_default=True, type=click.IntRange(200, 100_000))
+@click.option("--rounds", default=100, show_default=True, type=click.IntRange(1, 1_000))
+@click.option("--peer-rounds", default=10, show_default=True, type=click.IntRange(1, 100))
+@click.option("--seed", default=1, show_default=True, help="Of accounts and moments.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
+def submit(as_json: bool, **options: int) -> None:  # noqa: FBT001
+    """Measure from a published price to an accepted transaction. Exit code 1 beyond the targets."""
+    from keeper.bench.submit import Options  # noqa: PLC0415
+    from keeper.bench.submit import main as measure  # noqa: PLC0415
+
+    sys.exit(measure(Options(**options), as_json=as_json))
+
+
+@bench.command()
 @click.option("--accounts", default=1_000_000, show_default=True, type=click.IntRange(100))
 @click.option("--exposures", default=4, show_default=True, type=click.IntRange(2, 16))
 @click.option("--factors", default=53, show_default=True, type=click.IntRange(20, 1000))

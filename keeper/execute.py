@@ -139,14 +139,19 @@ class Execution:
         return self._behind(desk, nominated.assessment, head)
 
     async def _simulate_and_send(self, desk: Desk, nominated: Nominated, head: Head) -> Hold | None:
-        self._stage(desk, nominated.tick_ns, nominated.decided_ns)
+        if nominated.tick_ns:
+            self._stage(desk, "price_to_decided", nominated.tick_ns, nominated.decided_ns)
         # known before the simulation: who is paid, and may act at all, depends on the sender
         account = nominated.assessment.account
         wallet = self._sender(desk, account)
         if wallet is None:
             return self._wait(HoldReason.LANE_PARKED, head)
         in_flight = self._taking_over(desk, account)
+        began_ns = self._clock.monotonic_ns()
+        self._stage(desk, "waiting", nominated.decided_ns, began_ns)
         simulation = await self.simulate(desk, nominated.assessment, wallet, head)
+        simulated_ns = self._clock.monotonic_ns()
+        self._stage(desk, "simulate", began_ns, simulated_ns)
         if isinstance(simulation, Refused):
             return self._refused(desk, account, simulation, head)
         weighed = self._weigh(desk, nominated, simulation, head)
@@ -154,9 +159,9 @@ class Execution:
             return self._wait(weighed, head)
         if simulation.takes_over and self._taking_over(desk, account) != in_flight:
             return self._wait(HoldReason.CAPACITY_IN_USE, head)  # it was simulated without these
-        held = self._overtaken(desk, nominated, head) or self.ledger.claim(
-            *weighed, self._submitter.open_attempts
-        )
+        held = self._overtaken(desk, nominated, head)
+        held = held or self.ledger.claim(*weighed, self._submitter.open_attempts)
+        self._stage(desk, "gate", simulated_ns, self._clock.monotonic_ns())
         return held or await self._send(desk, *weighed, wallet, head)
 
     def _sender(self, desk: Desk, account: AccountId) -> str | None:
@@ -390,10 +395,7 @@ class Execution:
             cost_wei=plan.expected.gas_cost_wei + plan.expected.oracle_fee_wei,
         )
 
-    def _stage(self, desk: Desk, tick_ns: int, decided_ns: int) -> None:
-        if tick_ns:
-            seconds = (decided_ns - tick_ns) / 1e9
-            venue = desk.venue.id
-            self._telemetry.observe(
-                "keeper_stage_seconds", seconds, venue=venue, stage="price_to_decided"
-            )
+    def _stage(self, desk: Desk, stage: str, since_ns: int, until_ns: int) -> None:
+        seconds = (until_ns - since_ns) / 1e9
+        venue = desk.venue.id
+        self._telemetry.observe("keeper_stage_seconds", seconds, venue=venue, stage=stage)

@@ -116,6 +116,8 @@ class ChainFollower:
             self._recent.append(head)
             logger.error("chain replaced beyond reorg_depth_max: reading everything again")
             return ChainUpdate(head, (), reorged_from=0, resync=True)
+        if head.number <= common.number:
+            return None  # read from an endpoint that is farther behind than our memory reaches
         return await self._bridge(common, head)
 
     async def _bridge(self, common: Head, head: Head) -> ChainUpdate:

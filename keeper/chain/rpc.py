@@ -5,14 +5,17 @@ asked yet. Whatever fails is told apart in ``wordings`` and ``decode``; nothing 
 error's text.
 """
 
+import asyncio
+import contextlib
 from collections.abc import Mapping, Sequence
+from statistics import median_low
 from typing import Any
 
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt
 from tenacity.wait import wait_random_exponential
 
 from keeper.chain.decode import log_from_json, quantity, receipt_from_json, unhex
-from keeper.chain.endpoints import Endpoints, Role, first_untried
+from keeper.chain.endpoints import Endpoint, Endpoints, Role, first_untried
 from keeper.chain.jsonrpc import Request
 from keeper.chain.wordings import rpc_error
 from keeper.errors import RpcError, RpcFault, TransientRpcError
@@ -32,6 +35,7 @@ __all__ = [
 
 WATCHER = "0x00000000000000000000000000000000000decaf"  # dry runs simulate from here: nobody's key
 WATCHER_BALANCE = hex(10**24)
+COUNT = "eth_getTransactionCount"
 
 
 async def batch_whole(rpc: Rpc, requests: Sequence[Request]) -> list[Any]:
@@ -60,9 +64,41 @@ class HttpRpc:
         return result
 
     async def batch(self, requests: Sequence[Request]) -> list[Any]:
-        """Return the results in order; an item that failed alone is an RpcError in its place."""
+        """Return the results in order; an item that failed alone is an RpcError in its place.
+
+        What a wallet's nonce is, is asked of every usable endpoint: believed alone, one that
+        counts too far would have us leave a gap that nothing gets past.
+        """
         if not requests:
             return []
+        asked, answers = await self._ask_best(requests)
+        counts = [at for at, (method, _) in enumerate(requests) if method == COUNT]
+        if counts:
+            others = [each for each in self.endpoints.usable(Role.READ) if each is not asked]
+            heard = await self._also(others, [requests[at] for at in counts])
+            for place, at in enumerate(counts):
+                answers[at] = _lower_median([answers[at], *(one[place] for one in heard)])
+        return answers
+
+    async def _also(
+        self, endpoints: Sequence[Endpoint], requests: Sequence[Request]
+    ) -> list[list[Any]]:
+        """Ask these endpoints too; those that do not answer are left out."""
+
+        async def ask(endpoint: Endpoint) -> list[Any] | None:
+            try:
+                return await self.endpoints.ask(endpoint, requests)
+            except TransientRpcError:
+                return None
+
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(ask(endpoint), name=f"also/{endpoint.label}")
+                for endpoint in endpoints
+            ]
+        return [answers for task in tasks if (answers := task.result()) is not None]
+
+    async def _ask_best(self, requests: Sequence[Request]) -> tuple[Endpoint, list[Any]]:
         tried: set[str] = set()
         async for attempt in AsyncRetrying(
             retry=retry_if_exception_type(TransientRpcError),
@@ -73,7 +109,7 @@ class HttpRpc:
             with attempt:
                 endpoint = first_untried(self.endpoints.ranked(Role.READ), tried)
                 tried.add(endpoint.label)
-                return await self.endpoints.ask(endpoint, requests)
+                return endpoint, await self.endpoints.ask(endpoint, requests)
         raise AssertionError  # pragma: no cover - AsyncRetrying returns or raises
 
     async def simulate(self, call: Call, sender: str) -> Execution:
@@ -113,6 +149,15 @@ class HttpRpc:
                     return Execution(success=False, gas_used=0, output=answer.data)
                 raise answer
         return Execution(success=True, gas_used=quantity(gas), output=unhex(output))
+
+
+def _lower_median(answers: Sequence[Any]) -> Any:  # noqa: ANN401 - JSON
+    """Return the count that most agree on; of two the lower one, which at worst is refused."""
+    counts = []
+    for answer in answers:
+        with contextlib.suppress(TransientRpcError):
+            counts.append(quantity(answer))
+    return hex(median_low(counts)) if counts else answers[0]
 
 
 def _message(call: Call, sender: str) -> dict[str, str]:

@@ -338,11 +338,13 @@ class Lane:
         if self._signer_trouble:  # once a head is often enough to wait for it in vain
             raise SigningError(self._signer_trouble)
         unsigned = Unsigned(call, attempt.nonce, gas, fee, self._rules.chain_id)
+        began_ns = self._clock.monotonic_ns()
         try:
             tx_hash, raw = await self.wallet.signer.sign(unsigned)
         except SigningError as error:
             self._signer_trouble = str(error)
             raise
+        self._stage(attempt.plan, "sign", began_ns)
         return SignedTx(
             hash=tx_hash,
             raw=raw,
@@ -356,7 +358,9 @@ class Lane:
 
     async def _journaled(self, attempt: Attempt, transaction: SignedTx) -> Attempt:
         plan = attempt.plan
+        began_ns = self._clock.monotonic_ns()
         await self._journal.intend(attempt, transaction)
+        self._stage(plan, "journal", began_ns)
         self._note_signed(transaction)
         attempt = replace(attempt, transactions=(*attempt.transactions, transaction))
         self._open[plan.venue, plan.account] = attempt

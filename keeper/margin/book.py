@@ -8,7 +8,6 @@ nominate an account too many rather than one too few.
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Generic
 
 import numpy as np
@@ -261,9 +260,9 @@ class MarginBook(Generic[IdT]):
         for slab, change in changes:
             if len(change.priced):
                 self._unpriced.difference_update(slab.names(change.priced))
-        under = tuple(chain.from_iterable(slab.names(one.under) for slab, one in changes))
-        cured = tuple(chain.from_iterable(slab.names(one.cured) for slab, one in changes))
-        expired = tuple(chain.from_iterable(slab.names(one.expired) for slab, one in changes))
+        under = sum((slab.names(one.under) for slab, one in changes), ())
+        cured = sum((slab.names(one.cured) for slab, one in changes), ())
+        expired = sum((slab.names(one.expired) for slab, one in changes), ())
         if under or cured:
             self._under_seen = None
         return Moved(under, cured, expired)
@@ -302,9 +301,7 @@ class MarginBook(Generic[IdT]):
         Raises KeyError for an id that is not in the book.
         """
         follower, number = self._find(id_)
-        rows = np.array([number], dtype=np.intp)
-        excess, _ = follower.slab.excess(rows, self._fence.values)
-        return float(excess[0])
+        return follower.slab.excess_of(number, self._fence.values)[0]
 
     def nearest(self, count: int) -> list[tuple[IdT, float]]:
         """Return up to ``count`` ids by distance to liquidation in %, nearest first.

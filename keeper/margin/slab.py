@@ -7,7 +7,8 @@ row leaves in a time that does not depend on how many others share its factors.
 """
 
 import math
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Hashable, Sequence
+from operator import itemgetter
 from typing import Generic, NamedTuple, TypeVar, cast
 
 import numpy as np
@@ -36,13 +37,14 @@ def _grown(array: _ArrayT, need: int) -> _ArrayT:
 
 
 class Column:
-    """The entries exposed to one factor, dense and in no particular order."""
+    """The entries exposed to one factor and their weights, dense and in no particular order."""
 
-    __slots__ = ("_entries", "_size")
+    __slots__ = ("_entries", "_size", "_weights")
 
     def __init__(self) -> None:
         """Start empty."""
         self._entries: Compact = np.zeros(0, dtype=np.int32)
+        self._weights: Floats = np.zeros(0)  # once more: a pass need not gather them
         self._size = 0
 
     def __len__(self) -> int:
@@ -54,27 +56,37 @@ class Column:
         """The entries; valid until the column changes."""
         return self._entries[: self._size]
 
-    def append(self, entry: int) -> int:
+    @property
+    def weights(self) -> Floats:
+        """Their weights, in the same order."""
+        return self._weights[: self._size]
+
+    def append(self, entry: int, weight: float) -> int:
         """Add one entry and return its place."""
         place = self._size
-        self._entries = _grown(self._entries, place + 1)
-        self._entries[place] = entry
+        if place == len(self._entries):
+            self._entries = _grown(self._entries, place + 1)
+            self._weights = _grown(self._weights, place + 1)
+        self._entries[place], self._weights[place] = entry, weight
         self._size = place + 1
         return place
 
-    def extend(self, entries: Ints) -> int:
+    def extend(self, entries: Ints, weights: Floats) -> int:
         """Add entries and return the place of the first."""
         place = self._size
         self._size = place + len(entries)
         self._entries = _grown(self._entries, self._size)
+        self._weights = _grown(self._weights, self._size)
         self._entries[place : self._size] = entries
+        self._weights[place : self._size] = weights
         return place
 
     def remove(self, place: int) -> int:
         """Fill ``place`` with the last entry and return that one: it stands there now."""
         self._size -= 1
-        last = int(self._entries[self._size])
+        last = self._entries.item(self._size)
         self._entries[place] = last
+        self._weights[place] = self._weights[self._size]
         return last
 
 
@@ -129,7 +141,9 @@ class Slab(Generic[IdT]):
         self.factor[row] = [one.factor for one in exposures] + padding
         self.weight[row] = [one.weight for one in exposures] + padding
         base = row << self.shift
-        places = [self._column(one.factor).append(base + k) for k, one in enumerate(exposures)]
+        places = [
+            self._column(one.factor).append(base + k, one.weight) for k, one in enumerate(exposures)
+        ]
         self._place[row] = places + padding
         if not self.bounded and any(
             one.low > -math.inf or one.high < math.inf for one in exposures
@@ -159,13 +173,15 @@ class Slab(Generic[IdT]):
         self.factor.reshape(-1)[entries] = factors
         self.weight.reshape(-1)[entries] = weights
         order = np.argsort(factors, kind="stable")
-        by_factor, entries = factors[order], entries[order]
+        by_factor, entries, weights = factors[order], entries[order], weights[order]
         place = self._place.reshape(-1)
         cuts = np.flatnonzero(np.diff(by_factor)) + 1
         for first, last in zip([0, *cuts.tolist()], [*cuts.tolist(), len(entries)], strict=True):
             if first == last:
                 continue
-            at = self._column(int(by_factor[first])).extend(entries[first:last])
+            at = self._column(int(by_factor[first])).extend(
+                entries[first:last], weights[first:last]
+            )
             place[entries[first:last]] = np.arange(at, at + last - first)
         return rows
 
@@ -225,10 +241,13 @@ class Slab(Generic[IdT]):
         rows = zip(*(column.tolist() for column in columns), strict=True)
         return [Exposure(*items) for items in rows if items[0]]
 
-    def names(self, rows: Ints) -> Iterator[IdT]:
+    def names(self, rows: Ints) -> tuple[IdT, ...]:
         """Return the ids of rows in use."""
-        at = cast("Callable[[int], IdT]", self.ids.__getitem__)
-        return map(at, rows.tolist())
+        ids = cast("list[IdT]", self.ids)
+        if len(rows) <= 1:
+            return tuple(ids[row] for row in rows.tolist())
+        found: tuple[IdT, ...] = itemgetter(*rows.tolist())(ids)  # a third faster than a loop
+        return found
 
     def excess(self, rows: Ints, values: Floats) -> tuple[Floats, Floats]:
         """Return (excess, gross) of rows, NaN where a factor has no value.
@@ -242,6 +261,17 @@ class Slab(Generic[IdT]):
         for number, part in enumerate(parts):
             at = slice(number * CHUNK, number * CHUNK + len(part))
             excess[at], gross[at] = self._sums(part, values)
+        return excess, gross
+
+    def excess_of(self, row: int, values: Floats) -> tuple[float, float]:
+        """Return (excess, gross) of one row."""
+        excess = self.constant.item(row)
+        gross = abs(excess)
+        pairs = zip(self.factor[row].tolist(), self.weight[row].tolist(), strict=True)
+        for factor, weight in pairs:
+            term = weight * values.item(factor)
+            excess += term
+            gross += abs(term)
         return excess, gross
 
     def _sums(self, rows: Ints, values: Floats) -> tuple[Floats, Floats]:

@@ -82,6 +82,11 @@ VERSION = Given("version")
 STAGES = _set(
     [
         "price_to_decided",
+        "waiting",
+        "simulate",
+        "gate",
+        "sign",
+        "journal",
         "decided_to_signed",
         "signed_to_sent",
         "sent_to_included",

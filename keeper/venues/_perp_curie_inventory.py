@@ -18,7 +18,7 @@ from keeper.jobs import Gain, Job
 from keeper.ports import Rpc
 from keeper.units import PPM, WAD, mul_wad
 from keeper.venues._abi import Function, Reads, reverted
-from keeper.venues._perp_curie_math import Balance, System, price_of_root
+from keeper.venues._perp_curie_math import AsRead, Balance, System, price_of_root
 from keeper.venues._perp_curie_reads import (
     ACCOUNT_VALUE,
     EVENTS,
@@ -112,7 +112,7 @@ class Policy(BaseModel):
 class Own(NamedTuple):
     """What is ours beside the account: how much of the settlement token the wallet has, wads."""
 
-    wallet: int
+    wallet: AsRead
 
     def is_due(self, balance: Balance, policy: Policy) -> bool:
         """Say whether there may be something to do."""
@@ -122,7 +122,7 @@ class Own(NamedTuple):
         """Return how much margin to add now, wads."""
         if equity >= policy.margin_usd_min * WAD:
             return 0
-        return max(0, min(policy.margin_usd_max * WAD - equity, self.wallet))
+        return max(0, min(policy.margin_usd_max * WAD - equity, *self.wallet.numbers))
 
 
 class Due(NamedTuple):
@@ -241,7 +241,7 @@ async def add_margin(
     batch.call("wallet", token, TOKENS_OF, wallet)
     batch.call("allowance", token, ALLOWANCE, wallet, wiring.vault)
     found = await batch.answers()
-    own = Own(found["wallet"] * wiring.unit)
+    own = Own(AsRead(found["wallet"] * wiring.unit))
     amount = own.missing(found["equity"] * wiring.unit, policy) // wiring.unit
     if not amount:
         return Refused("no_progress", "there is no margin to add")

@@ -118,8 +118,32 @@ class Order(NamedTuple):
         return self.liquidity * (high - low) // Q96 if high > low else 0
 
 
+class AsRead:
+    """Numbers of one reading that change without an event: two of them are never told apart."""
+
+    __slots__ = ("numbers",)
+
+    def __init__(self, *numbers: int) -> None:
+        """Keep them."""
+        self.numbers = numbers
+
+    def __eq__(self, other: object) -> bool:
+        """Say that nothing is known to have changed."""
+        return isinstance(other, AsRead)
+
+    def __hash__(self) -> int:
+        """Return the same for all, as they are equal."""
+        return 0
+
+
+NO_FUNDING = AsRead(0, 0)
+
+
 class Holding(NamedTuple):
-    """What an account has in one market. ``order_funding``: that of its orders at ``read_x96``."""
+    """What an account has in one market.
+
+    ``order_funding``: what is owed for its orders, and the funding growth when that was read.
+    """
 
     size: int  # as a taker
     open_notional: int
@@ -127,8 +151,7 @@ class Holding(NamedTuple):
     orders: tuple[Order, ...] = ()
     base_debt: int = 0  # of the orders
     quote_debt: int = 0
-    order_funding: int = 0
-    read_x96: int = 0
+    order_funding: AsRead = NO_FUNDING
 
     def total_size(self, spot_x96: int) -> int:
         """Return the size with what the orders hold."""
@@ -145,9 +168,10 @@ class Holding(NamedTuple):
         """Return the funding owed at a growth; that of orders is exact where it was read."""
         base = self.size - self.base_debt
         pooled = sum(one.base(spot_x96) for one in self.orders)
-        since = div_trunc(pooled * (growth_x96 - self.read_x96), Q96) if self.orders else 0
+        owed, read_x96 = self.order_funding.numbers
+        since = div_trunc(pooled * (growth_x96 - read_x96), Q96)
         taker = div_trunc(base * (growth_x96 - self.growth_x96), Q96)
-        return div_trunc(self.order_funding + since + taker, DAY_S)
+        return div_trunc(owed + since + taker, DAY_S)
 
 
 class Balance(NamedTuple):
@@ -270,7 +294,8 @@ class System:
             size, spot = one.total_size(market.spot_x96), market.spot_x96
             pooled = sum(order.base(spot) for order in one.orders)
             owing = one.size - one.base_debt
-            funded = owing * one.growth_x96 + pooled * one.read_x96 - one.order_funding * Q96
+            owed, read_x96 = one.order_funding.numbers
+            funded = owing * one.growth_x96 + pooled * read_x96 - owed * Q96
             constant += one.quote(spot) + funded // Q96 // DAY_S - SLACK
             weights[f"M:{base}"] = (size * PPM - mm_ppm * abs(size)) / (PPM * WAD)
             weights[f"F:{base}"] = -(owing + pooled) / WAD

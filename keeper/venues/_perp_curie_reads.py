@@ -9,6 +9,8 @@ from keeper.facts import Head
 from keeper.ports import Rpc
 from keeper.venues._abi import Events, Function, Reads
 from keeper.venues._perp_curie_math import (
+    NO_FUNDING,
+    AsRead,
     Asset,
     Balance,
     Holding,
@@ -136,6 +138,11 @@ class CurieReader:
         self._bases = bases
         self._tokens = tokens
         self._wiring: Wiring | None = None
+        self._makers: dict[str, set[str]] = {base: set() for base in bases}
+
+    def makers(self, base: str) -> set[str]:
+        """Return who had orders in a market when last read: every trade there pays them fees."""
+        return self._makers.get(base, set())
 
     def forget(self) -> None:
         """Look again for what is behind the clearing house."""
@@ -276,7 +283,12 @@ class CurieReader:
             for base in found[one, "bases"]:
                 self._ask_orders(reads, wiring, found, one, base)
         found |= await reads.answers()
-        return [_balance(found, wiring, one) for one in accounts]
+        balances = [_balance(found, wiring, one) for one in accounts]
+        for one, balance in zip(accounts, balances, strict=True):
+            for base, makers in self._makers.items():
+                held = balance.holdings.get(base)
+                (makers.add if held and held.orders else makers.discard)(one)
+        return balances
 
     async def wallets(self, wallets: Sequence[str], head: Head) -> dict[str, int]:
         """Return how much of the settlement token wallets have, wads; raises as ``wiring``."""
@@ -323,13 +335,19 @@ def _asset(found: Mapping[Any, Any], wiring: Wiring, token: str) -> Asset:
     return Asset(found[token, "price"], *wiring.assets[token], ratio, discount)
 
 
+def _order_funding(found: Mapping[Any, Any], one: str, base: str) -> AsRead:
+    """Return the funding of an account's orders and the growth it was asked for with."""
+    if (one, base, "funding") not in found:
+        return NO_FUNDING
+    return AsRead(found[one, base, "funding"], found[base, "growth"][1][0])
+
+
 def _balance(found: Mapping[Any, Any], wiring: Wiring, one: str) -> Balance:
     owed, _, fees = found[one, "pnl"]
     holdings: dict[str, Holding] = {}
     for base in found[one, "bases"]:
         size, open_notional, growth = found[one, base]
         orders = [found[order_id] for order_id in found[one, base, "orders"]]
-        growth_read = found[base, "growth"][1][0] if (base, "growth") in found else 0
         holdings[base] = Holding(
             size,
             open_notional,
@@ -337,8 +355,7 @@ def _balance(found: Mapping[Any, Any], wiring: Wiring, one: str) -> Balance:
             tuple(Order(*order[:3]) for order in orders),
             sum(order[7] for order in orders),
             sum(order[8] for order in orders),
-            found.get((one, base, "funding"), 0),
-            growth_read,
+            _order_funding(found, one, base),
         )
     return Balance(
         found[one, "cash"] * wiring.unit + owed + fees,

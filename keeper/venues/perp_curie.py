@@ -61,7 +61,7 @@ from keeper.venues._perp_curie_inventory import (
     taken_over,
 )
 from keeper.venues._perp_curie_markets import ADDRESS, CurieMarkets
-from keeper.venues._perp_curie_math import Balance
+from keeper.venues._perp_curie_math import AsRead, Balance
 from keeper.venues._perp_curie_reads import EVENTS, CurieReader
 
 LIQUIDATE = Function("liquidate(address,address)", "")
@@ -113,7 +113,6 @@ class PerpCurie:
         self._reader = CurieReader(rpc, self._house.address, list(self._feeds), tokens)
         self._policy: Policy = settings
         self._ours: set[AccountId] = set()  # the wallets that probes were asked for
-        self._makers: dict[str, set[AccountId]] = {base: set() for base in self._feeds}
 
     # --- reading ------------------------------------------------------------------------------
 
@@ -135,7 +134,7 @@ class PerpCurie:
             # half of the penalty; from bad debt it is all, which this log does not tell
             by, reward = fields["liquidator"], fields["liquidationFee"] // 2
             seen = (LiquidationSeen(account, by, log.tx_hash, log.block_number, reward),)
-        makers = self._makers.get(fields.get("baseToken", ""), set())
+        makers = map(AccountId, self._reader.makers(fields.get("baseToken", "")))
         return Touched(frozenset({account, *makers}), liquidations=seen)
 
     async def read_market(self, head: Head) -> CurieMarkets:
@@ -155,10 +154,6 @@ class PerpCurie:
         balances = await self._reader.balances(accounts, head)
         ours = [account for account in accounts if account in self._ours]
         wallets = await self._reader.wallets(ours, head) if ours else {}
-        for account, balance in zip(accounts, balances, strict=True):
-            for base, makers in self._makers.items():
-                held = balance.holdings.get(base)
-                (makers.add if held and held.orders else makers.discard)(account)
         return [
             self._state(account, head, balance, wallets.get(account))
             for account, balance in zip(accounts, balances, strict=True)
@@ -169,7 +164,7 @@ class PerpCurie:
     ) -> CurieAccount:
         if wallet is None:
             return CurieAccount(account, head, balance)
-        own = Own(wallet)
+        own = Own(AsRead(wallet))
         return CurieAccount(account, head, balance, own, own.is_due(balance, self._policy))
 
     # --- rules --------------------------------------------------------------------------------

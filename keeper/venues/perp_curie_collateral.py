@@ -154,7 +154,8 @@ class PerpCurieCollateral:
             paid, worth = self._bought(fields)
             by, at = fields["liquidator"], (log.tx_hash, log.block_number)
             seen = (LiquidationSeen(account, by, *at, worth - paid, Job.COLLATERAL),)
-        return Touched(frozenset({account}), liquidations=seen)
+        makers = map(AccountId, self._reader.makers(fields.get("baseToken", "")))
+        return Touched(frozenset({account, *makers}), liquidations=seen)
 
     def _bought(self, fields: Mapping[str, Any]) -> tuple[int, int]:
         """Return what was paid, and what was got for it at the venue's price, wads."""

@@ -1,6 +1,8 @@
 import asyncio
 import contextlib
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -217,3 +219,23 @@ async def test_garbage_and_a_torn_connection_are_transient_errors(
 async def test_a_websocket_of_another_chain_is_not_listened_to(node: Anvil) -> None:
     with pytest.raises(TransientError, match=r"serves chain 31337, config says chain\.id = 10"):
         await announce_heads(node.ws_url, 10, lambda: None, 3000, lambda: None)
+
+
+class Lagging(HttpRpc):
+    """Answers the newest block from an endpoint that is far behind the others."""
+
+    async def call(self, method: str, params: Sequence[object] = ()) -> Any:  # noqa: ANN401 - JSON
+        if params and params[0] == "latest":
+            params = ["0x3", *params[1:]]
+        return await super().call(method, params)
+
+
+async def test_a_head_from_far_behind_is_no_news(rpc: HttpRpc, node: Anvil) -> None:
+    node.rpc("anvil_mine", "0xa")
+    follower = follower_of(rpc, DEV_ADDRESS)
+    assert (await follower.start()).number == 10
+    follower._rpc = Lagging(rpc.endpoints, 1)
+    assert await anext(follower.updates()) is None
+    follower._rpc = rpc
+    node.rpc("evm_mine")
+    assert (await next_update(follower)).head.number == 11

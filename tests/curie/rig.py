@@ -91,6 +91,14 @@ vault = "{vault}"
 collateral = {collateral}
 feeds = {feeds}
 {venue}
+
+[[venues]]
+kind = "perp_curie_collateral"
+id = "collateral"
+address = "{address}"
+vault = "{vault}"
+collateral = {collateral}
+feeds = {feeds}
 """
 
 
@@ -165,6 +173,19 @@ class Rig:
         self.seen_under |= found
         return found
 
+    def in_debt(self) -> set[str]:
+        """Return whose collateral the contract lets anybody buy right now, by name."""
+        for _ in range(TRIES_MAX):
+            with contextlib.suppress(RevertedError):
+                return self._in_debt()
+        return self._in_debt()
+
+    def _in_debt(self) -> set[str]:
+        vault = self.world.curie.vault
+        return {
+            name for name, who in self.world.people.items() if vault.call("isLiquidatable", who)
+        }
+
     def liquidations(self) -> list[Mapping[str, object]]:
         last = self.world.chain.number()
         return [one.fields for one in self.world.curie.house.logs(0, last)
@@ -221,7 +242,7 @@ class Rig:
         head, quiet, deadline = self.world.chain.number(), 0, time.monotonic() + WAIT_S
         while quiet < QUIET_BLOCKS:
             assert time.monotonic() < deadline, self._trouble(keeper)
-            busy = bool(self.under()) or keeper.metric("keeper_open_attempts") > 0
+            busy = bool(self.under() | self.in_debt()) or keeper.metric("keeper_open_attempts") > 0
             busy = busy or (flat and not self.flat())
             number = self.world.chain.number()
             quiet = 0 if busy else quiet + (number > head)
@@ -236,7 +257,8 @@ class Rig:
 
     def _trouble(self, keeper: KeeperProcess) -> str:
         status = keeper.get("/api/v1/status")[1]
-        return f"under {self.under()} flat {self.flat()}\n{status}\n{keeper.run.stderr[-6000:]}"
+        said = f"under {self.under()}, in debt {self.in_debt()}, flat {self.flat()}"
+        return f"{said}\n{status}\n{keeper.run.stderr[-6000:]}"
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ import pytest
 from keeper.chain.rpc import HttpRpc
 from keeper.facts import AccountId, FeedId
 from keeper.margin import MarginBook
+from keeper.reconcile import differences
 from keeper.units import WAD
 from keeper.venues._perp_curie_math import sqrt_price
 from keeper.venues.perp_curie import PerpCurie
@@ -123,6 +124,19 @@ async def test_an_account_read_earlier_is_still_exact(world: World, rpc: HttpRpc
     for name in names:
         theirs = by_contract(world, world.person(name), after.head.hash)
         assert by_us(mixed, name) == theirs, (SEED, name)
+
+
+async def test_what_nobody_touched_is_the_same_when_read_again(world: World, rpc: HttpRpc) -> None:
+    """Time, marks and funding go on; what is kept of an account does not change with them."""
+    rng, venue = seeded(SEED + 3), venue_of(world, rpc)
+    names = crowd(world, rng)
+    before = await read(venue, world, names)
+    world.set_index("ETH", 1_950)
+    world.chain.pass_time(4_000)
+    after = await read(venue, world, names)
+    assert any(one.balance.has_orders for one in before.accounts.values())
+    for name in names:
+        assert list(differences(before.accounts[name], after.accounts[name])) == []
 
 
 async def test_a_row_is_never_above_the_exact_excess(world: World, rpc: HttpRpc) -> None:

@@ -4,13 +4,17 @@ import contextlib
 import http.client
 import itertools
 import json
+import socket
+import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from enum import Enum, auto
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 OTHER_CHAIN = 1
+BLOCKS_BEHIND = 20
+LIE = 7  # transactions
 NONSENSE: tuple[object, ...] = (None, "0x", {}, [], 7, "latest", [{}], {"hash": 1})
 ANSWER_S_MAX = 30.0
 
@@ -24,7 +28,20 @@ class Fault(Enum):
     RATE_LIMIT = auto()  # HTTP 429
     BROKEN = auto()  # HTTP 500
     SILENT = auto()  # accepted, never answered
+    RESET = auto()  # half an answer, then the connection is gone
+    PAUSE = auto()  # HTTP 429 with a Retry-After
+    STALE = auto()  # a node that stopped following: its head is far behind
+    LYING_NONCE = auto()  # wallets have sent more than they did
     WRONG_CHAIN = auto()  # the node behind it was swapped for another chain's
+
+
+ALWAYS: Mapping[Fault | None, tuple[int, bytes, Mapping[str, str]]] = {
+    Fault.GARBAGE: (200, b"<html><body>Welcome to our wonderful node</body></html>", {}),
+    Fault.RATE_LIMIT: (429, b"slow down", {}),
+    Fault.PAUSE: (429, b"slow down", {"Retry-After": "1"}),
+    Fault.BROKEN: (500, b"oops", {}),
+}
+"""What is answered whatever is asked."""
 
 
 class Proxy:
@@ -76,15 +93,16 @@ class Proxy:
 
     def _handle(self, handler: BaseHTTPRequestHandler) -> None:
         body = handler.rfile.read(int(handler.headers["Content-Length"]))
+        if self.fault in ALWAYS:
+            _answer(handler, *ALWAYS[self.fault])
+            return
         match self.fault:
             case None:
                 _answer(handler, *self._forward(body))
-            case Fault.GARBAGE:
-                _answer(handler, 200, b"<html><body>Welcome to our wonderful node</body></html>")
-            case Fault.RATE_LIMIT:
-                _answer(handler, 429, b"slow down")
-            case Fault.BROKEN:
-                _answer(handler, 500, b"oops")
+            case Fault.RESET:
+                _reset(handler, self._forward(body)[1])
+            case Fault.STALE | Fault.LYING_NONCE:
+                _answer(handler, 200, self._distorted(body))
             case Fault.SILENT:
                 self._recovered.wait(ANSWER_S_MAX)
                 handler.close_connection = True
@@ -104,6 +122,25 @@ class Proxy:
             connection.request("POST", "/", body, {"Content-Type": "application/json"})
             answer = connection.getresponse()
             return answer.status, answer.read()
+
+    def _distorted(self, body: bytes) -> bytes:
+        """Forward what is asked and change the answers that the fault is about."""
+        requests = {request["id"]: request for request in _requests(body)}
+        if self.fault is Fault.STALE:
+            body = body.replace(b'"latest"', json.dumps(hex(self._behind())).encode())
+        found = json.loads(self._forward(body)[1])
+        for answer in found if isinstance(found, list) else [found]:
+            method = requests[answer["id"]]["method"]
+            if self.fault is Fault.STALE and method == "eth_blockNumber":
+                answer["result"] = hex(self._behind())
+            if self.fault is Fault.LYING_NONCE and method == "eth_getTransactionCount":
+                answer["result"] = hex(int(answer["result"], 16) + LIE)
+        return json.dumps(found).encode()
+
+    def _behind(self) -> int:
+        asked = {"jsonrpc": "2.0", "id": 1, "method": "eth_blockNumber", "params": []}
+        head = json.loads(self._forward(json.dumps(asked).encode())[1])["result"]
+        return max(0, int(head, 16) - BLOCKS_BEHIND)
 
     def _lies(self, body: bytes) -> bytes:
         shift = 10_000_000 if self.fault is Fault.OTHER_IDS else 0
@@ -139,11 +176,30 @@ def _encoded(body: bytes, answers: list[dict[str, object]]) -> bytes:
     return json.dumps(answers if body.startswith(b"[") else answers[0]).encode()
 
 
-def _answer(handler: BaseHTTPRequestHandler, status: int, body: bytes) -> None:
+def _reset(handler: BaseHTTPRequestHandler, body: bytes) -> None:
+    """Send half of an answer and reset the connection."""
+    handler.send_response(200)
+    handler.send_header("Content-Length", str(len(body)))
+    handler.end_headers()
+    handler.wfile.write(body[: len(body) // 2])
+    handler.wfile.flush()
+    linger = struct.pack("ii", 1, 0)  # on, no time: closing it sends a reset
+    handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+    handler.close_connection = True
+
+
+def _answer(
+    handler: BaseHTTPRequestHandler,
+    status: int,
+    body: bytes,
+    headers: Mapping[str, str] | None = None,
+) -> None:
     # a keeper whose patience is over has closed the connection
     with contextlib.suppress(OSError):
         handler.send_response(status)
         handler.send_header("Content-Type", "application/json")
+        for name, value in (headers or {}).items():
+            handler.send_header(name, value)
         handler.send_header("Content-Length", str(len(body)))
         handler.end_headers()
         handler.wfile.write(body)

@@ -63,7 +63,7 @@ port = {http_port}
 
 [chain]
 id = {chain_id}
-http = ["{http}"]
+http = {http}
 ws = {ws}
 native_feed = "ETH/USD"
 poll_ms = 50
@@ -90,7 +90,7 @@ address = "{address}"
 class Options:
     """What differs between the configs of the tests; None: as the rig has it."""
 
-    http: str | None = None
+    http: str | Sequence[str] | None = None
     ws: str | None = ""
     http_port: int | None = None
     mqtt_port: int | None = None
@@ -280,11 +280,12 @@ class Rig:
         self.node.rpc("anvil_setBalance", wallet, hex(10 * ETHER))
         line = 'key = { file = "wallet.key" }' if options.key is None else options.key
         ws = self.node.ws_url if options.ws is None else options.ws
+        http = options.http or self.node.url
         http_port = options.http_port or free_port()
         text = CONFIG.format(
             http_port=http_port,
             chain_id=options.chain_id or self.chain.chain_id,
-            http=options.http or self.node.url,
+            http=json.dumps([http] if isinstance(http, str) else list(http)),
             ws=json.dumps([ws] if ws else []),
             head_age_ms_max=options.head_age_ms_max,
             wallet=f"[[wallets]]\n{line}\n" if line else "",

@@ -1,6 +1,7 @@
 """A base fee that rises tenfold while a transaction waits, on a node that mines when it is told."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -15,9 +16,10 @@ DEAR_WEI = 10 * GWEI
 PRICELESS_WEI = 10**15  # a unit of gas costs more than any liquidation is worth
 
 
-@pytest.fixture(scope="module")
-def manual_rig(tmp_path_factory: pytest.TempPathFactory, broker: Broker) -> Iterator[Rig]:
-    with running_anvil() as node, opened(tmp_path_factory.mktemp("base-fee"), node, broker) as rig:
+@pytest.fixture
+def manual_rig(tmp_path: Path, broker: Broker) -> Iterator[Rig]:
+    """Yield a market for each test: no price of the one before is left at the broker."""
+    with running_anvil() as node, opened(tmp_path, node, broker) as rig:
         yield rig
 
 
