@@ -165,7 +165,11 @@ class Desk:
         if self.market is not None and values:
             at_s = self.inclusion_s(self._clock.wall_ms())
             values |= self.venue.indices(self.market, at_s, values)
-        self._follow(self.lead.move(values), self.chain, tick_ns=price.received_ns)
+        started_ns = self._clock.monotonic_ns()
+        moved = self.lead.move(values)
+        seconds = (self._clock.monotonic_ns() - started_ns) / 1e9
+        self._telemetry.observe("keeper_tick_seconds", seconds, venue=self.venue.id)
+        self._follow(moved, self.chain, tick_ns=price.received_ns)
 
     def price_returned(self) -> None:
         """A feed that was stale has a price again: look at what waited for one."""

@@ -200,6 +200,7 @@ class Status:
             gauge("keeper_accounts", len(desk.states), venue=venue)
             gauge("keeper_under_margined_accounts", len(desk.agenda), venue=venue)
             gauge("keeper_unpriced_accounts", len(desk.lead.unpriced), venue=venue)
+            gauge("keeper_watched_accounts", desk.lead.watched, venue=venue)
             open_ = self.brakes.is_open(venue)
             gauge("keeper_breaker_open", 1 if open_ else 0, venue=venue)
             gauge("keeper_profit_wei", self.settlement.profit_wei.get(venue, 0), venue=venue)

@@ -291,6 +291,11 @@ class MarginBook(Generic[IdT]):
         return home is not None and bool(home[0].slab.under[home[1]])
 
     @property
+    def watched(self) -> int:
+        """How many ids are near enough to their edge that a tick may have to look at them."""
+        return len(self._watch)
+
+    @property
     def unpriced(self) -> frozenset[IdT]:
         """The ids that wait for the first value of one of their factors. A snapshot."""
         return frozenset(self._unpriced)

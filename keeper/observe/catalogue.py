@@ -19,6 +19,12 @@ BUCKETS_S = (
     *(1.0, 2.5, 5.0, 10.0, 30.0, 60.0),
 )
 
+# from a microsecond (a tick at which nobody is near) to a gap with a million accounts
+TICK_BUCKETS_S = (
+    *(1e-6, 2e-6, 5e-6, 1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4),
+    *(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5),
+)
+
 Kind = Literal["counter", "gauge", "histogram"]
 
 
@@ -50,6 +56,7 @@ class Metric:
     labels: Mapping[str, Values] = field(default_factory=dict)
     unit: str = ""
     zeroed: bool = False
+    buckets_s: tuple[float, ...] = BUCKETS_S
 
 
 def _counter(
@@ -62,8 +69,10 @@ def _gauge(name: str, text: str, *, unit: str = "", **labels: Values) -> Metric:
     return Metric(f"keeper_{name}", "gauge", text, labels, unit)
 
 
-def _histogram(name: str, text: str, **labels: Values) -> Metric:
-    return Metric(f"keeper_{name}", "histogram", text, labels, "seconds")
+def _histogram(
+    name: str, text: str, *, buckets_s: tuple[float, ...] = BUCKETS_S, **labels: Values
+) -> Metric:
+    return Metric(f"keeper_{name}", "histogram", text, labels, "seconds", buckets_s=buckets_s)
 
 
 def _set(*values: Iterable[str]) -> frozenset[str]:
@@ -153,6 +162,17 @@ _ACCOUNTS = (
     _gauge(
         "unpriced_accounts",
         "Accounts that wait for the first price of one of their feeds.",
+        venue=VENUE,
+    ),
+    _gauge(
+        "watched_accounts",
+        "Accounts near enough to their edge that a price may have to be held against them.",
+        venue=VENUE,
+    ),
+    _histogram(
+        "tick_seconds",
+        "Time the book took to follow a price: who is under-margined now.",
+        buckets_s=TICK_BUCKETS_S,
         venue=VENUE,
     ),
     _counter("nominated_total", "Accounts that the screen nominated.", venue=VENUE),

@@ -22,7 +22,7 @@ from prometheus_client import (
 )
 from prometheus_client.openmetrics import exposition as openmetrics
 
-from keeper.observe.catalogue import BUCKETS_S, FEED, TABLE, VERSION, Given, Metric
+from keeper.observe.catalogue import FEED, TABLE, VERSION, Given, Metric
 
 log = structlog.get_logger(__name__)
 
@@ -130,9 +130,8 @@ class Metrics:
                 gauge = Gauge(name, text, labels, unit=unit, registry=None)
                 self._gauges[name] = _Family(metric, gauge, given, registry)
             case "histogram":
-                histogram = Histogram(
-                    name, text, labels, unit=unit, registry=None, buckets=BUCKETS_S
-                )
+                buckets = metric.buckets_s
+                histogram = Histogram(name, text, labels, unit=unit, registry=None, buckets=buckets)
                 self._histograms[name] = _Family(metric, histogram, given, registry)
 
     def know(self, what: str, values: Iterable[str]) -> None:

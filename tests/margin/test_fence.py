@@ -17,7 +17,7 @@ def test_a_tick_inside_the_fences_looks_at_nobody_far_and_finds_who_is_near() ->
     book.move({"ETH": 1000.0, "BTC": 1000.0})
     book.put("far", Row(-500.0, {"ETH": 1.0}))
     book.put("near", Row(-999.5, {"ETH": 1.0}))
-    assert len(book._watch) == 1
+    assert book.watched == 1
     assert book.move({"ETH": 999.6}) == Moved()
     assert book.move({"ETH": 999.4}) == Moved(under=("near",))
     assert book.move({"ETH": 999.6}) == Moved(cured=("near",))
@@ -61,10 +61,14 @@ def test_a_price_that_falls_to_dust_and_returns_leaves_no_error_behind() -> None
     book: MarginBook[object] = MarginBook(["P0", "P1"])
     follow(book, oracle, {"P0": 1.0, "P1": 1.0})
     for k in range(20):
-        row = Row(-2.0 + (k - 10) * 1e-12, {"P0": 1.0, "P1": 1.0})
+        row = Row(-1.0 + (k - 10) * 1e-12, {"P0": 0.7, "P1": 0.3})
         book.put(k, row)
         oracle.put(k, row)
-    for value in (1e15, 1e-15, 1e-3, 1e9, 1.0, 1.0 + 1e-12, 1.0 - 1e-12, 1.0):
+    for k in range(20, 100):  # so that the column is followed, not everything worked out again
+        row = Row(0.0, {"P1": 1.0})
+        book.put(k, row)
+        oracle.put(k, row)
+    for value in (1e18 / 7, 1e-18 / 7, 1e-3, 1e9, 1.0, 1.0 + 1e-12, 1.0 - 1e-12, 1.0):
         follow(book, oracle, {"P0": value})
         assert book.under == oracle.under()
 

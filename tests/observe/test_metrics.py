@@ -150,6 +150,13 @@ def test_a_duration_falls_into_its_bucket(metrics: Metrics) -> None:
     assert "tick_to_sent" in STAGES
 
 
+def test_a_tick_is_measured_in_microseconds(metrics: Metrics) -> None:
+    metrics.observe("keeper_tick_seconds", 8e-6, venue="perps")
+    name = "keeper_tick_seconds_bucket"
+    assert _value(metrics, name, le="5e-06", venue="perps") == 0
+    assert _value(metrics, name, le="1e-05", venue="perps") == 1
+
+
 @pytest.mark.parametrize("name", ["keeper_nonsense_total", "price_updates_total", "keeper_ready"])
 def test_a_name_that_is_no_counter_of_the_table_is_a_key_error(metrics: Metrics, name: str) -> None:
     with pytest.raises(KeyError, match=name):

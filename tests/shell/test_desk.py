@@ -40,6 +40,8 @@ async def test_a_tick_nominates_on_a_pull_venue_and_carries_its_time_of_arrival(
     assert plan.call.value_wei > 0, "the signed price is taken along"
     stages = rig.telemetry.seconds["keeper_stage_seconds", VENUE, "price_to_decided"]
     assert stages == [0.25]
+    ticks = rig.telemetry.seconds["keeper_tick_seconds", VENUE]
+    assert len(ticks) == 3, "two prices at the start, and this one"
 
 
 async def test_a_tick_does_not_make_an_account_of_a_push_venue_liquidatable() -> None:

@@ -257,6 +257,7 @@ async def test_gauges_follow(seen: Seen) -> None:
         'keeper_price_usd{feed="ETH/USD"} 2000.0',
         'keeper_price_age_seconds{feed="BTC/USD"} 2.0',
         f'keeper_unpriced_accounts{{venue="{VENUE}"}} 0.0',
+        f'keeper_watched_accounts{{venue="{VENUE}"}} {seen.rig.desk.lead.watched}.0',
         f'keeper_profit_wei{{venue="{VENUE}"}} -12.0',
         'keeper_wallet_balance_wei{wallet="main"} 1e+18',
         'keeper_wallet_parked{wallet="main"} 0.0',
