@@ -331,11 +331,10 @@ class Execution:
 
     def _facts(self, desk: Desk, head: Head) -> Facts:
         now_ms = self._clock.wall_ms()
-        native = self._board.fresh(self.rules.native_feed, now_ms)
         return Facts(
             venue_open=desk.open,
             head_age_ms=now_ms - head.seen_ms,
-            native_price_wad=native.price_wad if native else None,
+            native_price_wad=self.native_usd_wad(),
             reward_price_wad=self._reward_price_wad(desk, now_ms),
             attempts_open=len(self._submitter.open_attempts),
         )
