@@ -11,7 +11,6 @@ import structlog
 
 from keeper import __version__
 from keeper.brakes import Brakes
-from keeper.chain.backfill import Finder, LogReader, ReadRules
 from keeper.chain.broadcast import Broadcast, BroadcastRules
 from keeper.chain.endpoints import EndpointRules, Endpoints, Role
 from keeper.chain.heads import ChainFollower, FollowSettings, announce_heads
@@ -19,12 +18,17 @@ from keeper.chain.journal import Journal
 from keeper.chain.jsonrpc import JsonRpcClient
 from keeper.chain.lanes import Lanes
 from keeper.chain.ledger import Ledger
-from keeper.chain.proxies import implementations
 from keeper.chain.relay import Relay, RelayProtocol, load_relay_key
 from keeper.chain.rpc import HttpRpc
 from keeper.chain.sequencer import NOT_READ, watch_sequencer
 from keeper.chain.signer import load_wallets
 from keeper.chain.submit import LaneParts
+from keeper.chain_parts import (
+    build_ledger,
+    build_readers,
+    build_reading,
+    build_reconciler,
+)
 from keeper.clock import SystemClock
 from keeper.config import Settings, VenueSettings, find_module
 from keeper.decide.learn import AGE_MS_MAX
@@ -32,19 +36,18 @@ from keeper.desk import Desk
 from keeper.execute import Execution
 from keeper.explain import Explainer
 from keeper.facts import OWN, VenueId
-from keeper.intake import Intake
 from keeper.observe.api import Reads
 from keeper.observe.http import Views, serve
 from keeper.observe.metrics import Metrics
 from keeper.observe.outcomes import publishers
-from keeper.observe.progress import LogProgress
-from keeper.pipeline import BEAT_S, Pipeline
+from keeper.pipeline import Pipeline
 from keeper.ports import AnyVenue, PriceSource, Rpc
 from keeper.prices.board import PriceBoard
 from keeper.quarantine import Quarantine
-from keeper.reconcile import Reconciler, ReconcileRules, fields_of
+from keeper.reading import BEAT_S
 from keeper.rules import brake_rules, desk_rules, execution_rules, feed_rules, lane_rules
 from keeper.settle import Settlement
+from keeper.snapshot import Snapshots, WarmStart
 from keeper.status import Status
 from keeper.supervise import Backoff, Heartbeats, Supervisor, run
 
@@ -54,6 +57,7 @@ CONNECTIONS_MAX = 32  # to all endpoints together
 PRICES_LIMIT_S = 45.0  # dialling a host that does not answer takes a source tens of seconds
 # a chain that comes and goes must be followed again at once, or liquidations are late
 RETRYING = Backoff(first_s=0.25, ceiling_s=4.0, healthy_s=15.0)
+SNAPSHOT_LIMIT_S = 120.0  # writing some 100,000 accounts to a slow disk
 BEAT_LIMIT_S = 15.0  # a loop beats every second; a slow cycle is tolerated, a stuck one is not
 
 
@@ -69,6 +73,7 @@ class Parts:
     sources: Mapping[str, PriceSource]
     follower: ChainFollower
     pipeline: Pipeline
+    snapshots: Snapshots
     status: Status
 
     @property
@@ -173,7 +178,7 @@ async def build(settings: Settings, metrics: Metrics | None = None) -> AsyncIter
         rpc = build_rpc(settings, session, metrics)
         journal = Journal(path, settings.chain.id, settings.keeper.journal_days_max)
         await stack.enter_async_context(journal)
-        ledger = await stack.enter_async_context(_ledger(settings))
+        ledger = await stack.enter_async_context(build_ledger(settings))
         broadcast = await stack.enter_async_context(build_broadcast(settings, rpc, metrics))
         lane_parts = LaneParts(rpc, broadcast, journal, SystemClock(), metrics)
         lanes = build_lanes(settings, session, lane_parts)
@@ -183,36 +188,6 @@ async def build(settings: Settings, metrics: Metrics | None = None) -> AsyncIter
         for past in await journal.past(SystemClock().wall_ms() - AGE_MS_MAX):
             parts.pipeline.execution.ledger.note(past)
         yield parts
-
-
-def _ledger(settings: Settings) -> Ledger:
-    path = settings.keeper.state_dir / f"ledger-{settings.chain.id}.sqlite"
-    return Ledger(path, settings.chain.reorg_depth_max)
-
-
-def _reconciler(
-    settings: Settings,
-    rpc: Rpc,
-    desks: Mapping[VenueId, Desk],
-    parts: tuple[Quarantine, Metrics, SystemClock],
-) -> Reconciler:
-    parts[1].know("field", {name for desk in desks.values() for name in fields_of(desk.venue)})
-    rules = ReconcileRules(**settings.reconcile.model_dump())
-    return Reconciler(rules, partial(implementations, rpc), *parts)
-
-
-def _readers(
-    settings: Settings, rpc: Rpc, ledger: Ledger, metrics: Metrics
-) -> tuple[LogReader, Finder]:
-    chain = settings.chain
-    rules = ReadRules(
-        log_range_max=chain.log_range_max,
-        log_queries_at_once_max=chain.log_queries_at_once_max,
-        log_queries_per_s_max=chain.log_queries_per_s_max,
-    )
-    reader = LogReader(rpc, rules)
-    start_blocks = {venue.id: venue.start_block for venue in settings.venues}
-    return reader, Finder(rpc, reader, ledger, start_blocks, metrics, LogProgress())
 
 
 def _assemble(
@@ -235,27 +210,24 @@ def _assemble(
         for each in settings.venues
     }
     addresses = [address for desk in desks.values() for address in desk.venue.addresses()]
-    reader, finder = _readers(settings, rpc, ledger, metrics)
+    reader, finder = build_readers(settings, rpc, ledger, metrics)
     follower = ChainFollower(rpc, reader, addresses, _following(settings), clock)
     brakes = Brakes(brake_rules(settings), desks, clock)
     execution = Execution(execution_rules(settings), lanes, board, metrics, clock, brakes)
     settlement = Settlement(desks, execution, lanes, publishers(sources), metrics)
+    snapshots = Snapshots(settings.keeper.state_dir, chain.id, quarantine)
+    warm = WarmStart(rpc, ledger, snapshots)
+    reconciler = build_reconciler(settings, rpc, desks, parts)
+    reading = build_reading(
+        desks, finder, ledger, warm, reconciler, lanes, heartbeats, parts, chain
+    )
     pipeline = Pipeline(
-        desks=desks,
-        intakes={id_: Intake(desk.venue, chain.reorg_depth_max) for id_, desk in desks.items()},
+        reading=reading,
         board=board,
         chain=follower,
-        discover=finder.find,
-        memory=ledger,
-        reconciler=_reconciler(settings, rpc, desks, parts),
         execution=execution,
         settlement=settlement,
-        submitter=lanes,
         recover=lanes.recover,
-        quarantine=quarantine,
-        heartbeats=heartbeats,
-        telemetry=metrics,
-        clock=clock,
         simulations_at_once_max=settings.gate.simulations_at_once_max,
     )
     status = Status(
@@ -274,7 +246,9 @@ def _assemble(
     )
     metrics.before_render(status.set_gauges)
     supervisor = Supervisor(metrics, quarantine, heartbeats, RETRYING)
-    return Parts(settings, metrics, supervisor, rpc, lanes, sources, follower, pipeline, status)
+    return Parts(
+        settings, metrics, supervisor, rpc, lanes, sources, follower, pipeline, snapshots, status
+    )
 
 
 def _loops(parts: Parts) -> dict[str, Callable[[], Awaitable[None]]]:
@@ -294,12 +268,19 @@ def _loops(parts: Parts) -> dict[str, Callable[[], Awaitable[None]]]:
     for venue in parts.desks:
         name = f"accounts/{venue}"
         parts.heartbeats.register(name, BEAT_LIMIT_S + slowest_s)
-        body = partial(pipeline.accounts, venue)
+        body = partial(pipeline.reading.accounts, venue)
         loops[name] = partial(supervisor.run_venue_loop, name, venue, body)
     for source in parts.sources.values():
         name = f"prices/{source.name}"
         parts.heartbeats.register(name, PRICES_LIMIT_S)
         loops[name] = partial(pipeline.prices, source)
+    parts.heartbeats.register("snapshots", SNAPSHOT_LIMIT_S)
+    loops["snapshots"] = partial(
+        parts.snapshots.keep,
+        list(parts.desks.values()),
+        parts.settings.keeper.snapshot_s,
+        partial(parts.heartbeats.beat, "snapshots"),
+    )
     parts.heartbeats.register("endpoints", BEAT_LIMIT_S + slowest_s + chain.probe_ms / 1000)
     loops["endpoints"] = partial(
         parts.status.endpoints.watch, partial(parts.heartbeats.beat, "endpoints")
@@ -370,7 +351,9 @@ async def run_keeper(settings: Settings, metrics: Metrics | None = None) -> int:
         loops = _loops(parts)
         views = views_of(parts)
         async with serve(settings.http.host, settings.http.port, views):
-            return await run(loops)
+            code = await run(loops)
+        await parts.snapshots.save_all(list(parts.desks.values()))
+        return code
 
 
 def main_loop(settings: Settings, metrics: Metrics | None = None) -> int:

@@ -49,3 +49,4 @@ class Capabilities:
     discovery: DiscoveryKind = DiscoveryKind.EVENTS
     action: ActionKind = ActionKind.TRANSACTION
     capital: CapitalKind = CapitalKind.NONE
+    learns_from_reads: bool = False  # what a log touches depends on accounts read: no warm start

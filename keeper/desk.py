@@ -67,6 +67,7 @@ class Desk:
         self.states: dict[AccountId, AccountState] = {}
         self.market: MarketState | None = None
         self.loaded = False
+        self.read_at: Head | None = None  # as of this head every account is as the chain has it
         self.open = True  # what the probe last said
         self.suspect = ""  # why the book is not trusted: decisions need fresh reads; "": it is
         self._board = board

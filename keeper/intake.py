@@ -94,6 +94,11 @@ class Intake:
         """Note that these accounts must be read again."""
         self._dirty.update(dict.fromkeys(accounts))
 
+    def unmark(self, accounts: Iterable[AccountId]) -> None:
+        """Note that these accounts are known as of the head."""
+        for account in accounts:
+            self._dirty.pop(account, None)
+
     async def wait(self) -> Head:
         """Return the newest head once there is one that was not waited for yet."""
         await self._changed.wait()

@@ -1,4 +1,4 @@
-"""The loops: prices, chain, accounts, decide, attempt, settle.
+"""The loops: prices, chain, decide, attempt, settle; ``accounts`` is in ``reading.py``.
 
 Each is a few lines; the work is in ``desk.py``, ``execute.py`` and ``settle.py``.
 
@@ -10,12 +10,12 @@ Each is a few lines; the work is in ``desk.py``, ``execute.py`` and ``settle.py`
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable
 
 import structlog
 
 from keeper.decide.agenda import Hold, HoldReason
-from keeper.desk import QUARANTINE_MS, Desk, Nominated
+from keeper.desk import Desk, Nominated
 from keeper.errors import RpcError, TransientError
 from keeper.execute import Execution
 from keeper.facts import (
@@ -26,27 +26,16 @@ from keeper.facts import (
     Price,
     VenueId,
 )
-from keeper.intake import Intake
 from keeper.mailbox import LatestWins
-from keeper.ports import Board, Chain, Clock, Memory, PriceSource, Submitter, Telemetry
-from keeper.quarantine import Quarantine
-from keeper.reconcile import Reconciler, differences
-from keeper.rivals import report
+from keeper.ports import Board, Chain, PriceSource
+from keeper.reading import BEAT_S, Reading
+from keeper.reconcile import differences
 from keeper.settle import Settlement
-from keeper.supervise import Heartbeats
 from keeper.ticks import facts_of
 
 logger = structlog.get_logger(__name__)
 
-Fact = Price | MarketState | AccountState
-BEAT_S = 1.0  # how often an idle loop shows that it is alive
 SLICE_NS = 4_000_000  # assess this long, then let the other loops run
-RETRY_S = 0.2  # after a failed reading; the next head may be long in coming
-RETRIES_MAX = 8  # accounts set aside that are read again at once; were it 16, the venue is blamed
-READ_MAX = 256  # accounts read in one go; a reading of all is posted as it comes in
-
-
-Discover = Callable[[Desk, Head], AsyncIterator[list[AccountId]]]
 
 
 class Pipeline:
@@ -55,45 +44,33 @@ class Pipeline:
     def __init__(  # noqa: PLR0913 - one composition root calls it
         self,
         *,
-        desks: Mapping[VenueId, Desk],
-        intakes: Mapping[VenueId, Intake],
+        reading: Reading,
         board: Board,
         chain: Chain,
-        discover: Discover,
-        memory: Memory,
-        reconciler: Reconciler,
         execution: Execution,
         settlement: Settlement,
-        submitter: Submitter,
         recover: Callable[[], Awaitable[object]],
-        quarantine: Quarantine,
-        heartbeats: Heartbeats,
-        telemetry: Telemetry,
-        clock: Clock,
         simulations_at_once_max: int,
     ) -> None:
         """Wire the parts; nothing runs before the loops do."""
-        self.desks = desks
-        self.intakes = intakes
+        self.reading = reading
+        self.desks = reading.desks
+        self.intakes = reading.intakes
         self.head: Head | None = None
         self.chain_trouble = ""  # what the last failed reading of the head said
         self._board = board
         self._chain = chain
-        self._discover = discover
-        self._memory = memory
-        self._reconciler = reconciler
         self.execution = execution
         self._settlement = settlement
-        self._submitter = submitter
+        self._submitter = reading.submitter
         self._recover = recover
-        self._quarantine = quarantine
-        self._heartbeats = heartbeats
-        self._telemetry = telemetry
-        self._clock = clock
+        self._quarantine = reading.quarantine
+        self._heartbeats = reading.heartbeats
+        self._telemetry = reading.telemetry
+        self._clock = reading.clock
         self._unlearned: set[VenueId] = set()  # whose market a bug kept from being learned
-        self._set_aside_at_ms: dict[VenueId, int] = {}  # when those accounts are read again
         self._slots = asyncio.Semaphore(simulations_at_once_max)
-        self._inbox: LatestWins[object, Fact] = LatestWins()
+        self._inbox = reading.inbox
         self._candidates: LatestWins[tuple[VenueId, AccountId], Nominated] = LatestWins()
         self._settle_at: LatestWins[str, Head] = LatestWins()
 
@@ -140,114 +117,6 @@ class Pipeline:
             intake.advance(head)
         self._settle_at.put("head", head)
 
-    # --- accounts ---------------------------------------------------------------------------------
-
-    async def accounts(self, venue: VenueId) -> None:
-        """Read what is dirty at one venue, whole, at the newest head.
-
-        Raises TransientError only before the venue was loaded; a bug restarts it from here.
-        """
-        desk, intake = self.desks[venue], self.intakes[venue]
-        intake.everything = True
-        head = await intake.wait()
-        await self._find(desk, intake, head)
-        head = intake.head or head  # what came in meanwhile is folded in below: read at its head
-        while True:
-            try:
-                for seen in intake.fold():
-                    report(desk, seen, self._submitter, self._telemetry)
-                if intake.gap:
-                    await self._find(desk, intake, head)
-                await self._read(desk, intake, head)
-            except TransientError as error:
-                logger.warning("reading again", venue=venue, error=str(error))
-                intake.retry()
-                await asyncio.sleep(RETRY_S)
-            head = await self._next_head(f"accounts/{venue}", intake)
-
-    async def _find(self, desk: Desk, intake: Intake, head: Head) -> None:
-        """Mark the accounts in the logs up to a head that no update has brought or will bring."""
-        venue, intake.gap = desk.venue.id, False
-        try:
-            async for found in self._discover(desk, head):
-                intake.mark(found)
-                self._heartbeats.beat(f"accounts/{venue}")
-        except BaseException:
-            intake.gap = True
-            raise
-
-    async def _next_head(self, loop: str, intake: Intake) -> Head:
-        while True:
-            self._heartbeats.beat(loop)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(BEAT_S):
-                    return await intake.wait()
-
-    async def _read(self, desk: Desk, intake: Intake, head: Head) -> None:
-        venue = desk.venue.id
-        everything, intake.everything = intake.everything, False
-        if everything:
-            intake.mark(desk.states)
-        self._mark_set_aside(venue, intake)
-        dirty = intake.take()
-        try:
-            if everything:
-                desk.open = await self._is_open(desk)
-            market = await desk.venue.read_market(head)
-            self._inbox.put(("market", venue), market)
-            known = {*desk.states, *dirty}
-            dirty += [account for account in market.listed if account not in known]
-            for start in range(0, len(dirty), READ_MAX):
-                await self._read_some(desk, dirty[start : start + READ_MAX], head)
-                self._heartbeats.beat(f"accounts/{venue}")
-            await self._note(desk, intake, head, dirty)
-            await self._reconcile(desk, head, dirty)
-        except BaseException:
-            intake.mark(dirty)
-            intake.everything = intake.everything or everything
-            raise
-        desk.loaded = True
-
-    async def _is_open(self, desk: Desk) -> bool:
-        """Ask whether every wallet that may be chosen, or anybody, may liquidate there."""
-        wallets: Sequence[str | None] = self._submitter.wallets_of(desk.venue.id) or [None]
-        return all([(await desk.venue.probe(wallet)).open for wallet in wallets])
-
-    async def _note(
-        self, desk: Desk, intake: Intake, head: Head, accounts: Sequence[AccountId]
-    ) -> None:
-        """Put in the ledger what has been folded in and read; what cannot be is kept for later."""
-        intake.touched.update(dict.fromkeys(accounts, head.number))
-        noted = await self._memory.cover(
-            desk.scope, intake.covered, intake.touched, cut_from=intake.cut_from
-        )
-        if noted:
-            intake.noted()
-
-    def _mark_set_aside(self, venue: VenueId, intake: Intake) -> None:
-        """Read again by and by what a bug has set aside: perhaps nothing will touch it."""
-        now_ms = self._clock.wall_ms()
-        if now_ms < self._set_aside_at_ms.get(venue, 0):
-            return
-        self._set_aside_at_ms[venue] = now_ms + QUARANTINE_MS
-        intake.mark(self._quarantine.to_retry(venue, RETRIES_MAX))
-
-    async def _read_some(self, desk: Desk, accounts: Sequence[AccountId], head: Head) -> None:
-        """Read a batch; one poisoned account must not keep the others from being read."""
-        venue = desk.venue.id
-        readings = await self._quarantine.each_alone(
-            venue, accounts, lambda some: desk.venue.read_accounts(some, head)
-        )
-        for state in readings:
-            self._inbox.put(("account", venue, state.account), state)
-
-    async def _reconcile(self, desk: Desk, head: Head, dirty: Sequence[AccountId]) -> None:
-        """Compare some accounts with the chain, but those whose new state is on its way."""
-        venue = desk.venue.id
-        waiting = {one for one in desk.states if ("account", venue, one) in self._inbox}
-        for state in await self._reconciler.compare(desk, head, {*dirty, *waiting}):
-            self._inbox.put(("account", venue, state.account), state)
-
     # --- decide -----------------------------------------------------------------------------------
 
     async def decide(self) -> None:
@@ -282,6 +151,8 @@ class Pipeline:
                         desk.price_returned()
                 case (_, str(venue)), MarketState() as market:
                     self._learn_market(VenueId(venue), market)
+                case ("read", str(venue)), Head() as head:
+                    self.desks[VenueId(venue)].read_at = head
                 case (_, str(venue), _), AccountState() as state:
                     self.desks[VenueId(venue)].learn_state(state)
 

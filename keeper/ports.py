@@ -245,6 +245,18 @@ class Memory(Protocol):
         ...
 
 
+class History(Protocol):
+    """What a restart learns of the blocks that were read before."""
+
+    async def known(self, scope: str) -> list[AccountId]:
+        """Return the accounts found in what has been read."""
+        ...
+
+    async def touched_since(self, scope: str, block: int) -> list[AccountId]:
+        """Return the accounts that were touched after a block: all, if something touched all."""
+        ...
+
+
 class Submitter(Protocol):
     """Turns plans into attempts; the only owner of its wallets' nonces."""
 

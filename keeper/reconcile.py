@@ -73,18 +73,18 @@ class Reconciler:
         self._rounds: dict[VenueId, _Round] = {}
 
     async def compare(
-        self, desk: Desk, head: Head, fresh: Collection[AccountId]
+        self, desk: Desk, head: Head, waits: Callable[[AccountId], bool]
     ) -> list[AccountState]:
         """Read the next slice at the head if it is time; return the states that differ.
 
-        ``fresh``: accounts whose newest reading the desk may not have yet. Raises RpcError.
+        ``waits``: is there a newer reading that the desk does not have yet? Raises RpcError.
         """
         venue, now_ms = desk.venue.id, self._clock.wall_ms()
         round_ = self._rounds.setdefault(venue, _Round())
         if now_ms < round_.next_ms:
             return []
         await self._look_behind(desk, head, round_)
-        accounts = self._slice(desk, round_, fresh)
+        accounts = [one for one in self._slice(desk, round_) if not waits(one)]
         before = {account: desk.states[account] for account in accounts}
         states = await self._quarantine.each_alone(
             venue, accounts, lambda some: desk.venue.read_accounts(some, head)
@@ -108,7 +108,7 @@ class Reconciler:
                 block=head.number,
             )
 
-    def _slice(self, desk: Desk, round_: _Round, fresh: Collection[AccountId]) -> list[AccountId]:
+    def _slice(self, desk: Desk, round_: _Round) -> list[AccountId]:
         """Return the next accounts: the nearest to liquidation, then those whose turn it is."""
         half = max(1, self._rules.accounts_max // 2)
         near = [account for account, _ in desk.lead.nearest(half)]
@@ -121,7 +121,7 @@ class Reconciler:
             looked_at += 1
             if account in desk.states:
                 chosen[account] = None
-        return [account for account in chosen if account not in fresh]
+        return list(chosen)
 
     def _differs(
         self,

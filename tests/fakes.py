@@ -99,10 +99,11 @@ class NoRpc:
 
 
 class ListedMemory:
-    """What was noted, in a list. Implements ``ports.Memory``."""
+    """What was noted, in a list. Implements ``ports.Memory`` and ``History``."""
 
     def __init__(self) -> None:
         self.full = False
+        self._touched: dict[AccountId, int] = {}
         self.noted: list[tuple[list[Covered], set[AccountId], int | None]] = []
 
     async def cover(
@@ -118,8 +119,16 @@ class ListedMemory:
         assert everything is None, "the finder's business"
         if self.full:
             return False
+        self._touched.update(touched)
         self.noted.append((list(ranges), set(touched), cut_from))
         return True
+
+    async def known(self, scope: str) -> list[AccountId]:
+        return await self.touched_since(scope, -1)
+
+    async def touched_since(self, scope: str, block: int) -> list[AccountId]:
+        assert scope
+        return [account for account, at in self._touched.items() if at > block]
 
 
 class PlainBroadcaster:

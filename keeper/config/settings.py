@@ -15,6 +15,7 @@ from keeper.config.keyref import (
     SecretRef,
     WsEndpoint,
 )
+from keeper.config.reconcile import ReconcileSettings
 from keeper.config.relays import RelaySettings
 from keeper.config.sending import FeesSettings, WalletSettings
 from keeper.config.show import plain, references
@@ -27,7 +28,6 @@ from keeper.decide.economics import FeeStrategy
 from keeper.decide.rank import Objective
 from keeper.errors import ConfigError
 from keeper.facts import FeedId, VenueId
-from keeper.units import PPM
 
 _BLOCK_MAX = 2**63 - 1
 
@@ -39,6 +39,9 @@ class KeeperSettings(Table):
         default="state",  # type: ignore[assignment]  # validated like a written one
         description="Folder of the journal (journal.sqlite) and of what was read from the chain, "
         "relative to this file.",
+    )
+    snapshot_s: int = _whole(
+        300, 1, 86_400, "Seconds between two snapshots of the accounts, written at a stop too."
     )
     journal_days_max: int = _whole(
         400, 2, 36_500, "Days the journal keeps a settled attempt; its money is summed up for good."
@@ -196,22 +199,6 @@ class GateSettings(Spending):
     )
     hold_ms: int = _whole(
         2_000, 1, _MS_MAX, "Milliseconds until a candidate that did not pay is looked at again."
-    )
-
-
-class ReconcileSettings(Table):
-    """How the book is compared with the chain, all the time."""
-
-    every_ms: int = _whole(5_000, 50, _MS_MAX, "Milliseconds between two slices of a venue.")
-    accounts_max: int = _whole(
-        100, 2, 10_000, "Accounts of a slice: half are the nearest, half go round all of them."
-    )
-    drift_ppm_max: int = _whole(
-        10_000,
-        0,
-        PPM,
-        "Share of accounts found wrong, in parts per million, beyond which a venue is suspect: "
-        "decisions are made on fresh reads only.",
     )
 
 

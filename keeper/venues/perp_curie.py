@@ -99,7 +99,10 @@ class PerpCurie:
     """One clearing house. Implements ``ports.Venue``."""
 
     capabilities = Capabilities(
-        reward=RewardKind.INVENTORY, price=PriceKind.PUSH, capital=CapitalKind.MARGIN
+        reward=RewardKind.INVENTORY,
+        price=PriceKind.PUSH,
+        capital=CapitalKind.MARGIN,
+        learns_from_reads=True,  # who makes which market
     )
 
     def __init__(self, settings: Settings, rpc: Rpc) -> None:

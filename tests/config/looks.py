@@ -479,7 +479,7 @@ def websocket_silence_ms(parts: Parts) -> object:
 
 def finder(parts: Parts) -> Finder:
     """Return what finds accounts."""
-    found: Finder = parts.pipeline._discover.__self__  # type: ignore[attr-defined]
+    found: Finder = parts.pipeline.reading.discover.__self__  # type: ignore[attr-defined]
     return found
 
 
@@ -489,7 +489,7 @@ async def queries_at_once(settings: Settings) -> object:
 
 
 def reconciling(parts: Parts) -> ReconcileRules:
-    return parts.pipeline._reconciler._rules
+    return parts.pipeline.reading.reconciler._rules
 
 
 def blocks_remembered(parts: Parts) -> object:
@@ -503,6 +503,15 @@ def folder_of_the_journal(parts: Parts) -> object:
 
 def folder_of_the_ledger(parts: Parts) -> object:
     return finder(parts)._ledger._path.parent.name
+
+
+def seconds_between_snapshots(parts: Parts) -> object:
+    return _loops(parts)["snapshots"].args[1]  # type: ignore[attr-defined]
+
+
+def folder_of_the_snapshots(parts: Parts) -> object:
+    (desk,) = parts.desks.values()
+    return parts.snapshots.path(desk).parent.name
 
 
 def addresses(parts: Parts) -> object:

@@ -220,6 +220,8 @@ EFFECTS = [
     Effect("chain.head_silence_ms_max", 700, part(looks.websocket_silence_ms), 700, WS),
     Effect("keeper.state_dir", "elsewhere", part(looks.folder_of_the_journal), "elsewhere"),
     Effect("keeper.state_dir", "elsewhere", part(looks.folder_of_the_ledger), "elsewhere"),
+    Effect("keeper.state_dir", "elsewhere", part(looks.folder_of_the_snapshots), "elsewhere"),
+    Effect("keeper.snapshot_s", 7, part(looks.seconds_between_snapshots), 7),
     Effect("keeper.journal_days_max", 9, part(lambda p: p.status.journal._days_max), 9),
     Effect("reconcile.every_ms", 600, part(lambda p: looks.reconciling(p).every_ms), 600),
     Effect("reconcile.accounts_max", 7, part(lambda p: looks.reconciling(p).accounts_max), 7),

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from keeper.brakes import BrakeRules, Brakes
 from keeper.chain.lanes import Lanes
@@ -23,14 +24,17 @@ from keeper.intake import Intake
 from keeper.pipeline import Pipeline
 from keeper.prices.board import FeedRules, PriceBoard
 from keeper.quarantine import Quarantine
+from keeper.reading import Reading
 from keeper.reconcile import Reconciler, ReconcileRules
 from keeper.rivals import report
 from keeper.settle import Settlement
+from keeper.snapshot import Snapshots, WarmStart
 from keeper.supervise import Heartbeats
 from keeper.units import GWEI, PPM
 from tests.fakes import CountingTelemetry, ListedMemory, ListedSource, ManualClock, ScriptedLane
 from tests.shell import market
 from tests.shell.market import Action, FakeChain
+from tests.shell.rpc import FakeRpc
 from tests.shell.venue import FEEDS, VENUE, FakeVenue
 
 WALLET = "0x" + "11" * 20
@@ -118,6 +122,7 @@ class Rig:
     pipeline: Pipeline
     published: list[Settled]
     heartbeats: Heartbeats
+    reading: Reading
     sequence: int = 0
 
     # --- the outside ------------------------------------------------------------------------------
@@ -170,8 +175,8 @@ class Rig:
             for seen in self.intake.fold():
                 report(self.desk, seen, self.pipeline._submitter, self.telemetry)
             if self.intake.gap:
-                await self.pipeline._find(self.desk, self.intake, self.chain.head)
-            await self.pipeline._read(self.desk, self.intake, self.chain.head)
+                await self.reading.find(self.desk, self.intake, self.chain.head)
+            await self.reading.read(self.desk, self.intake, self.chain.head)
         except TransientError:
             return False
         return True
@@ -279,22 +284,27 @@ def make_rig(  # noqa: PLR0913 - as the composition root
     async def recover() -> Sequence[Attempt]:
         return []
 
-    pipeline = Pipeline(
+    nowhere = Snapshots(Path("/nonexistent"), 31337, quarantine)
+    reading = Reading(
         desks={VENUE: desk},
         intakes={VENUE: intake},
-        board=board,
-        chain=follower,  # type: ignore[arg-type]
         discover=discover,
         memory=memory,
         reconciler=reconciler,
-        execution=execution,
-        settlement=settlement,
+        warm=WarmStart(FakeRpc(chain), memory, nowhere),
         submitter=lane,
-        recover=recover,
         quarantine=quarantine,
         heartbeats=heartbeats,
         telemetry=telemetry,
         clock=clock,
+    )
+    pipeline = Pipeline(
+        reading=reading,
+        board=board,
+        chain=follower,  # type: ignore[arg-type]
+        execution=execution,
+        settlement=settlement,
+        recover=recover,
         simulations_at_once_max=8,
     )
     return Rig(
@@ -313,6 +323,7 @@ def make_rig(  # noqa: PLR0913 - as the composition root
         pipeline=pipeline,
         published=published,
         heartbeats=heartbeats,
+        reading=reading,
     )
 
 

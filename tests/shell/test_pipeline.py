@@ -67,7 +67,7 @@ class Running:
         await self.group.__aenter__()
         loops = {
             "chain": pipeline.chain(),
-            "accounts": pipeline.accounts(VENUE),
+            "accounts": pipeline.reading.accounts(VENUE),
             "decide": pipeline.decide(),
             "attempt": pipeline.attempt(),
             "settle": pipeline.settle(),
@@ -122,7 +122,7 @@ async def test_what_is_touched_while_accounts_are_found_is_read_at_the_newer_hea
         await found.wait()
         yield [ALICE]
 
-    rig.pipeline._discover = slowly
+    rig.reading.discover = slowly
     async with loops:
         await rig.publish()
         await loops.idle()
@@ -163,7 +163,7 @@ async def test_an_account_that_the_contract_lists_is_read_although_no_log_names_
     async def nobody(_desk: Desk, _head: Head) -> AsyncIterator[list[AccountId]]:
         yield []
 
-    rig.pipeline._discover = nobody
+    rig.reading.discover = nobody
     async with loops:
         await rig.publish()
         await loops.idle()

@@ -27,6 +27,7 @@ from keeper.chain.submit import LaneParts
 from keeper.decide.agenda import HoldReason
 from keeper.decide.economics import Fee
 from keeper.facts import AccountId, Attempt, Head, NotSent, Plan
+from keeper.snapshot import Snapshots, WarmStart
 from keeper.units import GWEI, WAD
 from tests.fakes import CountingTelemetry, ManualClock, PlainBroadcaster
 from tests.shell import market
@@ -243,13 +244,17 @@ async def start(world: World, rpc: FakeRpc, stack: AsyncExitStack) -> tuple[Rig,
     rig.venue.lost = rpc.lost
     ledger = await stack.enter_async_context(Ledger(world.path.with_name("ledger.sqlite"), 8))
     reader = LogReader(rpc, ReadRules(1_000, 2, 1_000))
-    rig.pipeline._memory = ledger
+    rig.reading.memory = ledger
     finder = Finder(rpc, reader, ledger, {VENUE: 0}, world.telemetry, lambda *_: None)
-    rig.pipeline._discover = finder.find
+    rig.reading.discover = finder.find
+    snapshots = Snapshots(world.path.parent, 31337, rig.quarantine)
+    rig.reading.warm = WarmStart(rpc, ledger, snapshots)
     faulty, world.faulty = world.faulty, False  # a start that fails is tried again until it works
     await lane.recover()
     rig.follow()
-    await rig.pipeline._find(rig.desk, rig.intake, world.chain.head)
+    await rig.reading.find(rig.desk, rig.intake, world.chain.head)
+    await rig.reading.restore(rig.desk, rig.intake, world.chain.head)
+    world.seen["warm"] += len(rig.reading.inbox) > 0
     world.faulty = faulty
     return rig, lane
 
@@ -263,6 +268,8 @@ async def live(world: World, rig: Rig) -> None:
         for name, price in world.market.items():
             await rig.tick(name, price)
     await rig.turn()
+    if world.chain.head.number % 10 == 0:
+        await rig.reading.warm._snapshots.save(rig.desk)
     world.judge_states(rig)
     if world.random.random() < 0.5:  # another tick within the block
         world.walk()
@@ -306,4 +313,5 @@ async def test_the_world(seed: int, pull: bool, tmp_path: Path) -> None:  # noqa
     assert world.seen["won"] > 10, world.seen
     assert world.seen["done"], "no account with an order was liquidated in two steps"
     assert world.seen["reorg"] > 2
+    assert world.seen["warm"], "every life began cold"
     assert world.seen["read"] > BLOCKS // 2

@@ -1,0 +1,84 @@
+"""The composition root's part about what is read from a chain."""
+
+from collections.abc import Mapping
+from functools import partial
+
+from keeper.chain.backfill import Finder, LogReader, ReadRules
+from keeper.chain.lanes import Lanes
+from keeper.chain.ledger import Ledger
+from keeper.chain.proxies import implementations
+from keeper.clock import SystemClock
+from keeper.config import Settings
+from keeper.config.settings import ChainSettings
+from keeper.desk import Desk
+from keeper.facts import VenueId
+from keeper.intake import Intake
+from keeper.observe.metrics import Metrics
+from keeper.observe.progress import LogProgress
+from keeper.ports import Rpc
+from keeper.quarantine import Quarantine
+from keeper.reading import Reading
+from keeper.reconcile import Reconciler, ReconcileRules, fields_of
+from keeper.snapshot import WarmStart
+from keeper.supervise import Heartbeats
+
+
+def build_ledger(settings: Settings) -> Ledger:
+    """Make the ledger of a chain's covered blocks."""
+    path = settings.keeper.state_dir / f"ledger-{settings.chain.id}.sqlite"
+    return Ledger(path, settings.chain.reorg_depth_max)
+
+
+def build_reading(  # noqa: PLR0913, PLR0917 - wiring
+    desks: Mapping[VenueId, Desk],
+    finder: Finder,
+    ledger: Ledger,
+    warm: WarmStart,
+    reconciler: Reconciler,
+    lanes: Lanes,
+    heartbeats: Heartbeats,
+    parts: tuple[Quarantine, Metrics, SystemClock],
+    chain: ChainSettings,
+) -> Reading:
+    """Make the loop that reads the venues."""
+    quarantine, metrics, clock = parts
+    return Reading(
+        desks=desks,
+        intakes={id_: Intake(desk.venue, chain.reorg_depth_max) for id_, desk in desks.items()},
+        discover=finder.find,
+        memory=ledger,
+        warm=warm,
+        reconciler=reconciler,
+        submitter=lanes,
+        quarantine=quarantine,
+        heartbeats=heartbeats,
+        telemetry=metrics,
+        clock=clock,
+    )
+
+
+def build_reconciler(
+    settings: Settings,
+    rpc: Rpc,
+    desks: Mapping[VenueId, Desk],
+    parts: tuple[Quarantine, Metrics, SystemClock],
+) -> Reconciler:
+    """Make what compares books with the chain; its metrics' labels become known."""
+    parts[1].know("field", {name for desk in desks.values() for name in fields_of(desk.venue)})
+    rules = ReconcileRules(**settings.reconcile.model_dump())
+    return Reconciler(rules, partial(implementations, rpc), *parts)
+
+
+def build_readers(
+    settings: Settings, rpc: Rpc, ledger: Ledger, metrics: Metrics
+) -> tuple[LogReader, Finder]:
+    """Make what reads logs by range, and what finds accounts in them."""
+    chain = settings.chain
+    rules = ReadRules(
+        log_range_max=chain.log_range_max,
+        log_queries_at_once_max=chain.log_queries_at_once_max,
+        log_queries_per_s_max=chain.log_queries_per_s_max,
+    )
+    reader = LogReader(rpc, rules)
+    start_blocks = {venue.id: venue.start_block for venue in settings.venues}
+    return reader, Finder(rpc, reader, ledger, start_blocks, metrics, LogProgress())
