@@ -139,9 +139,8 @@ class Execution:
             return self._wait(weighed, head)
         if simulation.takes_over and self._taking_over(desk, account) != in_flight:
             return self._wait(HoldReason.CAPACITY_IN_USE, head)  # it was simulated without these
-        held = self._overtaken(desk, nominated, head) or self.ledger.claim(
-            *weighed, self._submitter.open_attempts
-        )
+        held = self._overtaken(desk, nominated, head)
+        held = held or self.ledger.claim(*weighed, self._submitter.open_attempts)
         self._stage(desk, "gate", simulated_ns, self._clock.monotonic_ns())
         return held or await self._send(desk, *weighed, wallet, head)
 
@@ -312,11 +311,10 @@ class Execution:
 
     def _facts(self, desk: Desk, head: Head) -> Facts:
         now_ms = self._clock.wall_ms()
-        native = self._board.fresh(self.rules.native_feed, now_ms)
         return Facts(
             venue_open=desk.access.open,
             head_age_ms=now_ms - head.seen_ms,
-            native_price_wad=native.price_wad if native else None,
+            native_price_wad=self.native_usd_wad(),
             reward_price_wad=self._reward_price_wad(desk, now_ms),
             attempts_open=len(self._submitter.open_attempts),
         )
