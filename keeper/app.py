@@ -1,7 +1,7 @@
 """The composition root: settings → parts → loops. The only file that names concrete classes."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -335,30 +335,63 @@ def views_of(parts: Parts) -> Views:
     )
 
 
-async def run_keeper(settings: Settings, metrics: Metrics | None = None) -> int:
-    """Run until SIGTERM or SIGINT; returns the exit code."""
-    async with build(settings, metrics) as parts:
-        if not parts.lanes.wallets:
-            logger.warning("dry run: no [[wallets]] is configured, nothing is signed or sent")
-        logger.info(
-            "starting",
-            version=__version__,
-            chain=settings.chain.id,
-            wallets={lane.name: lane.address for lane in parts.lanes.lanes},
-            venues=list(parts.desks),
-            config=settings.digest[:12],
-        )
-        loops = _loops(parts)
-        views = views_of(parts)
-        async with serve(settings.http.host, settings.http.port, views):
-            code = await run(loops)
-        await parts.snapshots.save_all(list(parts.desks.values()))
+async def run_keeper(all_settings: Sequence[Settings], metrics: Metrics | None = None) -> int:
+    """Run until SIGTERM or SIGINT, the settings of each chain side by side; return the exit code.
+
+    Chains share the process and nothing else: each has its own parts, journal and HTTP server.
+    ``metrics``: those of the only chain.
+    """
+    async with AsyncExitStack() as stack:
+        loops: dict[str, Callable[[], Awaitable[None]]] = {}
+        everyone: list[Parts] = []
+        for settings in all_settings:
+            parts = await stack.enter_async_context(build(settings, metrics))
+            own = _loops(parts)
+            if len(all_settings) > 1:
+                id_ = settings.chain.id
+                own = {f"{id_}/{name}": _of_chain(id_, body) for name, body in own.items()}
+            loops.update(own)
+            everyone.append(parts)
+        for parts in everyone:
+            _announce(parts)
+            http = parts.settings.http
+            await stack.enter_async_context(serve(http.host, http.port, views_of(parts)))
+        code = await run(loops)
+        for parts in everyone:
+            await parts.snapshots.save_all(list(parts.desks.values()))
         return code
 
 
-def main_loop(settings: Settings, metrics: Metrics | None = None) -> int:
+def _of_chain(id_: int, body: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
+    """Let every line that a loop logs tell its chain."""
+
+    async def labelled() -> None:
+        structlog.contextvars.bind_contextvars(chain=id_)
+        await body()
+
+    return labelled
+
+
+def _announce(parts: Parts) -> None:
+    settings = parts.settings
+    if not parts.lanes.wallets:
+        logger.warning(
+            "dry run: no [[wallets]] is configured, nothing is signed or sent",
+            chain=settings.chain.id,
+        )
+    logger.info(
+        "starting",
+        version=__version__,
+        chain=settings.chain.id,
+        wallets={lane.name: lane.address for lane in parts.lanes.lanes},
+        venues=list(parts.desks),
+        config=settings.digest[:12],
+    )
+
+
+def main_loop(all_settings: Sequence[Settings], metrics: Metrics | None = None) -> int:
     """Run the keeper in a fresh event loop."""
-    return asyncio.run(run_keeper(settings, metrics))
+    return asyncio.run(run_keeper(all_settings, metrics))
 
 
 __all__ = ["BEAT_S", "Parts", "build", "build_sources", "build_venue", "main_loop", "run_keeper"]

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from keeper import __version__
 from keeper.ask_cli import explain, status
-from keeper.config import difference, flat, json_schema, load, read_private
+from keeper.config import difference, flat, json_schema, load, load_chains, read_private
 from keeper.errors import ConfigError, FatalError
 from keeper.journal_cli import journal
 
@@ -39,18 +39,31 @@ def cli() -> None:
 
 
 @cli.command()
-@CONFIG
+@click.option(
+    "--config",
+    "paths",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    default=[Path("config.toml")],
+    show_default="config.toml",
+    help="The configuration file; again for every further chain, each in a file of its own.",
+)
 @click.option("--dry-run", is_flag=True, help="Decide and simulate, but sign and send nothing.")
-def run(path: Path, dry_run: bool) -> None:  # noqa: FBT001 - click passes flags like this
-    """Run the keeper until SIGTERM or SIGINT."""
+def run(paths: tuple[Path, ...], dry_run: bool) -> None:  # noqa: FBT001 - click passes flags like this
+    """Run the keeper until SIGTERM or SIGINT.
+
+    Several chains run side by side in one process, each by its own file: wallets, venues, state_dir
+    and HTTP port. How it logs is said by the first file.
+    """
     from keeper.app import main_loop  # noqa: PLC0415 - it imports web3, which --help need not
     from keeper.observe.log import configure  # noqa: PLC0415
 
-    settings = load(path)
+    chains = load_chains(paths)
     if dry_run:
-        settings = settings.model_copy(update={"wallets": ()})
-    configure(settings.log.level, settings.log.format, secrets=settings.secret_values())
-    sys.exit(main_loop(settings))
+        chains = [settings.model_copy(update={"wallets": ()}) for settings in chains]
+    secrets = [secret for settings in chains for secret in settings.secret_values()]
+    configure(chains[0].log.level, chains[0].log.format, secrets=secrets)
+    sys.exit(main_loop(chains))
 
 
 @cli.command()

@@ -44,7 +44,7 @@ def main(config: Path, stages: Path) -> int:
     settings = load(config)
     configure(settings.log.level, settings.log.format, secrets=settings.secret_values())
     with stages.open("w", encoding="utf-8", buffering=1) as file:
-        return main_loop(settings, RecordingMetrics(file))
+        return main_loop([settings], RecordingMetrics(file))
 
 
 if __name__ == "__main__":

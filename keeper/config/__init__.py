@@ -11,7 +11,7 @@ from keeper.config.keyref import (
     read_private,
 )
 from keeper.config.kinds import find_module, kinds
-from keeper.config.load import load
+from keeper.config.load import load, load_chains
 from keeper.config.relays import RelaySettings
 from keeper.config.schema import json_schema
 from keeper.config.sending import FeesSettings, WalletSettings
@@ -50,5 +50,6 @@ __all__ = [
     "json_schema",
     "kinds",
     "load",
+    "load_chains",
     "read_private",
 ]

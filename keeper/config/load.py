@@ -2,7 +2,7 @@
 
 import re
 import tomllib
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -53,6 +53,36 @@ def load(path: Path | str, base: Path | None = None) -> Settings:
     cross_check(problems, document)
     problems.raise_if_any()
     return Settings(**parts)
+
+
+def load_chains(paths: Sequence[Path]) -> list[Settings]:
+    """Read the config files of several chains, one each.
+
+    Raises ConfigError with every mistake in every file, and with what two files cannot share.
+    """
+    chains: dict[Path, Settings] = {}
+    mistakes: list[str] = []
+    for path in paths:
+        try:
+            chains[path] = load(path)
+        except ConfigError as error:
+            mistakes += error.problems
+    owners: dict[tuple[str, object], Path] = {}
+    for path, settings in chains.items():
+        http = settings.http
+        shared: dict[str, object] = {
+            "chain.id": settings.chain.id,
+            "keeper.state_dir": settings.keeper.state_dir.resolve(),
+            "http.port": f"{http.host}:{http.port}" if http.port else path,
+        }
+        for key, value in shared.items():
+            other = owners.setdefault((key, value), path)
+            if other is not path:
+                said = f"is that of {other} as well; every file needs its own ({value})"
+                mistakes.append(f"{path}: {key} {said}")
+    if mistakes:
+        raise ConfigError(mistakes)
+    return list(chains.values())
 
 
 def _read(path: Path) -> str:
