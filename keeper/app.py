@@ -186,7 +186,7 @@ async def build(settings: Settings, metrics: Metrics | None = None) -> AsyncIter
         parts = _assemble(settings, metrics, rpc, journal, lanes, ledger)
         parts.settlement.profit_wei.update(await journal.profit_wei())
         for past in await journal.past(SystemClock().wall_ms() - AGE_MS_MAX):
-            parts.pipeline.execution.ledger.note(past)
+            parts.pipeline.execution.spending.note(past)
         yield parts
 
 

@@ -28,8 +28,8 @@ from keeper.facts import (
 from keeper.holds import NOT_SENT, REFUSALS, waiting
 from keeper.in_flight import leaves_no_room, taking_over
 from keeper.jobs import UPKEEP
-from keeper.ledger import Ledger
 from keeper.ports import Board, Clock, Submitter, Telemetry
+from keeper.spending import Spending
 from keeper.units import PPM, WAD
 
 logger = structlog.get_logger(__name__)
@@ -51,7 +51,7 @@ class Execution:
     ) -> None:
         """Hold no state but which accounts are being worked on."""
         self.rules = rules
-        self.ledger = Ledger(rules, clock, self.native_usd_wad)
+        self.spending = Spending(rules, clock, self.native_usd_wad)
         self._submitter = submitter
         self._board = board
         self._telemetry = telemetry
@@ -74,7 +74,7 @@ class Execution:
             await self._attempt(desk, desk.renewed(nominated), head)
         finally:
             self._working.discard(key)
-            self.ledger.release(*key)
+            self.spending.release(*key)
 
     async def _attempt(self, desk: Desk, nominated: Nominated, head: Head) -> None:
         assessment = nominated.assessment
@@ -140,7 +140,7 @@ class Execution:
         if simulation.takes_over and self._taking_over(desk, account) != in_flight:
             return self._wait(HoldReason.CAPACITY_IN_USE, head)  # it was simulated without these
         held = self._overtaken(desk, nominated, head)
-        held = held or self.ledger.claim(*weighed, self._submitter.open_attempts)
+        held = held or self.spending.claim(*weighed, self._submitter.open_attempts)
         self._stage(desk, "gate", simulated_ns, self._clock.monotonic_ns())
         return held or await self._send(desk, *weighed, wallet, head)
 
@@ -174,7 +174,7 @@ class Execution:
         exit_cost_wei = self.reward_wei(desk, taken.exit_cost_wad) if taken else 0
         if reward_wei is None or exit_cost_wei is None:
             return None
-        p_win_ppm = self.ledger.odds(desk.venue.id).p_win_ppm
+        p_win_ppm = self.spending.odds(desk.venue.id).p_win_ppm
         worth_wei = (reward_wei - exit_cost_wei) * p_win_ppm // PPM
         if desk.rules.objective is Objective.SOLVENCY:
             worth_wei += desk.rules.solvency_budget_wei
@@ -283,7 +283,7 @@ class Execution:
             return None
         gas = simulation.gas + sum(step.gas for step in simulation.then)
         fee_per_gas = fee.paid_at(simulation.head.base_fee_wei)
-        odds = self.ledger.odds(desk.venue.id)
+        odds = self.spending.odds(desk.venue.id)
         return Economics(
             reward_wei=reward_wei,
             gas_cost_wei=gas * fee_per_gas,

@@ -122,7 +122,7 @@ class Settlement:
             native_usd_wad=self._execution.native_usd_wad(),
         )
         await self._tracker.close(settled)
-        self._execution.ledger.settled(settled)
+        self._execution.spending.settled(settled)
         kind = mined.transaction.kind if mined.transaction else None
         self._execution.brakes.settled(settled, kind)
         if desk is not None:
@@ -211,7 +211,7 @@ class Settlement:
             try:
                 await self._tracker.replace(attempt, plan, fee, head)
             finally:
-                self._execution.ledger.release(plan.venue, plan.account)
+                self._execution.spending.release(plan.venue, plan.account)
         elif isinstance(again, Wait) and again.too_dear and self._tracker.is_stuck(attempt, head):
             await self._cancel(attempt, head, again.reason)
         elif isinstance(again, Wait):
@@ -278,7 +278,7 @@ class Settlement:
         # what would not pay at the higher fee may still be included at the one it has
         if not isinstance(plan, Plan):
             return Wait(plan.value, too_dear=True)
-        over = self._execution.ledger.claim(plan, fee, self._tracker.open_attempts)
+        over = self._execution.spending.claim(plan, fee, self._tracker.open_attempts)
         if over is not None:
             return Wait(f"{over.reason}: {over.detail}", too_dear=True)
         return plan, fee

@@ -52,7 +52,7 @@ class Status:
 
     def budgets_left(self) -> Mapping[Limit, int | None]:
         """Return what each budget has left; None for USD while the native price is unknown."""
-        return self.pipeline.execution.ledger.left(self.lanes.open_attempts)
+        return self.pipeline.execution.spending.left(self.lanes.open_attempts)
 
     def needed_feeds(self) -> set[FeedId]:
         """Return the feeds without which something cannot be decided."""
@@ -169,7 +169,7 @@ class Status:
             "accounts": len(desk.states),
             "in_book": len(desk.lead),
             "under_margined": len(desk.agenda),
-            "odds": self.pipeline.execution.ledger.odds(desk.venue.id).why,
+            "odds": self.pipeline.execution.spending.odds(desk.venue.id).why,
         }
 
     def _nearest(self) -> list[dict[str, object]]:

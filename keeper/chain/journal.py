@@ -24,7 +24,7 @@ from keeper.chain import journal_rows as rows
 from keeper.chain.journal_schema import JournalError, prepare
 from keeper.errors import JournalUnavailableError
 from keeper.facts import Attempt, Receipt, Settled, SignedTx
-from keeper.ledger import Past
+from keeper.spending import Past
 
 __all__ = ["Journal", "JournalError", "JournalInUseError"]
 

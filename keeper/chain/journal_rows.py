@@ -23,7 +23,7 @@ from keeper.facts import (
     VenueId,
 )
 from keeper.jobs import Job
-from keeper.ledger import Past
+from keeper.spending import Past
 
 
 class Event(StrEnum):

@@ -52,11 +52,11 @@ from keeper.facts import (
     Tick,
 )
 from keeper.jobs import Job
-from keeper.ledger import Past
 from keeper.observe.http import serve
 from keeper.observe.metrics import Metrics
 from keeper.reconcile import ReconcileRules
 from keeper.rules import brake_rules, desk_rules, execution_rules
+from keeper.spending import Past
 from keeper.units import GWEI, WAD
 from tests.fakes import CountingTelemetry, ManualClock, NoRpc, ScriptedLane
 from tests.shell.market import set_account
@@ -236,8 +236,8 @@ def learned(outcome: Outcome) -> Look:
         now_ms = rig.clock.now_ms
         for _ in range(1_000):
             past = Past(VENUE, Job.LIQUIDATE, outcome, now_ms, 0, 0, None, 10**7)
-            rig.execution.ledger.note(past)
-        odds = rig.execution.ledger.odds(VENUE)
+            rig.execution.spending.note(past)
+        odds = rig.execution.spending.odds(VENUE)
         return odds.p_win_ppm, odds.revert_gas
 
     return looked

@@ -17,7 +17,7 @@ from keeper.decide.economics import Fee
 from keeper.decide.learn import Prior
 from keeper.facts import AccountId, NotSent, Outcome, Receipt, Settled, TxKind
 from keeper.jobs import Job
-from keeper.ledger import Past
+from keeper.spending import Past
 from keeper.units import GWEI, WAD
 from tests.chain.test_journal import attempt, signed
 from tests.fakes import ScriptedLane
@@ -60,7 +60,7 @@ async def test_the_worst_case_of_what_is_in_flight_is_reserved() -> None:
     hold = rig.desk.agenda.hold_of(held)
     assert hold is not None
     assert hold.detail.startswith("gas budget of the hour: 0 of 0.00129")
-    assert list(rig.execution.ledger.left(lane.open_attempts).values()) == [0]
+    assert list(rig.execution.spending.left(lane.open_attempts).values()) == [0]
 
 
 async def test_what_is_settled_counts_what_it_cost_and_frees_the_rest() -> None:
@@ -71,7 +71,7 @@ async def test_what_is_settled_counts_what_it_cost_and_frees_the_rest() -> None:
     lane.mine(first, receipt_of(rig, first), TxKind.FIRST)
     await rig.settle()
     (done,) = rig.published
-    assert list(rig.execution.ledger.left(lane.open_attempts).values()) == [WORST - done.cost_wei]
+    assert list(rig.execution.spending.left(lane.open_attempts).values()) == [WORST - done.cost_wei]
     assert done.native_usd_wad == 2_000 * WAD
 
 
@@ -107,15 +107,15 @@ async def test_a_claim_ends_with_the_try() -> None:
     lane.refuse = NotSent.LANE_PARKED
     await rig.started(ALL[0])
     await rig.tried()
-    assert list(rig.execution.ledger.left(lane.open_attempts).values()) == [WORST], (
+    assert list(rig.execution.spending.left(lane.open_attempts).values()) == [WORST], (
         "nothing is in flight"
     )
 
 
 async def test_wins_do_not_pay_for_losses() -> None:
     rig, lane = rig_with(LOSSES)
-    rig.execution.ledger.note(replace(spent(0, WAD // 100, Outcome.WON), reward_wei=WAD))
-    rig.execution.ledger.note(spent(rig.clock.now_ms, WAD // 20))  # 100 USD
+    rig.execution.spending.note(replace(spent(0, WAD // 100, Outcome.WON), reward_wei=WAD))
+    rig.execution.spending.note(spent(rig.clock.now_ms, WAD // 20))  # 100 USD
     await rig.started(ALL[0])
     await rig.tried()
     assert rig.why(ALICE) == "budget"
@@ -124,8 +124,8 @@ async def test_wins_do_not_pay_for_losses() -> None:
 
 async def test_it_is_told_and_measured(seen: Seen) -> None:
     limits = (HOURLY, LOSSES)
-    seen.rig.execution.ledger._budget = Budget(limits)
-    seen.rig.execution.ledger.note(spent(seen.rig.clock.now_ms, WAD))
+    seen.rig.execution.spending._budget = Budget(limits)
+    seen.rig.execution.spending.note(spent(seen.rig.clock.now_ms, WAD))
     await seen.rig.started(ALL[0])
     await seen.rig.tried()
     found = gauges(seen)
@@ -144,9 +144,9 @@ async def test_odds_are_those_of_the_venues_past() -> None:
     prior = Prior(900_000, 500_000, 990_000, revert_gas=100_000, revert_gas_max=10**6)
     rig, lane = scripted_rig(execution_rules=replace(EXECUTION_RULES, prior=prior))
     for _ in range(20):
-        rig.execution.ledger.note(spent(rig.clock.now_ms, 1))
-    rig.execution.ledger.note(replace(spent(rig.clock.now_ms, 1), job=Job.PREPARE))
-    rig.execution.ledger.note(spent(rig.clock.now_ms, 1, Outcome.CANCELLED))
+        rig.execution.spending.note(spent(rig.clock.now_ms, 1))
+    rig.execution.spending.note(replace(spent(rig.clock.now_ms, 1), job=Job.PREPARE))
+    rig.execution.spending.note(spent(rig.clock.now_ms, 1, Outcome.CANCELLED))
     await rig.started(ALL[0])
     await rig.tried()
     (plan,) = lane.plans
@@ -178,5 +178,5 @@ async def test_a_restart_remembers_what_was_spent_and_learned(tmp_path: Path) ->
         left = {limit.name: wei for limit, wei in parts.status.budgets_left().items()}
         assert left["gas_hour"] == 600, "what was settled two hours ago no longer counts"
         assert left["gas_day"] == settings.gate.gas_wei_per_day_max - 800
-        odds = parts.pipeline.execution.ledger.odds(VENUE)
+        odds = parts.pipeline.execution.spending.odds(VENUE)
         assert odds.why.startswith("p(win) 81.8181 %: won 0 of 2 in 7 days")

@@ -10,7 +10,7 @@ from keeper.decide.agenda import HoldReason
 from keeper.decide.budget import Limit, Sort, Span, Unit
 from keeper.facts import AccountId, NotSent, Outcome, Refused, TxKind
 from keeper.jobs import Job
-from keeper.ledger import Past
+from keeper.spending import Past
 from keeper.units import WAD
 from tests.fakes import ScriptedLane
 from tests.shell.market import set_account, set_open
@@ -225,7 +225,7 @@ async def budget() -> Case:
     rules = replace(EXECUTION_RULES, limits=(Limit(Sort.GAS, Span.HOUR, Unit.WEI, WAD),))
     rig, lane = scripted_rig(execution_rules=rules)
     past = Past(VENUE, Job.LIQUIDATE, Outcome.REVERTED, rig.clock.now_ms, 0, WAD, None, None)
-    rig.execution.ledger.note(past)
+    rig.execution.spending.note(past)
     await rig.started(UNDER)
     await rig.tried()
 

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import Self
 
 from keeper.decide.agenda import Hold, HoldReason
 from keeper.decide.budget import Amounts, Budget, Limit, Spent
 from keeper.decide.economics import Fee
-from keeper.decide.learn import Odds, Prior, Record, Result
+from keeper.decide.learn import Odds, Record, Result
+from keeper.execution_rules import ExecutionRules
 from keeper.facts import AccountId, Attempt, Outcome, Plan, Settled, VenueId
 from keeper.jobs import PAID, Job
 from keeper.ports import Clock
@@ -45,30 +46,11 @@ class Past:
         )
 
 
-class Rules(Protocol):
-    """What of ``execute.ExecutionRules`` the ledger needs."""
-
-    @property
-    def limits(self) -> tuple[Limit, ...]:
-        """Return the budgets."""
-        ...
-
-    @property
-    def prior(self) -> Prior:
-        """Return what is reckoned with before anything is known."""
-        ...
-
-    @property
-    def hold_ms(self) -> int:
-        """Return how long an account waits when nothing else says until when."""
-        ...
-
-
-class Ledger:
+class Spending:
     """Fed with every settled attempt, those of the journal first."""
 
     def __init__(
-        self, rules: Rules, clock: Clock, native_usd_wad: Callable[[], int | None]
+        self, rules: ExecutionRules, clock: Clock, native_usd_wad: Callable[[], int | None]
     ) -> None:
         """``native_usd_wad``: says the price of the native token, None while it is unknown."""
         self._rules = rules
