@@ -10,7 +10,9 @@ import aiohttp
 import structlog
 
 from keeper import __version__
-from keeper.brakes import Brakes
+from keeper.act.brakes import Brakes
+from keeper.act.execute import Execution
+from keeper.act.settle import Settlement
 from keeper.chain.broadcast import Broadcast, BroadcastRules
 from keeper.chain.endpoints import EndpointRules, Endpoints, Role
 from keeper.chain.heads import ChainFollower, FollowSettings, announce_heads
@@ -32,8 +34,6 @@ from keeper.chain_parts import (
 from keeper.clock import SystemClock
 from keeper.config import Settings, VenueSettings, find_module
 from keeper.decide.learn import AGE_MS_MAX
-from keeper.desk import Desk
-from keeper.execute import Execution
 from keeper.explain import Explainer
 from keeper.facts import OWN, VenueId
 from keeper.observe.api import Reads
@@ -44,12 +44,12 @@ from keeper.pipeline import Pipeline
 from keeper.ports import AnyVenue, PriceSource, Rpc
 from keeper.prices.board import PriceBoard
 from keeper.quarantine import Quarantine
-from keeper.reading import BEAT_S
 from keeper.rules import brake_rules, desk_rules, execution_rules, feed_rules, lane_rules
-from keeper.settle import Settlement
-from keeper.snapshot import Snapshots, WarmStart
 from keeper.status import Status
 from keeper.supervise import Backoff, Heartbeats, Supervisor, run
+from keeper.watch.desk import Desk
+from keeper.watch.reading import BEAT_S
+from keeper.watch.snapshot import Snapshots, WarmStart
 
 logger = structlog.get_logger(__name__)
 

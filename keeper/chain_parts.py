@@ -10,17 +10,17 @@ from keeper.chain.proxies import implementations
 from keeper.clock import SystemClock
 from keeper.config import Settings
 from keeper.config.settings import ChainSettings
-from keeper.desk import Desk
 from keeper.facts import VenueId
-from keeper.intake import Intake
 from keeper.observe.metrics import Metrics
 from keeper.observe.progress import LogProgress
 from keeper.ports import Rpc
 from keeper.quarantine import Quarantine
-from keeper.reading import Reading
-from keeper.reconcile import Reconciler, ReconcileRules, fields_of
-from keeper.snapshot import WarmStart
 from keeper.supervise import Heartbeats
+from keeper.watch.desk import Desk
+from keeper.watch.intake import Intake
+from keeper.watch.reading import Reading
+from keeper.watch.reconcile import Reconciler, ReconcileRules, fields_of
+from keeper.watch.snapshot import WarmStart
 
 
 def build_ledger(settings: Settings) -> Ledger:

@@ -18,11 +18,11 @@ from keeper.units import WAD
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from keeper.desk import Desk
     from keeper.facts import Assessment
     from keeper.margin.book import MarginBook
     from keeper.ports import Clock
     from keeper.quarantine import Quarantine
+    from keeper.watch.desk import Desk
 
 COMMON = {field.name for field in fields(AccountState)}
 

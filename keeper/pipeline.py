@@ -1,6 +1,6 @@
-"""The loops: prices, chain, decide, attempt, settle; ``accounts`` is in ``reading.py``.
+"""The loops: prices, chain, decide, attempt, settle; ``accounts`` is in ``watch/reading.py``.
 
-Each is a few lines; the work is in ``desk.py``, ``execute.py`` and ``settle.py``.
+Each is a few lines; the work is in ``watch/desk.py``, ``act/execute.py`` and ``act/settle.py``.
 
     prices ─▶ inbox ─▶ decide ─▶ candidates ─▶ attempt ─▶ (in flight) ─▶ settle
     chain ─▶ intake ─▶ accounts ─▶ inbox
@@ -14,10 +14,10 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
+from keeper.act.execute import Execution
+from keeper.act.settle import Settlement
 from keeper.decide.agenda import Hold, HoldReason
-from keeper.desk import Desk, Nominated
 from keeper.errors import RpcError, TransientError
-from keeper.execute import Execution
 from keeper.facts import (
     AccountId,
     AccountState,
@@ -28,10 +28,10 @@ from keeper.facts import (
 )
 from keeper.mailbox import LatestWins
 from keeper.ports import Board, Chain, PriceSource
-from keeper.reading import BEAT_S, Reading
-from keeper.reconcile import differences
-from keeper.settle import Settlement
-from keeper.ticks import facts_of
+from keeper.watch.desk import Desk, Nominated
+from keeper.watch.reading import BEAT_S, Reading
+from keeper.watch.reconcile import differences
+from keeper.watch.ticks import facts_of
 
 logger = structlog.get_logger(__name__)
 

@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 
-from keeper.brakes import BrakeRules
+from keeper.act.brakes import BrakeRules
+from keeper.act.execution_rules import ExecutionRules
 from keeper.chain.fees import FeeRules
 from keeper.chain.lane_rules import LaneRules
 from keeper.chain.rpc import WATCHER
@@ -11,11 +12,10 @@ from keeper.config.settings import GateSettings
 from keeper.decide.budget import Limit, Sort, Span, Unit
 from keeper.decide.hours import market_hours
 from keeper.decide.learn import Prior
-from keeper.desk import DeskRules
-from keeper.execution_rules import ExecutionRules
 from keeper.facts import FeedId
 from keeper.prices.board import FeedRules
 from keeper.units import WAD
+from keeper.watch.desk import DeskRules
 
 
 def feed_rules(settings: Settings) -> Mapping[FeedId, FeedRules]:

@@ -11,7 +11,8 @@ from keeper.units import WAD
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from keeper.brakes import Brakes
+    from keeper.act.brakes import Brakes
+    from keeper.act.settle import Settlement
     from keeper.chain.endpoints import Endpoints
     from keeper.chain.journal import Journal
     from keeper.chain.lanes import Lanes
@@ -20,14 +21,13 @@ if TYPE_CHECKING:
     from keeper.config import Settings
     from keeper.decide.agenda import Hold
     from keeper.decide.budget import Limit
-    from keeper.desk import Desk
     from keeper.facts import Attempt, FeedId, Settled, VenueId
     from keeper.observe.metrics import Metrics
     from keeper.pipeline import Pipeline
     from keeper.prices.board import PriceBoard
     from keeper.quarantine import Quarantine
-    from keeper.settle import Settlement
     from keeper.supervise import Heartbeats
+    from keeper.watch.desk import Desk
 
 NEAREST = 20  # accounts in the status document
 RECENT = 20  # settled attempts in it

@@ -9,10 +9,10 @@ import structlog
 from keeper.chain.ledger import Ledger
 from keeper.chain.rpc import log_from_json, rpc_error
 from keeper.coverage import Covered
-from keeper.desk import Desk
 from keeper.errors import RpcError, RpcFault
 from keeper.facts import AccountId, Head, Log, VenueId
 from keeper.ports import AnyVenue, Rpc, Telemetry
+from keeper.watch.desk import Desk
 
 logger = structlog.get_logger(__name__)
 

@@ -20,11 +20,11 @@ from typing import Self, TypeVar
 
 import structlog
 
+from keeper.act.spending import Past
 from keeper.chain import journal_rows as rows
 from keeper.chain.journal_schema import JournalError, prepare
 from keeper.errors import JournalUnavailableError
 from keeper.facts import Attempt, Receipt, Settled, SignedTx
-from keeper.spending import Past
 
 __all__ = ["Journal", "JournalError", "JournalInUseError"]
 

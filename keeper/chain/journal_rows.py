@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from enum import StrEnum
 from typing import Any
 
+from keeper.act.spending import Past
 from keeper.chain.signer import worst_cost_wei
 from keeper.decide.economics import Economics
 from keeper.facts import (
@@ -23,7 +24,6 @@ from keeper.facts import (
     VenueId,
 )
 from keeper.jobs import Job
-from keeper.spending import Past
 
 
 class Event(StrEnum):

@@ -15,6 +15,7 @@ import pytest
 from eth_account.typed_transactions.typed_transaction import TypedTransaction
 from hexbytes import HexBytes
 
+from keeper.act.spending import Past
 from keeper.app import (
     Parts,
     _loops,
@@ -54,10 +55,9 @@ from keeper.facts import (
 from keeper.jobs import Job
 from keeper.observe.http import serve
 from keeper.observe.metrics import Metrics
-from keeper.reconcile import ReconcileRules
 from keeper.rules import brake_rules, desk_rules, execution_rules
-from keeper.spending import Past
 from keeper.units import GWEI, WAD
+from keeper.watch.reconcile import ReconcileRules
 from tests.fakes import CountingTelemetry, ManualClock, NoRpc, ScriptedLane
 from tests.shell.market import set_account
 from tests.shell.rig import Rig, in_flight, scripted_rig

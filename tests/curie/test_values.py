@@ -10,10 +10,10 @@ import pytest
 from keeper.chain.rpc import HttpRpc
 from keeper.facts import AccountId, FeedId
 from keeper.margin import MarginBook
-from keeper.reconcile import differences
 from keeper.units import WAD
 from keeper.venues._perp_curie_math import sqrt_price
 from keeper.venues.perp_curie import PerpCurie
+from keeper.watch.reconcile import differences
 from tests.curie.keeping import Read, assess, read, venue_of
 from tests.curie.world import World
 from tests.market_chain import seeded

@@ -4,14 +4,14 @@ from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from keeper.brakes import BrakeRules, Brakes
+from keeper.act.brakes import BrakeRules, Brakes
+from keeper.act.execute import Execution
+from keeper.act.execution_rules import ExecutionRules
+from keeper.act.settle import Settlement
 from keeper.chain.lanes import Lanes
 from keeper.decide.learn import Prior
 from keeper.decide.rank import Objective
-from keeper.desk import Desk, DeskRules
 from keeper.errors import RpcError, TransientError
-from keeper.execute import Execution
-from keeper.execution_rules import ExecutionRules
 from keeper.facts import (
     AccountId,
     Attempt,
@@ -21,17 +21,17 @@ from keeper.facts import (
     Settled,
     Tick,
 )
-from keeper.intake import Intake
 from keeper.pipeline import Pipeline
 from keeper.prices.board import FeedRules, PriceBoard
 from keeper.quarantine import Quarantine
-from keeper.reading import Reading
-from keeper.reconcile import Reconciler, ReconcileRules
-from keeper.rivals import report
-from keeper.settle import Settlement
-from keeper.snapshot import Snapshots, WarmStart
 from keeper.supervise import Heartbeats
 from keeper.units import GWEI, PPM
+from keeper.watch.desk import Desk, DeskRules
+from keeper.watch.intake import Intake
+from keeper.watch.reading import Reading
+from keeper.watch.reconcile import Reconciler, ReconcileRules
+from keeper.watch.rivals import report
+from keeper.watch.snapshot import Snapshots, WarmStart
 from tests.fakes import CountingTelemetry, ListedMemory, ListedSource, ManualClock, ScriptedLane
 from tests.shell import market
 from tests.shell.market import Action, FakeChain

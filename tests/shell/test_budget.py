@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
+from keeper.act.spending import Past
 from keeper.app import build
 from keeper.chain.journal import Journal
 from keeper.clock import SystemClock
@@ -17,7 +18,6 @@ from keeper.decide.economics import Fee
 from keeper.decide.learn import Prior
 from keeper.facts import AccountId, NotSent, Outcome, Receipt, Settled, TxKind
 from keeper.jobs import Job
-from keeper.spending import Past
 from keeper.units import GWEI, WAD
 from tests.chain.test_journal import attempt, signed
 from tests.fakes import ScriptedLane

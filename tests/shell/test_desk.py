@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 from structlog.testing import capture_logs
 
-from keeper.desk import ROWS_PER_STEP_MAX
 from keeper.facts import AccountId, PriceView
 from keeper.margin.rows import Row
 from keeper.units import WAD
+from keeper.watch.desk import ROWS_PER_STEP_MAX
 from tests.shell.market import Stored, is_under, set_account, set_index, set_price
 from tests.shell.rig import scripted_rig
 from tests.shell.venue import FEEDS, VENUE

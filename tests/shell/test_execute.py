@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from keeper.act.holds import REFUSALS
 from keeper.chain.fees import FeeRules
 from keeper.chain.journal import Journal
 from keeper.chain.lane_rules import LaneRules
@@ -17,7 +18,6 @@ from keeper.chain.signer import KeySigner, Wallet
 from keeper.chain.submit import LaneParts
 from keeper.decide.agenda import HoldReason
 from keeper.facts import AccountId, Outcome, Refused, TxKind
-from keeper.holds import REFUSALS
 from keeper.units import GWEI, WAD
 from tests.fakes import CountingTelemetry, ManualClock, PlainBroadcaster
 from tests.shell.market import FakeChain, set_account

@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 import pytest
 from structlog.testing import capture_logs
 
+from keeper.act.spending import Past
 from keeper.decide.agenda import HoldReason
 from keeper.decide.budget import Limit, Sort, Span, Unit
 from keeper.facts import AccountId, NotSent, Outcome, Refused, TxKind
 from keeper.jobs import Job
-from keeper.spending import Past
 from keeper.units import WAD
 from tests.fakes import ScriptedLane
 from tests.shell.market import set_account, set_open

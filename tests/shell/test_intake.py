@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from keeper import intake as intake_module
 from keeper.facts import AccountId, ChainUpdate, Log
-from keeper.intake import Intake
+from keeper.watch import intake as intake_module
+from keeper.watch.intake import Intake
 from tests.fakes import ManualClock
 from tests.shell.market import ADDRESS, FakeChain, rival_liquidates, set_account, set_open
 from tests.shell.rig import FakeFollower

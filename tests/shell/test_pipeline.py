@@ -8,9 +8,6 @@ import pytest
 from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
-from keeper import intake as intake_module
-from keeper import rivals
-from keeper.desk import Desk
 from keeper.errors import TransientError
 from keeper.facts import (
     AccountId,
@@ -21,8 +18,11 @@ from keeper.facts import (
     Rejection,
 )
 from keeper.jobs import Job
-from keeper.rivals import report
 from keeper.units import WAD
+from keeper.watch import intake as intake_module
+from keeper.watch import rivals
+from keeper.watch.desk import Desk
+from keeper.watch.rivals import report
 from tests.fakes import ListedSource
 from tests.shell.market import rival_liquidates, set_account, set_open, set_price
 from tests.shell.rig import DESK_RULES, Rig, scripted_rig

@@ -9,8 +9,8 @@ from structlog.testing import capture_logs
 
 from keeper.config.kinds import find_module
 from keeper.facts import AccountId, AccountState, Log
-from keeper.reconcile import ReconcileRules, differences, fields_of
 from keeper.units import WAD
+from keeper.watch.reconcile import ReconcileRules, differences, fields_of
 from tests.shell import market
 from tests.shell.market import Action, set_account
 from tests.shell.rig import Rig, scripted_rig

@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 from keeper.chain.backfill import Finder, LogReader, ReadRules
 from keeper.chain.ledger import Ledger
 from keeper.facts import AccountId
-from keeper.snapshot import Snapshots, WarmStart
+from keeper.watch.snapshot import Snapshots, WarmStart
 from tests.fakes import ManualClock, ScriptedLane
 from tests.shell.market import FakeChain, set_account, set_open
 from tests.shell.rig import WALLET, Rig, make_rig

@@ -27,8 +27,8 @@ from keeper.chain.submit import LaneParts
 from keeper.decide.agenda import HoldReason
 from keeper.decide.economics import Fee
 from keeper.facts import AccountId, Attempt, Head, NotSent, Plan
-from keeper.snapshot import Snapshots, WarmStart
 from keeper.units import GWEI, WAD
+from keeper.watch.snapshot import Snapshots, WarmStart
 from tests.fakes import CountingTelemetry, ManualClock, PlainBroadcaster
 from tests.shell import market
 from tests.shell.market import (

@@ -7,17 +7,17 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from keeper.desk import QUARANTINE_MS, Desk
 from keeper.errors import TransientError
 from keeper.facts import AccountId, AccountState, Head, MarketState, Price, Probe, VenueId
-from keeper.intake import Intake
 from keeper.mailbox import LatestWins
 from keeper.ports import Clock, Memory, Submitter, Telemetry
 from keeper.quarantine import Quarantine
-from keeper.reconcile import Reconciler
-from keeper.rivals import report
-from keeper.snapshot import WarmStart
 from keeper.supervise import Heartbeats
+from keeper.watch.desk import QUARANTINE_MS, Desk
+from keeper.watch.intake import Intake
+from keeper.watch.reconcile import Reconciler
+from keeper.watch.rivals import report
+from keeper.watch.snapshot import WarmStart
 
 logger = structlog.get_logger(__name__)
 

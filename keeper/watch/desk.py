@@ -10,7 +10,6 @@ from itertools import islice
 
 import structlog
 
-from keeper.access import Access
 from keeper.decide.agenda import Agenda, Hold, HoldReason
 from keeper.decide.rank import Objective, priority
 from keeper.facts import AccountId, AccountState, Assessment, FeedId, Head, MarketState, Price
@@ -18,6 +17,7 @@ from keeper.margin.book import MarginBook, Moved
 from keeper.ports import AnyVenue, Board, Clock, Telemetry
 from keeper.quarantine import Guard, Quarantine
 from keeper.units import wad_to_float
+from keeper.watch.access import Access
 
 logger = structlog.get_logger(__name__)
 

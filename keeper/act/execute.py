@@ -5,13 +5,15 @@ from dataclasses import replace
 
 import structlog
 
-from keeper.brakes import Brakes
+from keeper.act.brakes import Brakes
+from keeper.act.execution_rules import ExecutionRules
+from keeper.act.holds import NOT_SENT, REFUSALS, waiting
+from keeper.act.in_flight import leaves_no_room, taking_over
+from keeper.act.spending import Spending
 from keeper.decide.agenda import Hold, HoldReason
 from keeper.decide.economics import Economics, Fee, Spend, reward_in_wei
 from keeper.decide.gate import Facts, Limits, after_simulation, before_simulation
 from keeper.decide.rank import Objective
-from keeper.desk import Desk, Nominated
-from keeper.execution_rules import ExecutionRules
 from keeper.facts import (
     AccountId,
     Assessment,
@@ -25,12 +27,10 @@ from keeper.facts import (
     Step,
     VenueId,
 )
-from keeper.holds import NOT_SENT, REFUSALS, waiting
-from keeper.in_flight import leaves_no_room, taking_over
 from keeper.jobs import UPKEEP
 from keeper.ports import Board, Clock, Submitter, Telemetry
-from keeper.spending import Spending
 from keeper.units import PPM, WAD
+from keeper.watch.desk import Desk, Nominated
 
 logger = structlog.get_logger(__name__)
 

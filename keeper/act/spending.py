@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Self
 
+from keeper.act.execution_rules import ExecutionRules
 from keeper.decide.agenda import Hold, HoldReason
 from keeper.decide.budget import Amounts, Budget, Limit, Spent
 from keeper.decide.economics import Fee
 from keeper.decide.learn import Odds, Record, Result
-from keeper.execution_rules import ExecutionRules
 from keeper.facts import AccountId, Attempt, Outcome, Plan, Settled, VenueId
 from keeper.jobs import PAID, Job
 from keeper.ports import Clock

@@ -18,11 +18,11 @@ from typing import NoReturn
 import msgspec
 import structlog
 
-from keeper.desk import Desk
 from keeper.facts import AccountState
 from keeper.ports import AnyVenue, History, Rpc
 from keeper.quarantine import Quarantine
-from keeper.reconcile import fields_of
+from keeper.watch.desk import Desk
+from keeper.watch.reconcile import fields_of
 
 logger = structlog.get_logger(__name__)
 

@@ -2,10 +2,10 @@
 
 import structlog
 
-from keeper.desk import Desk
 from keeper.facts import LiquidationSeen
 from keeper.jobs import LIQUIDATIONS
 from keeper.ports import Submitter, Telemetry
+from keeper.watch.desk import Desk
 
 logger = structlog.get_logger(__name__)
 

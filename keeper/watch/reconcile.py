@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from keeper.desk import Desk
 from keeper.facts import AccountId, AccountState, Head, VenueId
 from keeper.ports import AnyVenue, Clock, Telemetry
 from keeper.quarantine import Quarantine
+from keeper.watch.desk import Desk
 
 logger = structlog.get_logger(__name__)
 

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 import structlog
 
+from keeper.act.execute import Execution
 from keeper.decide.economics import Fee
-from keeper.desk import Desk, Nominated
 from keeper.errors import RpcError, TransientError
-from keeper.execute import Execution
 from keeper.facts import (
     Attempt,
     Head,
@@ -28,6 +27,7 @@ from keeper.facts import (
 from keeper.jobs import PAID, Gain, Job
 from keeper.ports import Accounting, Telemetry, Tracker
 from keeper.units import wad_to_float
+from keeper.watch.desk import Desk, Nominated
 
 logger = structlog.get_logger(__name__)
 
