@@ -69,9 +69,9 @@ class Snapshots:
         return self._folder / f"snapshot-{self._chain_id}-{desk.venue.id}.jsonl"
 
     async def save(self, desk: Desk) -> bool:
-        """Write what the desk has; False when it has nothing, or the disk does not take it."""
+        """Write what the desk has; False when that is nothing of use, or it cannot be written."""
         head, venue = desk.read_at, desk.venue.id
-        if head is None:
+        if head is None or desk.venue.capabilities.learns_from_reads:
             return False
         states = [
             state
@@ -83,7 +83,7 @@ class Snapshots:
         )
         try:
             size = await asyncio.to_thread(_write, self.path(desk), header, states)
-        except OSError as error:
+        except (OSError, SnapshotError) as error:
             logger.warning("snapshot not written", venue=venue, error=str(error))
             return False
         logger.info(
@@ -138,7 +138,11 @@ def _write(path: Path, header: Header, states: Sequence[AccountState]) -> int:
     part = path.with_suffix(".part")
     with part.open("wb") as file:
         for some in _slices(states):
-            lines = b"".join(encode(state) + b"\n" for state in some)
+            try:
+                lines = b"".join(encode(state) + b"\n" for state in some)
+            except TypeError as error:
+                msg = f"the venue's accounts are of a kind that cannot be written: {error}"
+                raise SnapshotError(msg) from None
             digest.update(lines)
             file.write(lines)
         file.write(encode(msgspec.structs.replace(header, sha256=digest.hexdigest())) + b"\n")

@@ -50,8 +50,8 @@ def answers(host: str, port: int) -> bool:
         return False
 
 
-def said_by(folder: Path, level: str, style: str) -> str:
-    """Run a keeper on 127.0.0.2 until it answers there; return its log."""
+def said_by(folder: Path, level: str, style: str, event: str) -> str:
+    """Run a keeper on 127.0.0.2 until it answers there and has logged this; return its log."""
     port = free_port()
     run = Run(folder, (*KEEPER, "run", "--config", str(folder / "config.toml")))
     (folder / "config.toml").write_text(CONFIG.format(level=level, format=style, port=port))
@@ -59,6 +59,7 @@ def said_by(folder: Path, level: str, style: str) -> str:
     try:
         until(lambda: answers("127.0.0.2", port), LISTENS_S_MAX, lambda: run.stderr)
         assert not answers("127.0.0.1", port)
+        until(lambda: event in run.stderr, LISTENS_S_MAX, lambda: run.stderr)
         run.signal(signal.SIGTERM)
         assert run.wait(STOP_S_MAX) == 0
     finally:
@@ -67,9 +68,12 @@ def said_by(folder: Path, level: str, style: str) -> str:
 
 
 def test_where_it_listens_and_how_it_talks(tmp_path: Path) -> None:
-    events = [json.loads(line)["event"] for line in said_by(tmp_path, "info", "json").splitlines()]
+    events = [
+        json.loads(line)["event"]
+        for line in said_by(tmp_path, "info", "json", "starting").splitlines()
+    ]
     assert {"starting", "stopped"} < set(events)
-    lines = said_by(tmp_path / "again", "warning", "console")
+    lines = said_by(tmp_path / "again", "warning", "console", "price source lost")
     assert "price source lost" in lines
     assert "stopped" not in lines
     assert not lines.startswith("{")

@@ -140,6 +140,22 @@ async def test_a_venue_that_learns_from_what_it_reads_is_read_whole(
     await stopped(await started(chain, ledger, tmp_path))
     second = await started(chain, ledger, tmp_path, learns=True)
     assert read(second) == {ALICE, BOB, CAROL}
+    snapshots = second.reading.warm._snapshots
+    snapshots.path(second.desk).unlink()
+    assert not await snapshots.save(second.desk)
+    assert not snapshots.path(second.desk).exists()
+
+
+async def test_accounts_that_cannot_be_written_end_nothing(
+    chain: FakeChain, ledger: Ledger, tmp_path: Path
+) -> None:
+    rig = await started(chain, ledger, tmp_path)
+    rig.desk.states[ALICE] = object()  # type: ignore[assignment]
+    snapshots = rig.reading.warm._snapshots
+    with capture_logs() as logs:
+        assert not await snapshots.save(rig.desk)
+    assert "of a kind that cannot be written" in logs[0]["error"]
+    assert not snapshots.path(rig.desk).exists()
 
 
 @pytest.mark.parametrize(
