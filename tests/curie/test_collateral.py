@@ -148,6 +148,16 @@ async def test_it_is_bought_as_simulated(world: World, rpc: HttpRpc) -> None:
     assert venue.gains(logs, world.person("whale")) == {}
 
 
+async def test_what_selling_costs_is_the_operators_word(world: World, rpc: HttpRpc) -> None:
+    indebted(world)
+    venue = venue_of(world, rpc, selling_cost_ppm=30_000)
+    offer = await simulate(venue, world, await judged(venue, world, "dave"))
+    assert isinstance(offer, Simulated)
+    assert offer.takes_over is not None
+    sold_wad = offer.takes_over.notional_wad
+    assert offer.takes_over.exit_cost_wad == pytest.approx(sold_wad * 3 / 100)
+
+
 async def test_the_wallet_its_limit_and_what_is_in_flight_bound_what_is_paid(
     world: World, rpc: HttpRpc
 ) -> None:
