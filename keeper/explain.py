@@ -29,7 +29,7 @@ COMMON = {field.name for field in fields(AccountState)}
 
 @dataclass(frozen=True)
 class Explainer:
-    """Reads the desks; changes nothing."""
+    """Reads the desks. A bug that an account shows on the way sets it aside, as when deciding."""
 
     desks: Mapping[VenueId, Desk]
     quarantine: Quarantine
