@@ -16,7 +16,9 @@ from keeper.units import WAD
 from tests.curie.rig import Rig, opened, table
 from tests.e2e.rig import KeeperProcess
 
-pytestmark = pytest.mark.timeout(240)
+# slow, out of the quick form, until it is found why one run in some pays gas that no row of the
+# journal has, and why what the turned market takes differs so much between runs
+pytestmark = [pytest.mark.timeout(240), pytest.mark.slow]
 MARGIN = "margin_usd_min = 10_000\nmargin_usd_max = 40_000\n"
 LIMITS = "exposure_usd_max = 150_000\nexposure_total_usd_max = 200_000\n"
 ERROR = '"level": "error"'

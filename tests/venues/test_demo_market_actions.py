@@ -46,8 +46,10 @@ async def test_simulated_and_paid_rewards_are_the_assessed_one(
         assert simulated.reward_wad == found.reward_wad
         assert simulated.oracle_fee_wei == FEE_WEI * len(found.updates)
         assert simulated.call.value_wei == simulated.oracle_fee_wei
+        # in the second it was assessed for: funding that accrues meanwhile is more to store
+        chain.node.rpc("evm_setNextBlockTimestamp", hex(market.head.timestamp_s + 1))
         receipt = chain.send_raw("0x" + simulated.call.data.hex(), wallet, simulated.call.value_wei)
-        assert int(receipt["gasUsed"], 16) <= simulated.gas * 3 // 2, "more than the gas limit"
+        assert int(receipt["gasUsed"], 16) <= simulated.gas * 5 // 4 + 10_000
         events = [chain.event(log) for log in receipt["logs"]]
         (paid,) = [values["reward"] for name, values in events if name == "Liquidated"]
         assert paid == found.reward_wad
