@@ -1,6 +1,6 @@
 """The contracts between the rooms: small Protocols, written from the core's needs."""
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from keeper.capabilities import Capabilities
@@ -351,11 +351,15 @@ class Tracker(Protocol):
         """Send a dearer transaction at the attempt's nonce; raises TransientError."""
         ...
 
-    async def cancel(self, attempt: Attempt, head: Head) -> bool:
-        """Take the nonce with a transfer of nothing to ourselves; False when it cannot be paid.
+    async def cancel(self, attempt: Attempt, head: Head, cost_wei_max: int) -> bool:
+        """Take the nonce with a transfer of nothing to ourselves; False when that costs too much.
 
         Raises TransientError.
         """
+        ...
+
+    async def fill_gaps(self, head: Head, may: Callable[[Plan, Fee], bool]) -> None:
+        """Use up the nonces that all later ones wait for; ``may`` says which of it is paid for."""
         ...
 
     async def close(self, settled: Settled) -> None:
