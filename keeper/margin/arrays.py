@@ -12,7 +12,7 @@ def int_array(numbers: npt.ArrayLike, name: str) -> Ints:
     if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
         msg = f"{name} must be a flat array of integers, got {array.ndim}-d {array.dtype}"
         raise ValueError(msg)
-    return array.astype(np.intp)
+    return array.astype(np.intp, copy=False)
 
 
 def float_array(numbers: npt.ArrayLike, name: str, length: int) -> Floats:
@@ -46,9 +46,12 @@ def row_counts(indptr: Ints, rows: int, exposures: int) -> Ints:
 
 def in_factor_order(counts: Ints, factors: Ints, weights: Floats) -> tuple[Ints, Floats]:
     """Sort each row's exposures by factor; raises ValueError if a row names one twice."""
-    keys = np.repeat(np.arange(len(counts)), counts) * (factors.max(initial=0) + 1) + factors
-    if (np.diff(keys) > 0).all():
+    rising = factors[1:] > factors[:-1]
+    firsts = np.cumsum(counts)[:-1]
+    rising[firsts[(firsts > 0) & (firsts < len(factors))] - 1] = True  # from a row to the next
+    if rising.all():
         return factors, weights
+    keys = np.repeat(np.arange(len(counts)), counts) * (factors.max(initial=0) + 1) + factors
     order = np.argsort(keys, kind="stable")
     if (np.diff(keys[order]) == 0).any():
         msg = "a row names a factor twice"

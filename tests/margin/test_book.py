@@ -345,7 +345,7 @@ def test_rows_are_used_again_after_a_drop(book: MarginBook[str]) -> None:
         if turn >= 3:
             book.drop(f"a{turn - 3}")
     assert len(book) == 3
-    assert [len(one.slab.ids) for one in book._followers.values()] == [4]
+    assert [one.slab.size for one in book._followers.values()] == [4]
 
 
 def test_an_id_that_cannot_be_hashed_changes_nothing(book: MarginBook[object]) -> None:
