@@ -211,7 +211,7 @@ SPOILS: list[tuple[type[Exception], str, Spoil]] = [
 ]
 
 TestBook = BookMachine.TestCase
-TestBook.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestBook.settings = settings(max_examples=60, stateful_step_count=30)
 
 
 @pytest.mark.parametrize(("seed", "step"), [(0, 0.02), (1, 0.02), (2, 1e-3), (3, 1e-4), (4, 1e-6)])
