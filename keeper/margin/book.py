@@ -14,7 +14,7 @@ from typing import Generic
 import numpy as np
 import numpy.typing as npt
 
-from keeper.margin.arrays import float_array, in_factor_order, int_array, row_counts
+from keeper.margin.arrays import float_array, row_arrays
 from keeper.margin.fence import STEPS_MAX, Fence
 from keeper.margin.follow import Beyond, Changes, Follower
 from keeper.margin.rows import Row, finite
@@ -137,16 +137,10 @@ class MarginBook(Generic[IdT]):
         if len(set(names)) != len(names):
             msg = "an id comes twice in one load"
             raise ValueError(msg)
-        starts = int_array(indptr, "indptr")
-        numbers = int_array(factors, "factors")
-        sizes = float_array(weights, "weights", len(numbers))
         bases = float_array(constants, "constants", len(names))
-        counts = row_counts(starts, len(names), len(numbers))
-        unknown = numbers[(numbers < 0) | (numbers >= len(self._names) - 1)]
-        if len(unknown):
-            msg = f"unknown factor number {unknown[0]}: the book has {len(self._names) - 1}"
-            raise KeyError(msg)
-        numbers, sizes = in_factor_order(counts, numbers, sizes)
+        counts, numbers, sizes = row_arrays(
+            len(names), indptr, factors, weights, len(self._names) - 1
+        )
         if self._home:
             for id_ in names:
                 self._forget(id_)
