@@ -102,8 +102,12 @@ class Events:
     def read(self, log: Log) -> tuple[str, dict[str, Any]]:
         """Return name and fields; ``("", {})`` for an event that is not understood."""
         event = self._by_topic.get(log.topics[0]) if log.topics else None
-        fields = event.fields(log) if event else None
-        return (event.name, fields) if event and fields is not None else ("", {})
+        if event is None:
+            return "", {}
+        try:
+            return event.name, event.decode(log.topics, log.data)
+        except ProtocolError:
+            return "", {}
 
 
 @dataclass(frozen=True, slots=True)
