@@ -100,7 +100,7 @@ async def test_what_a_node_says_once_only_is_no_drift(monkeypatch: pytest.Monkey
     async def early(accounts: Sequence[AccountId], head: Head) -> Sequence[AccountState]:
         asked.update(accounts)
         return [
-            replace(one, holding=one.holding._replace(cash_wad=1)) if asked[name] == 1 else one
+            replace(one, holding=replace(one.holding, cash_wad=1)) if asked[name] == 1 else one
             for name, one in zip(accounts, await read(accounts, head), strict=True)
         ]
 
