@@ -78,7 +78,8 @@ class Board(Protocol):
 class Rpc(Protocol):
     """JSON-RPC to one chain; fail-over, retries and error classification are behind it.
 
-    All three raise RpcError (TransientRpcError when it may pass).
+    Results are JSON, but those of eth_getLogs, which are lists of Log. All of these raise RpcError
+    (TransientRpcError when it may pass).
     """
 
     async def call(self, method: str, params: Sequence[object] = ()) -> Any:  # noqa: ANN401 - JSON
