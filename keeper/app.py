@@ -90,6 +90,7 @@ def build_broadcast(settings: Settings, rpc: HttpRpc, metrics: Metrics) -> Broad
 def build_venue(settings: VenueSettings, rpc: Rpc, chain_id: int) -> AnyVenue:
     """Make a venue by the ``build`` of its kind's module."""
     venue: AnyVenue = find_module("venues", settings.kind).build(settings.options, rpc, chain_id)
+    venue.capabilities.refuse_unsupported(settings.kind)
     return venue
 
 

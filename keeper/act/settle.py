@@ -74,11 +74,29 @@ class Settlement:
         """Settle what is mined deep enough; replace or cancel what has waited too long."""
         for mined in await self._tracker.poll(head):
             await self._alone(mined.attempt, self._settle(mined, head))
+        await self._fill_gaps(head)
         for attempt in self._tracker.overdue(head):
             await self._alone(attempt, self._renew(attempt, head))
         for attempt in self._tracker.waiting(head):
             if self._is_over(attempt, head):
                 await self._alone(attempt, self._cancel(attempt, head, "cured, or others did it"))
+
+    async def _fill_gaps(self, head: Head) -> None:
+        spending, claimed = self._execution.spending, list[Plan]()
+
+        def may(plan: Plan, fee: Fee) -> bool:
+            over = spending.claim(plan, fee, self._tracker.open_attempts)
+            if over is not None:
+                logger.warning("a gap in the nonces waits", reason=over.reason, detail=over.detail)
+                return False
+            claimed.append(plan)
+            return True
+
+        try:
+            await self._tracker.fill_gaps(head, may)
+        finally:
+            for plan in claimed:
+                spending.release(plan.venue, plan.account)
 
     async def _alone(self, attempt: Attempt, work: Awaitable[None]) -> None:
         """Keep one attempt that the chain cannot be asked about from holding up the others.
@@ -220,7 +238,9 @@ class Settlement:
             await self._cancel(attempt, head, again)
 
     async def _cancel(self, attempt: Attempt, head: Head, reason: str) -> None:
-        if await self._tracker.cancel(attempt, head):
+        spending = self._execution.spending
+        cost_wei_max = spending.cancel_wei_max(attempt, self._tracker.open_attempts)
+        if await self._tracker.cancel(attempt, head, cost_wei_max):
             logger.info("cancelling", attempt=attempt.id, reason=reason)
         else:
             logger.info("waiting: a cancel would cost too much", attempt=attempt.id, reason=reason)
