@@ -42,6 +42,7 @@ from keeper.pipeline import Pipeline
 from keeper.ports import AnyVenue, PriceSource, Rpc
 from keeper.prices.board import PriceBoard
 from keeper.quarantine import Quarantine
+from keeper.risk.gauges import RiskGauges
 from keeper.rules import brake_rules, desk_rules, execution_rules, feed_rules, lane_rules
 from keeper.status import Status
 from keeper.supervise import Backoff, Heartbeats, Supervisor, run
@@ -243,6 +244,9 @@ def _loops(parts: Parts) -> dict[str, Callable[[], Awaitable[None]]]:
         loops[name] = partial(pipeline.prices, source)
     parts.heartbeats.register("map", BEAT_LIMIT_S)
     loops["map"] = partial(parts.risk.draw_maps, partial(parts.heartbeats.beat, "map"))
+    parts.heartbeats.register("risk", BEAT_LIMIT_S)
+    gauges = RiskGauges(parts.risk, parts.metrics, parts.status.clock)
+    loops["risk"] = partial(gauges.keep, partial(parts.heartbeats.beat, "risk"))
     parts.heartbeats.register("snapshots", SNAPSHOT_LIMIT_S)
     loops["snapshots"] = partial(
         parts.snapshots.keep,

@@ -3,21 +3,17 @@
 Plain data, so that the README, dashboards and alerts can be checked against it.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Literal
-
 from keeper.decide.agenda import HoldReason
 from keeper.decide.budget import Sort, Span
 from keeper.errors import EndpointState, RpcFault
 from keeper.facts import Outcome, Rejection, TxKind
 from keeper.jobs import Gain
-
-# from half a millisecond (a decision) to a minute (five blocks of the slowest chain)
-BUCKETS_S = (
-    *(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
-    *(1.0, 2.5, 5.0, 10.0, 30.0, 60.0),
-)
+from keeper.observe.catalogue_risk import RISK
+from keeper.observe.metric import VENUE, Given, Metric
+from keeper.observe.metric import counter as _counter
+from keeper.observe.metric import gauge as _gauge
+from keeper.observe.metric import histogram as _histogram
+from keeper.observe.metric import label_set as _set
 
 # from a microsecond (a tick at which nobody is near) to a gap with a million accounts
 TICK_BUCKETS_S = (
@@ -25,63 +21,8 @@ TICK_BUCKETS_S = (
     *(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5),
 )
 
-Kind = Literal["counter", "gauge", "histogram"]
-
-
-@dataclass(frozen=True, slots=True)
-class Given:
-    """Label values known when the keeper starts, most of them from the configuration.
-
-    They are handed to ``Metrics.know(what, …)``.
-    """
-
-    what: str
-
-
-Values = Given | frozenset[str]
-"""Where a label's values come from: given at the start, or a set fixed here."""
-
-
-@dataclass(frozen=True, slots=True)
-class Metric:
-    """One row of the table. ``unit``: the base unit at the end of the name, or "".
-
-    ``zeroed``: every series starts at 0. A counter that appears with its first event shows no
-    increase to a query, so those that alerts watch are zeroed.
-    """
-
-    name: str
-    kind: Kind
-    help: str
-    labels: Mapping[str, Values] = field(default_factory=dict)
-    unit: str = ""
-    zeroed: bool = False
-    buckets_s: tuple[float, ...] = BUCKETS_S
-
-
-def _counter(
-    name: str, text: str, *, unit: str = "", zeroed: bool = True, **labels: Values
-) -> Metric:
-    return Metric(f"keeper_{name}", "counter", text, labels, unit, zeroed)
-
-
-def _gauge(name: str, text: str, *, unit: str = "", **labels: Values) -> Metric:
-    return Metric(f"keeper_{name}", "gauge", text, labels, unit)
-
-
-def _histogram(
-    name: str, text: str, *, buckets_s: tuple[float, ...] = BUCKETS_S, **labels: Values
-) -> Metric:
-    return Metric(f"keeper_{name}", "histogram", text, labels, "seconds", buckets_s=buckets_s)
-
-
-def _set(*values: Iterable[str]) -> frozenset[str]:
-    return frozenset(str(value) for group in values for value in group)
-
-
 FEED = Given("feed")
 SOURCE = Given("source")
-VENUE = Given("venue")
 WALLET = Given("wallet")
 LOOP = Given("loop")
 STREAM = Given("stream")
@@ -173,6 +114,16 @@ _ACCOUNTS = (
         "tick_seconds",
         "Time the book took to follow a price: who is under-margined now.",
         buckets_s=TICK_BUCKETS_S,
+        venue=VENUE,
+    ),
+    _counter(
+        "evaluations_total",
+        "Accounts that stood on a price, each time a new one of it was followed.",
+        venue=VENUE,
+    ),
+    _counter(
+        "fence_rebuilds_total",
+        "Times that a price or index left its fence, so that all accounts on it were looked at.",
         venue=VENUE,
     ),
     _gauge(
@@ -378,7 +329,15 @@ _PROCESS = (
     _gauge("build_info", "Always 1; the label says which version runs.", version=VERSION),
 )
 
-TABLE: tuple[Metric, ...] = (*_PRICES, *_ACCOUNTS, *_RECONCILE, *_ATTEMPTS, *_CHAIN, *_PROCESS)
+TABLE: tuple[Metric, ...] = (
+    *_PRICES,
+    *_ACCOUNTS,
+    *RISK,
+    *_RECONCILE,
+    *_ATTEMPTS,
+    *_CHAIN,
+    *_PROCESS,
+)
 
 
 def as_markdown() -> str:

@@ -28,7 +28,7 @@ class RiskReader:
         self, desks: Mapping[VenueId, Desk], board: Board, quarantine: Quarantine, clock: Clock
     ) -> None:
         """Nothing is worked out before it is asked for."""
-        self._desks = desks
+        self.desks = desks
         self._board = board
         self._quarantine = quarantine
         self._clock = clock
@@ -42,7 +42,7 @@ class RiskReader:
         """Return what is known now of each venue that has margins and was read."""
         found = (
             Portfolio.of(desk, self._board, self._quarantine, self._clock)
-            for desk in self._desks.values()
+            for desk in self.desks.values()
         )
         return [portfolio for portfolio in found if portfolio is not None]
 
@@ -66,7 +66,7 @@ class RiskReader:
     def _left_out(self, known: Mapping[VenueId, object]) -> dict[str, str]:
         return {
             id_: "not read yet" if desk.market is None else "its job knows no margins"
-            for id_, desk in self._desks.items()
+            for id_, desk in self.desks.items()
             if id_ not in known
         }
 
