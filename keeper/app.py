@@ -30,9 +30,10 @@ from keeper.chain_parts import (
     build_readers,
     build_reading,
     build_reconciler,
+    build_venue,
 )
 from keeper.clock import SystemClock
-from keeper.config import Settings, VenueSettings, find_module
+from keeper.config import Settings, find_module
 from keeper.decide.learn import AGE_MS_MAX
 from keeper.explain import Explainer
 from keeper.facts import OWN, VenueId
@@ -41,7 +42,7 @@ from keeper.observe.http import Views, serve
 from keeper.observe.metrics import Metrics
 from keeper.observe.outcomes import publishers
 from keeper.pipeline import Pipeline
-from keeper.ports import AnyVenue, PriceSource, Rpc
+from keeper.ports import PriceSource, Rpc
 from keeper.prices.board import PriceBoard
 from keeper.quarantine import Quarantine
 from keeper.rules import brake_rules, desk_rules, execution_rules, feed_rules, lane_rules
@@ -119,12 +120,6 @@ def build_broadcast(settings: Settings, rpc: HttpRpc, metrics: Metrics) -> Broad
     chain = settings.chain
     rules = BroadcastRules(chain.rpc_attempts_max, relays, chain.public_after_blocks)
     return Broadcast(rpc.endpoints, rules, metrics)
-
-
-def build_venue(settings: VenueSettings, rpc: Rpc, chain_id: int) -> AnyVenue:
-    """Make a venue by the ``build`` of its kind's module."""
-    venue: AnyVenue = find_module("venues", settings.kind).build(settings.options, rpc, chain_id)
-    return venue
 
 
 def build_sources(

@@ -358,8 +358,8 @@ class Tracker(Protocol):
         """
         ...
 
-    async def close(self, settled: Settled) -> None:
-        """Write the end of an attempt and forget it."""
+    async def close(self, settled: Sequence[Settled]) -> None:
+        """Write the end of an attempt, for each of its accounts, and forget it."""
         ...
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 import structlog
 
+from keeper.batching import accounts_of, dropped
 from keeper.chain.fees import TRANSFER_GAS, fee_ceiling_wei, replacement_fee, transfer_fee
 from keeper.chain.filling import filling
 from keeper.chain.inclusion import Inclusion
@@ -31,7 +32,6 @@ from keeper.facts import (
     Head,
     Mined,
     NotSent,
-    Outcome,
     Plan,
     Settled,
     SignedTx,
@@ -102,8 +102,11 @@ class Lane:
         return tx_hash in self._signed
 
     def attempt_of(self, venue: VenueId, account: AccountId) -> Attempt | None:
-        """Return the account's open attempt."""
-        return self._open.get((venue, account))
+        """Return the account's open attempt, which may be for others too."""
+        for attempt in self._open.values():
+            if attempt.plan.venue == venue and account in accounts_of(attempt.plan):
+                return attempt
+        return None
 
     @property
     def free_wei(self) -> int:
@@ -202,8 +205,7 @@ class Lane:
         if refused.fault is RpcFault.INSUFFICIENT_FUNDS:
             # what we thought the wallet holds was wrong: wait for the next look at it
             self.balance_wei, self._unpaid_wei = 0, plan.cost_wei_max
-        settled = Settled(attempt, Outcome.DROPPED, refused.fault.value, None, 0, 0, 0)
-        await self._journal.settle(settled, self._clock.wall_ms())
+        await self._journal.settle(dropped(attempt, refused.fault.value), self._clock.wall_ms())
         return NotSent.DROPPED
 
     def _take_back(self, key: tuple[VenueId, AccountId], attempt: Attempt) -> None:
@@ -315,9 +317,9 @@ class Lane:
         await self.fill_gaps(head)
         return [done for done in mined if done is not None]
 
-    async def close(self, settled: Settled) -> None:
-        """Write the end of an attempt and forget it."""
-        attempt = settled.attempt
+    async def close(self, settled: Sequence[Settled]) -> None:
+        """Write the end of an attempt, for each of its accounts, and forget it."""
+        attempt = settled[0].attempt
         await self._journal.settle(settled, self._clock.wall_ms())
         self._open.pop((attempt.plan.venue, attempt.plan.account), None)
         self._inclusion.forget(attempt)

@@ -23,7 +23,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from keeper.capabilities import Capabilities, PriceKind, RewardKind
+from keeper.batching import SimulatedBatch
+from keeper.capabilities import BatchKind, Capabilities, PriceKind, RewardKind
 from keeper.errors import ProtocolError, RpcError
 from keeper.facts import (
     AccountId,
@@ -46,8 +47,8 @@ from keeper.margin.rows import Row
 from keeper.ports import Rpc
 from keeper.units import WAD, wad_to_float
 from keeper.venues import _synthetix_v3_reads as reads
-from keeper.venues._abi import Contract, Function, refusal
-from keeper.venues._pyth import BUNDLE, UPDATE_FEE, Quote, bundled
+from keeper.venues._abi import Contract, Function, received, refusal, reverted
+from keeper.venues._pyth import BUNDLE, UPDATE, UPDATE_FEE, Quote, bundled
 from keeper.venues._synthetix_v3_markets import (
     ADDRESS,
     FEATURE,
@@ -103,6 +104,7 @@ class Settings(BaseModel):
     forwarder: str = Field(
         default=FORWARDER, description="ERC-2771 forwarder that the proxy trusts", pattern=ADDRESS
     )
+    batch_accounts_max: int = Field(default=1, description="As of every venue: the keeper's own")
 
 
 @dataclass(frozen=True)
@@ -120,12 +122,13 @@ class SynthetixV3:
         """Remember where it is; nothing is read yet."""
         self.id = VenueId(settings.id)
         kind = PriceKind.PULL if settings.pyth else PriceKind.PUSH
-        self.capabilities = Capabilities(reward=RewardKind.CASH, price=kind)
+        self.capabilities = Capabilities(RewardKind.CASH, kind, batch=BatchKind.MULTICALL)
         self._feeds = settings.feeds
         self._rpc = rpc
         self._perps = Contract(rpc, settings.address)
         self._pyth = Contract(rpc, settings.pyth) if settings.pyth else None
         self._forwarder = settings.forwarder.lower()
+        self._forwards = settings.pyth is not None or settings.batch_accounts_max > 1
         self._reader = PerpsReader(rpc, self._perps.address, settings.pyth)
 
     # --- reading ------------------------------------------------------------------------------
@@ -295,7 +298,7 @@ class SynthetixV3:
             "markets": ", ".join(self._named(key) for key in markets) or "none",
             "liquidators": await self._perps.liquidators(EVENTS.named["AccountLiquidationAttempt"]),
         }
-        if self._pyth:
+        if self._forwards:
             code = await self._rpc.call("eth_getCode", [self._forwarder, "latest"])
             facts["forwarder"] = self._forwarder
             if code in {None, "", "0x", "0x0"}:
@@ -335,6 +338,43 @@ class SynthetixV3:
             return Refused("no_progress", "nothing would be closed and nothing paid")
         gas = done.gas * GAS_NUMERATOR // GAS_DENOMINATOR
         return Simulated(done.call, gas, reward, fee_wei, head)
+
+    async def simulate_batch(
+        self, assessments: Sequence[Assessment], wallet: str, head: Head
+    ) -> SimulatedBatch | Refused:
+        """Run all liquidations through the forwarder, behind the updates; each may fail alone.
+
+        A contract that the proxy does not trust would be paid itself: that is refused.
+        """
+        steps = [_step(each) for each in assessments]
+        parts = [(self._perps.address, False, 0, made.data(argument)) for made, argument in steps]
+        prices = [price for each in assessments for price in each.updates]
+        updates = list(dict.fromkeys(one.payload for one in prices if one.payload))
+        fee_wei = 0
+        try:
+            if updates and self._pyth:
+                fee_wei = await self._pyth.read(UPDATE_FEE, updates)
+                parts.insert(0, (self._pyth.address, True, fee_wei, UPDATE.data(updates)))
+            call = Call(self._forwarder, BUNDLE.data(parts), fee_wei)
+            done = await self._rpc.simulate(call, wallet)
+            if not done.success:
+                return reverted(done.output, REASONS)
+            answers = BUNDLE.decoded(done.output)[-len(steps) :]
+            paid = {
+                each.account: made.decoded(data)
+                for each, (made, _), (success, data) in zip(
+                    assessments, steps, answers, strict=True
+                )
+                if success
+            }
+        except (RpcError, ProtocolError) as error:
+            return refusal(error, REASONS)
+        rewards = {account: reward for account, reward in paid.items() if reward}
+        total = sum(rewards.values())
+        if received(done.logs, wallet) < total:
+            return Refused("unknown", f"through {self._forwarder} the wallet would not be paid")
+        gas = done.gas_used * GAS_NUMERATOR // GAS_DENOMINATOR
+        return SimulatedBatch(Simulated(call, gas, total, fee_wei, head), rewards)
 
 
 def _step(assessment: Assessment) -> tuple[Function, object]:

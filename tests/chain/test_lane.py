@@ -161,7 +161,7 @@ async def test_from_plan_to_receipt(
     assert mined.receipt is not None
     assert mined.receipt.success
     assert mined.receipt.cost_wei == mined.receipt.gas_price_wei * 21_000
-    await lane.close(Settled(mined.attempt, Outcome.WON, "", mined.receipt, 5, 6, 7))
+    await lane.close([Settled(mined.attempt, Outcome.WON, "", mined.receipt, 5, 6, 7)])
     assert lane.open_attempts == ()
     assert await journal.open_attempts() == []
     assert await journal.profit_wei() == {"demo": -1}

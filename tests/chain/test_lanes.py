@@ -242,5 +242,5 @@ async def test_what_a_wallet_has_in_flight_is_followed_when_it_left_the_config(
     head = await newest(rpc)
     (mined,) = await again.poll(head)
     assert again.overdue(head) == []
-    await again.close(Settled(mined.attempt, Outcome.WON, "", mined.receipt, 0, 0, 0))
+    await again.close([Settled(mined.attempt, Outcome.WON, "", mined.receipt, 0, 0, 0)])
     assert again.open_attempts == ()
