@@ -387,8 +387,9 @@ async def test_without_a_forwarder_a_pull_venue_is_closed(pull: World, rpc: Http
 
 
 async def test_batches_need_a_forwarder_too(push: World, rpc: HttpRpc) -> None:
-    table = {"id": "synthetix", "address": push.perps.address, "feeds": FEEDS}
-    venue = build(Settings(**table, batch_accounts_max=4), rpc, 31_337)
+    address = push.perps.address
+    settings = Settings(id="synthetix", address=address, feeds=FEEDS, batch_accounts_max=4)
+    venue = build(settings, rpc, 31_337)
     assert (await venue.probe(None)).open
     push.chain.node.rpc("anvil_setCode", FORWARDER, "0x")
     assert FORWARDER in (await venue.probe(None)).detail
@@ -427,8 +428,10 @@ async def test_several_through_the_forwarder_each_alone(
 async def test_a_contract_that_would_be_paid_itself_is_refused(push: World, rpc: HttpRpc) -> None:
     artifact = artifacts()[f"{OWN}Forwarder.sol:Forwarder"]
     other = Contract.deploy(push.chain, artifact.abi, artifact.bytecode)
-    table = {"id": "synthetix", "address": push.perps.address, "feeds": FEEDS}
-    venue = build(Settings(**table, forwarder=other.address), rpc, 31_337)
+    settings = Settings(
+        id="synthetix", address=push.perps.address, feeds=FEEDS, forwarder=other.address
+    )
+    venue = build(settings, rpc, 31_337)
     push.set_prices(CRASH)
     found = await read(venue, push, [ALICE, CAROL])
     verdicts = [assess(venue, found, account) for account in (ALICE, CAROL)]
