@@ -45,6 +45,7 @@ from keeper.pipeline import Pipeline
 from keeper.ports import PriceSource, Rpc
 from keeper.prices.board import PriceBoard
 from keeper.quarantine import Quarantine
+from keeper.risk.reader import RiskReader
 from keeper.rules import brake_rules, desk_rules, execution_rules, feed_rules, lane_rules
 from keeper.status import Status
 from keeper.supervise import Backoff, Heartbeats, Supervisor, run
@@ -307,12 +308,12 @@ def _loops(parts: Parts) -> dict[str, Callable[[], Awaitable[None]]]:
 
 
 def _reads(parts: Parts) -> Reads:
-    explainer = Explainer(parts.desks, parts.status.quarantine, parts.status.clock)
+    status = parts.status
+    explainer = Explainer(parts.desks, status.quarantine, status.clock)
+    risk = RiskReader(parts.desks, status.board, status.quarantine, status.clock)
+    show = parts.settings.show
     return Reads(
-        accounts=explainer.nearest,
-        candidates=explainer.candidates,
-        account=explainer.account,
-        config=parts.settings.show,
+        explainer.nearest, explainer.candidates, explainer.account, show, stress=risk.stress
     )
 
 

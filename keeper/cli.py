@@ -1,4 +1,4 @@
-"""The command line; `keeper journal` is in journal_cli.py, `status` and `explain` in ask_cli.py.
+"""The command line; some commands are in files of their own: journal_cli, ask_cli, stress_cli.
 
 Exit codes: 0 stopped or passed, 1 a bug or a failed check, 2 a mistake in the configuration.
 """
@@ -20,6 +20,7 @@ from keeper.ask_cli import explain, status
 from keeper.config import difference, flat, json_schema, load, load_chains, read_private
 from keeper.errors import ConfigError, FatalError
 from keeper.journal_cli import journal
+from keeper.stress_cli import stress
 
 CONFIG = click.option(
     "--config",
@@ -296,6 +297,7 @@ def margin(ticks: int, sizes: bool, as_json: bool, **shape: Any) -> None:  # noq
 cli.add_command(journal)
 cli.add_command(status)
 cli.add_command(explain)
+cli.add_command(stress)
 
 
 def main() -> None:

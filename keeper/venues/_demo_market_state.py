@@ -1,11 +1,15 @@
-"""The demo market outside its adapter: parameters, stored prices and accounts as they were read."""
+"""The demo market outside its adapter: the contract as it was read, and its accounts at any prices.
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+Accounts are as ``keeper.margin.model`` knows them, markets and assets named by their index.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from keeper.facts import AccountState, FeedId, MarketState
 from keeper.margin import model
+from keeper.margin.solvency import Exposure
 from keeper.units import div_trunc, mul_wad
 from keeper.venues._abi import numbered
 
@@ -83,6 +87,13 @@ class DemoMarketState(MarketState):
             self.reserve,
         )
 
+    def at_prices(self, prices: Mapping[FeedId, int], at_s: int) -> "DemoMarketState":
+        """Return the state once it took these prices at ``at_s``; funding is settled until then."""
+        stored = (one._replace(price=prices.get(one.feed, one.price)) for one in self.feeds)
+        perps = zip(self.markets, self.indices(at_s), strict=True)
+        settled = (perp._replace(index_last=index, t_last=at_s) for perp, index in perps)
+        return replace(self, feeds=tuple(stored), markets=tuple(settled))
+
     def step_reward(self, account: model.Account, found: model.Margin, terms: model.Terms) -> int:
         """Return the reward of the next step: all of it if small or far under, else half."""
         whole = found.notional <= self.whole_below or found.equity * 2 < found.maintenance
@@ -96,3 +107,26 @@ class DemoAccountState(AccountState):
     """An account; ``holdings`` names markets and assets by index, without empty ones."""
 
     holdings: model.Account
+
+
+def exposure(state: DemoAccountState, market: DemoMarketState, at_s: int) -> Exposure | None:
+    """Work out an account at the stored prices, whatever their age; None: it needs one more."""
+    holdings = state.holdings
+    if not all(market.feeds[feed].price for feed in market.depends_on(holdings)):
+        return None
+    terms = market.terms([stored.price for stored in market.feeds], at_s)
+    found = model.margin(holdings, terms)
+    notional, collateral = dict[str, int](), dict[str, int]()
+    for key, position in holdings.positions.items():
+        size = mul_wad(abs(position.size), terms.markets[key].price)
+        notional[market.markets[int(key)].name] = size if position.size > 0 else -size
+    for key, amount in holdings.collateral.items():
+        collateral[market.assets[int(key)].name] = mul_wad(amount, terms.assets[key].price)
+    return Exposure(
+        under=bool(holdings.positions) and found.excess < 0,
+        equity=found.equity,
+        requirement=found.maintenance + found.reserve,
+        net_value=found.net_value,
+        notional=notional,
+        collateral=collateral,
+    )

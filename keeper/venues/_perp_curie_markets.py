@@ -1,7 +1,8 @@
 """Perp v2 "Curie": the markets of one clearing house, as both of its venues see them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 from keeper.facts import AccountId, FeedId, MarketState
 from keeper.units import WAD, wad_to_float
@@ -43,3 +44,27 @@ class CurieMarkets(MarketState):
             for base, price in prices.items()
             if base in found
         }
+
+    def prices(self) -> dict[FeedId, int]:
+        """Return the oracle's prices, and those of collateral by token, wads."""
+        found = {self.feeds[base]: one.oracle for base, one in self.system.markets.items()}
+        for token, asset in self.system.assets.items():
+            found[FeedId(token)] = asset.price * WAD // int(10**asset.price_decimals)
+        return found
+
+    def at_prices(self, prices: Mapping[FeedId, int]) -> Self:
+        """Return the markets once oracle, pools and their averages are at these prices."""
+        system = self.system
+        markets = {
+            base: one.at_price(prices.get(self.feeds[base], one.oracle))
+            for base, one in system.markets.items()
+        }
+        assets = {
+            token: asset._replace(
+                price=prices[FeedId(token)] * int(10**asset.price_decimals) // WAD
+            )
+            for token, asset in system.assets.items()
+            if FeedId(token) in prices
+        }
+        moved = replace(system, markets=markets, assets={**system.assets, **assets})
+        return replace(self, system=moved)

@@ -14,9 +14,11 @@ orders hold follows the pool's price, and such a row ends as soon as that moves.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from math import isqrt
 from typing import NamedTuple
 
 from keeper.margin.rows import Row
+from keeper.margin.solvency import Exposure
 from keeper.units import PPM, WAD, div_trunc, mul_wad
 
 Q96 = 2**96
@@ -76,6 +78,18 @@ class Market(NamedTuple):
             return self.settled
         three = sorted((self.market_15s, self.market_30m, max(0, oracle + self.premium)))
         return three[1]
+
+    def at_price(self, oracle: int) -> "Market":
+        """Return the market once its oracle and, as far, its pool have moved; a settled stays."""
+        if not self.oracle or not self.is_open:
+            return self
+        return self._replace(
+            oracle=oracle,
+            market_15s=self.market_15s * oracle // self.oracle,
+            market_30m=self.market_30m * oracle // self.oracle,
+            premium=div_trunc(self.premium * oracle, self.oracle),
+            spot_x96=isqrt(self.spot_x96**2 * oracle // self.oracle),
+        )
 
     def growth_at(self, later_s: int) -> int:
         """Return the funding growth so many seconds on, if nobody trades."""
@@ -276,6 +290,29 @@ class System:
         """Return what a liquidator is paid: half of the penalty, all of it from bad debt."""
         penalty = abs(mul_wad(size, self.markets[base].mark)) * self.penalty_ppm // PPM
         return penalty if self.account_value(value) < 0 else penalty // 2
+
+    def exposure(self, balance: Balance, later_s: int) -> Exposure | None:
+        """Work out an account at these markets; None: one of its markets or prices is unknown."""
+        held = [self.markets.get(base) for base in balance.holdings]
+        if not all(market is not None and market.mark for market in held):
+            return None
+        value = self.value(balance, later_s)
+        may_be = (base for base in balance.holdings if self.markets[base].is_open)
+        return Exposure(
+            under=any(self.liquidatable(value, base) for base in may_be),
+            equity=self.account_value(value),
+            requirement=self.requirement(value),
+            net_value=value.settlement + value.full,
+            notional={
+                base: mul_wad(size, self.markets[base].mark) for base, size in value.sizes.items()
+            },
+            collateral={
+                token: self.assets[token].value(amount)
+                for token, amount in balance.collateral.items()
+                if token in self.assets
+            },
+            whole=all(token in self.assets for token in balance.collateral),
+        )
 
     def price(self, token: str) -> float:
         """Return a token's price, USD."""

@@ -32,6 +32,7 @@ from keeper.facts import (
 )
 from keeper.margin import model
 from keeper.margin.rows import AssetFactors, MarketFactors, Row, compile_row
+from keeper.margin.solvency import Exposure
 from keeper.ports import Rpc
 from keeper.units import WAD, wad_to_float
 from keeper.venues._abi import Contract, Events, Function, integers, numbered, refusal, tiers
@@ -41,6 +42,7 @@ from keeper.venues._demo_market_state import (
     DemoMarketState,
     PerpMarket,
     StoredPrice,
+    exposure,
 )
 
 IDS_PER_CALL_MAX = 100  # about 100 kB an answer; the contract takes 256
@@ -246,6 +248,28 @@ class DemoMarket:
             bad_debt_wad=max(0, -found.net_value),
             feeds=tuple(dict.fromkeys(market.feeds[i].feed for i in depends)),
         )
+
+    # --- at other prices ----------------------------------------------------------------------
+
+    def markets(self, market: DemoMarketState) -> Mapping[str, FeedId]:
+        """Return the markets' names and feeds."""
+        return {perp.name: market.feeds[perp.feed].feed for perp in market.markets}
+
+    def prices(self, market: DemoMarketState) -> Mapping[FeedId, int]:
+        """Return the stored prices."""
+        return {stored.feed: stored.price for stored in market.feeds}
+
+    def at_prices(
+        self, market: DemoMarketState, prices: Mapping[FeedId, int], at_s: int
+    ) -> DemoMarketState:
+        """Return the contract once it took these prices."""
+        return market.at_prices(prices, at_s)
+
+    def exposure(
+        self, account: DemoAccountState, market: DemoMarketState, at_s: int
+    ) -> Exposure | None:
+        """Work out an account at the stored prices."""
+        return exposure(account, market, at_s)
 
     # --- acting -------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ counts for nothing: its owner is called under too early, and the simulation deci
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import Field
@@ -42,6 +42,7 @@ from keeper.facts import (
 )
 from keeper.jobs import Gain, Job
 from keeper.margin.rows import Row
+from keeper.margin.solvency import Exposure
 from keeper.ports import Rpc
 from keeper.units import PPM, mul_wad
 from keeper.venues import _perp_curie_reads as reads
@@ -240,6 +241,27 @@ class PerpCurie:
             uses=(best, *ordered) if size else (),
             takes=(size,) if size else (),
         )
+
+    # --- at other prices ----------------------------------------------------------------------
+
+    def markets(self, market: CurieMarkets) -> Mapping[str, FeedId]:
+        """Return base tokens and feeds."""
+        return market.feeds
+
+    def prices(self, market: CurieMarkets) -> Mapping[FeedId, int]:
+        """Return the oracle's prices, and those of collateral by token."""
+        return market.prices()
+
+    def at_prices(
+        self, market: CurieMarkets, prices: Mapping[FeedId, int], at_s: int
+    ) -> CurieMarkets:
+        """Return the markets once pools and averages, which lag behind, are at these prices."""
+        return market.at_prices(prices)
+
+    def exposure(self, account: CurieAccount, market: CurieMarkets, at_s: int) -> Exposure | None:
+        """Work out an account; our own is never liquidated by us."""
+        found = market.system.exposure(account.balance, max(0, at_s - market.head.timestamp_s))
+        return replace(found, under=False) if found and account.own is not None else found
 
     # --- acting -------------------------------------------------------------------------------
 

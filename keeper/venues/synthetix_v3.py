@@ -44,8 +44,9 @@ from keeper.facts import (
     VenueId,
 )
 from keeper.margin.rows import Row
+from keeper.margin.solvency import Exposure
 from keeper.ports import Rpc
-from keeper.units import WAD, wad_to_float
+from keeper.units import WAD, mul_wad, wad_to_float
 from keeper.venues import _synthetix_v3_reads as reads
 from keeper.venues._abi import Contract, Function, received, refusal, reverted
 from keeper.venues._pyth import BUNDLE, UPDATE, UPDATE_FEE, Quote, bundled
@@ -271,6 +272,46 @@ class SynthetixV3:
             room=tuple(system.markets[key].capacity(market.head.timestamp_s) for key in held),
             alone=account.flagged,
             until_s=min(reopens, default=None),
+        )
+
+    # --- at other prices ----------------------------------------------------------------------
+
+    def markets(self, market: SynthetixMarkets) -> Mapping[str, FeedId]:
+        """Return market ids and feeds."""
+        return self.price_factors(market)
+
+    def prices(self, market: SynthetixMarkets) -> Mapping[FeedId, int]:
+        """Return the prices on chain, fresh or not."""
+        return {market.feeds[key]: quote.price for key, quote in market.quotes.items()}
+
+    def at_prices(
+        self, market: SynthetixMarkets, prices: Mapping[FeedId, int], at_s: int
+    ) -> SynthetixMarkets:
+        """Return the markets at these prices; funding not recorded yet accrues at them too."""
+        quotes = {
+            key: quote._replace(price=prices.get(market.feeds[key], quote.price))
+            for key, quote in market.quotes.items()
+        }
+        return replace(market, quotes=quotes)
+
+    def exposure(
+        self, account: SynthetixAccount, market: SynthetixMarkets, at_s: int
+    ) -> Exposure | None:
+        """Work out an account; what it has beside USD is not valued."""
+        holding = account.holding
+        prices = {key: market.quotes[key].price for key in holding.positions}
+        if not all(prices.values()):
+            return None
+        found = market.system.margin(holding, prices, at_s)
+        return Exposure(
+            under=account.flagged or found.available < found.required,
+            equity=found.available,
+            requirement=found.required,
+            net_value=found.available,
+            notional={
+                str(key): mul_wad(one.size, prices[key]) for key, one in holding.positions.items()
+            },
+            whole=not holding.others,
         )
 
     # --- acting -------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ from keeper.facts import (
 )
 from keeper.jobs import Job
 from keeper.margin.rows import Row
+from keeper.margin.solvency import Exposure
 from keeper.units import PPM, WAD, wad_to_float
 from tests.shell import market
 from tests.shell.market import AGE_S_MAX, FakeChain, Holding, Revert, Stored
@@ -232,6 +233,38 @@ class FakeVenue:
             updates=updates,
             uses=tuple(sorted(holding.sizes)),
             alone=account.account in self.alone,
+        )
+
+    def markets(self, market: FakeMarketState) -> Mapping[str, FeedId]:
+        return {f"{name}-perp": FEEDS[name] for name in market.stored}
+
+    def prices(self, market: FakeMarketState) -> Mapping[FeedId, int]:
+        return {FEEDS[name]: stored.price_wad for name, stored in market.stored.items()}
+
+    def at_prices(
+        self, market: FakeMarketState, prices: Mapping[FeedId, int], at_s: int
+    ) -> FakeMarketState:
+        stored = {
+            name: Stored(prices.get(FEEDS[name], one.price_wad), at_s)
+            for name, one in market.stored.items()
+        }
+        return replace(market, stored=stored)
+
+    def exposure(
+        self, account: FakeAccountState, state: FakeMarketState, at_s: int
+    ) -> Exposure | None:
+        self._bug_at("exposure", account.account)
+        prices = {name: entry.price_wad for name, entry in state.stored.items()}
+        held = account.holding.sizes
+        if not all(prices[name] for name in held):
+            return None
+        equity = market.equity_wad(account.holding, prices, state.index)
+        return Exposure(
+            under=market.is_under(account.holding, prices, state.index),
+            equity=equity,
+            requirement=market.requirement_wad(account.holding, prices),
+            net_value=equity,
+            notional={f"{name}-perp": size * prices[name] for name, size in held.items()},
         )
 
     async def probe(self, wallet: str | None) -> Probe:

@@ -33,6 +33,7 @@ from keeper.facts import (
 )
 from keeper.margin import MarginBook
 from keeper.ports import AnyVenue
+from keeper.risk.portfolio import Shockable
 from tests.venues.recording import (
     WALLET,
     GarblingRpc,
@@ -264,6 +265,62 @@ async def test_the_screen_nominates_what_the_rules_call_liquidatable(
             margin_usd = (one.equity_wad - one.requirement_wad) / 10**18
             assert book.excess(account) <= margin_usd + 1e-6 * max(1.0, abs(margin_usd))
     assert len(book.under) < len(found), "the screen lets nobody through"
+
+
+# --- at other prices ------------------------------------------------------------------------------
+
+SHOCKABLE = {"demo", "synthetix", "curie"}  # the others are second jobs, or for copying
+
+
+async def test_exposures_are_what_is_decided_by(venue: AnyVenue, recording: Recording) -> None:
+    """At the contract's own prices, however they are given, equity and requirement are the same."""
+    if not isinstance(venue, Shockable):
+        assert venue.id not in SHOCKABLE
+        return
+    at_s = recording.head.timestamp_s
+    market = await venue.read_market(recording.head)
+    prices = venue.prices(market)
+    assert set(venue.markets(market).values()) <= set(prices)
+    compared = 0
+    for state in await venue.read_accounts(recording.accounts, recording.head):
+        judged = venue.assess(state, market, {}, at_s)
+        if state.due_until_s is not None:
+            continue  # our own
+        for same in (market, venue.at_prices(market, prices, at_s)):
+            found = venue.exposure(state, same, at_s)
+            assert found is not None
+            assert (found.equity, found.requirement) == (judged.equity_wad, judged.requirement_wad)
+            assert found.bad_debt == judged.bad_debt_wad
+            assert found.under or not judged.liquidatable
+            assert set(found.notional) <= set(venue.markets(market))
+            compared += 1
+    assert compared > 2
+
+
+async def test_a_shock_moves_notional_by_as_much(venue: AnyVenue, recording: Recording) -> None:
+    if not isinstance(venue, Shockable):
+        return
+    at_s = recording.head.timestamp_s
+    market = await venue.read_market(recording.head)
+    prices, feeds = venue.prices(market), venue.markets(market)
+    feed = next(iter(feeds.values()))
+    raised = {name: price * (5 if name == feed else 4) // 4 for name, price in prices.items()}
+    less = dict.fromkeys(prices, 0)
+    moved = 0
+    for state in await venue.read_accounts(recording.accounts, recording.head):
+        before = venue.exposure(state, market, at_s)
+        after = venue.exposure(state, venue.at_prices(market, raised, at_s), at_s)
+        assert before is not None
+        assert after is not None
+        if getattr(getattr(state, "balance", None), "has_orders", False):
+            continue  # what a maker holds follows the pool
+        for name, size in before.notional.items():
+            times = 1.25 if feeds[name] == feed else 1.0
+            assert after.notional[name] == pytest.approx(size * times, rel=2e-3)
+            moved += times != 1.0
+        unpriced = venue.exposure(state, venue.at_prices(market, less, at_s), at_s)
+        assert unpriced is None or not unpriced.notional
+    assert moved
 
 
 # --- the actions ----------------------------------------------------------------------------------
