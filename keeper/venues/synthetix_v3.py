@@ -48,8 +48,15 @@ from keeper.margin.solvency import Exposure
 from keeper.ports import Rpc
 from keeper.units import WAD, mul_wad, wad_to_float
 from keeper.venues import _synthetix_v3_reads as reads
-from keeper.venues._abi import Contract, Function, received, refusal, reverted
-from keeper.venues._pyth import BUNDLE, UPDATE, UPDATE_FEE, Quote, bundled
+from keeper.venues._abi import Contract, refusal
+from keeper.venues._pyth import BUNDLE, UPDATE_FEE, Quote, bundled
+from keeper.venues._synthetix_v3_actions import (
+    GAS_DENOMINATOR,
+    GAS_NUMERATOR,
+    REASONS,
+    Forwarder,
+    step_of,
+)
 from keeper.venues._synthetix_v3_markets import (
     ADDRESS,
     FEATURE,
@@ -61,30 +68,6 @@ from keeper.venues._synthetix_v3_markets import (
 )
 from keeper.venues._synthetix_v3_math import INTEREST, Holding
 from keeper.venues._synthetix_v3_reads import EVENTS, QUIET, PerpsReader
-
-# A block may hold other liquidations of the same markets, each of which makes the next one dearer:
-# twice the gas of the simulation was needed. The keeper's own factor is 1.5; this is the rest.
-GAS_NUMERATOR, GAS_DENOMINATOR = 4, 3
-
-LIQUIDATE = Function("liquidate(uint128)", "uint256")
-LIQUIDATE_FLAGGED = Function("liquidateFlaggedAccounts(uint128[])", "uint256")
-LIQUIDATE_MARGIN_ONLY = Function("liquidateMarginOnly(uint128)", "uint256")
-# the errors that a liquidation may be refused with → facts.Refused.reason
-REASONS = {
-    "NotEligibleForLiquidation(uint128)": "not_liquidatable",
-    "NotEligibleForMarginLiquidation(uint128)": "not_liquidatable",
-    "AccountHasOpenPositions(uint128)": "not_liquidatable",
-    "AccountNotFound(uint128)": "not_liquidatable",
-    "OracleDataRequired(address,bytes)": "oracle",
-    "Errors(bytes[])": "oracle",  # one or more of the oracle manager's
-    "StalenessToleranceExceeded(bytes32,int256,uint256)": "oracle",
-    "InvalidUpdateData()": "oracle",  # Pyth's, as the following
-    "InvalidWormholeVaa()": "oracle",
-    "InsufficientFee()": "oracle",
-    "PriceFeedNotFound()": "oracle",
-    "FeatureUnavailable(bytes32)": "unknown",
-    "ERC2771ForwarderMismatchedValue(uint256,uint256)": "unknown",
-}
 
 
 class Settings(BaseModel):
@@ -129,6 +112,7 @@ class SynthetixV3:
         self._perps = Contract(rpc, settings.address)
         self._pyth = Contract(rpc, settings.pyth) if settings.pyth else None
         self._forwarder = settings.forwarder.lower()
+        self._several = Forwarder(rpc, self._forwarder, self._perps.address, self._pyth)
         self._forwards = settings.pyth is not None or settings.batch_accounts_max > 1
         self._reader = PerpsReader(rpc, self._perps.address, settings.pyth)
 
@@ -359,7 +343,7 @@ class SynthetixV3:
         One that would do nothing is held for a block: by then the windows have been read again, and
         the assessment knows when they open.
         """
-        function, argument = _step(assessment)
+        function, argument = step_of(assessment)
         call = Call(self._perps.address, function.data(argument))
         updates = list(dict.fromkeys(one.payload for one in assessment.updates if one.payload))
         fee_wei = 0
@@ -383,47 +367,8 @@ class SynthetixV3:
     async def simulate_batch(
         self, assessments: Sequence[Assessment], wallet: str, head: Head
     ) -> SimulatedBatch | Refused:
-        """Run all liquidations through the forwarder, behind the updates; each may fail alone.
-
-        A contract that the proxy does not trust would be paid itself: that is refused.
-        """
-        steps = [_step(each) for each in assessments]
-        parts = [(self._perps.address, False, 0, made.data(argument)) for made, argument in steps]
-        prices = [price for each in assessments for price in each.updates]
-        updates = list(dict.fromkeys(one.payload for one in prices if one.payload))
-        fee_wei = 0
-        try:
-            if updates and self._pyth:
-                fee_wei = await self._pyth.read(UPDATE_FEE, updates)
-                parts.insert(0, (self._pyth.address, True, fee_wei, UPDATE.data(updates)))
-            call = Call(self._forwarder, BUNDLE.data(parts), fee_wei)
-            done = await self._rpc.simulate(call, wallet)
-            if not done.success:
-                return reverted(done.output, REASONS)
-            answers = BUNDLE.decoded(done.output)[-len(steps) :]
-            paid = {
-                each.account: made.decoded(data)
-                for each, (made, _), (success, data) in zip(
-                    assessments, steps, answers, strict=True
-                )
-                if success
-            }
-        except (RpcError, ProtocolError) as error:
-            return refusal(error, REASONS)
-        rewards = {account: reward for account, reward in paid.items() if reward}
-        total = sum(rewards.values())
-        if received(done.logs, wallet) < total:
-            return Refused("unknown", f"through {self._forwarder} the wallet would not be paid")
-        gas = done.gas_used * GAS_NUMERATOR // GAS_DENOMINATOR
-        return SimulatedBatch(Simulated(call, gas, total, fee_wei, head), rewards)
-
-
-def _step(assessment: Assessment) -> tuple[Function, object]:
-    """Return the call that fits: flagged accounts are ``alone``, without positions use nothing."""
-    account = int(assessment.account)
-    if assessment.alone:
-        return LIQUIDATE_FLAGGED, [account]
-    return (LIQUIDATE if assessment.uses else LIQUIDATE_MARGIN_ONLY), account
+        """Run all liquidations through the forwarder, behind the updates; each may fail alone."""
+        return await self._several.simulate(assessments, wallet, head)
 
 
 def build(settings: Settings, rpc: Rpc, chain_id: int) -> SynthetixV3:  # noqa: ARG001 - the loader's
