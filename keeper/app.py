@@ -18,13 +18,13 @@ from keeper.chain.endpoints import EndpointRules, Endpoints, Role
 from keeper.chain.heads import ChainFollower, FollowSettings, announce_heads
 from keeper.chain.journal import Journal
 from keeper.chain.jsonrpc import JsonRpcClient
+from keeper.chain.lane_rules import LaneParts
 from keeper.chain.lanes import Lanes
 from keeper.chain.ledger import Ledger
 from keeper.chain.relay import Relay, RelayProtocol, load_relay_key
 from keeper.chain.rpc import HttpRpc
 from keeper.chain.sequencer import NOT_READ, watch_sequencer
 from keeper.chain.signer import load_wallets
-from keeper.chain.submit import LaneParts
 from keeper.chain_parts import (
     build_ledger,
     build_readers,

@@ -3,6 +3,8 @@
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 
+from keeper.errors import ConfigError
+
 
 class RewardKind(StrEnum):
     """What a liquidator is paid in."""
@@ -30,7 +32,7 @@ class ActionKind(StrEnum):
     """How a liquidation is done."""
 
     TRANSACTION = "transaction"  # from a wallet
-    ORDER = "order"  # signed for the venue's own API
+    ORDER = "order"  # signed for the venue's own API; none is sent yet
 
 
 class CapitalKind(StrEnum):
@@ -59,6 +61,15 @@ class Capabilities:
     capital: CapitalKind = CapitalKind.NONE
     batch: BatchKind = BatchKind.NONE
     learns_from_reads: bool = False  # what a log touches depends on accounts read: no warm start
+
+    def refuse_unsupported(self, kind: str) -> None:
+        """Raise ConfigError if a kind of venue asks for what this keeper cannot do yet."""
+        if self.action is not ActionKind.TRANSACTION:
+            msg = (
+                f'venues: kind = "{kind}" acts by {self.action} and this keeper sends transactions'
+                " only: take the table out"
+            )
+            raise ConfigError([msg])
 
     def as_text(self) -> dict[str, str]:
         """Return the kinds by name, for people and for JSON."""

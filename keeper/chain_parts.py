@@ -28,6 +28,7 @@ from keeper.watch.snapshot import WarmStart
 def build_venue(settings: VenueSettings, rpc: Rpc, chain_id: int) -> AnyVenue:
     """Make a venue by the ``build`` of its kind's module; raises ConfigError for what it is not."""
     venue: AnyVenue = find_module("venues", settings.kind).build(settings.options, rpc, chain_id)
+    venue.capabilities.refuse_unsupported(settings.kind)
     if settings.batch_accounts_max > 1 and venue.capabilities.batch is BatchKind.NONE:
         msg = (
             f"venues.batch_accounts_max = {settings.batch_accounts_max}: {settings.kind} "

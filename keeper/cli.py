@@ -294,6 +294,19 @@ def margin(ticks: int, sizes: bool, as_json: bool, **shape: Any) -> None:  # noq
     sys.exit(measure(Shape(**shape), ticks, sizes=sizes, as_json=as_json))
 
 
+@bench.command()
+@click.option("--logs", default=1_000_000, show_default=True, type=click.IntRange(10_000, 10**7))
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of lines.")
+def decode(logs: int, as_json: bool) -> None:  # noqa: FBT001
+    """Measure decoding logs against web3, reading and folding them against reading their bytes.
+
+    Exit code 1 if anything is decoded or folded otherwise than it should be.
+    """
+    from keeper.bench.decode import main as measure  # noqa: PLC0415
+
+    sys.exit(measure(logs, as_json=as_json))
+
+
 cli.add_command(journal)
 cli.add_command(status)
 cli.add_command(explain)

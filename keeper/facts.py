@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NewType
 
+import msgspec
+
 from keeper.decide.economics import Economics
 from keeper.jobs import Gain, Job
 
@@ -87,8 +89,7 @@ class Head:
     seen_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class Log:
+class Log(msgspec.Struct, frozen=True, gc=False):  # millions are made in a backfill
     """An event log; hex strings are lower case, ``data`` is raw bytes."""
 
     address: str
@@ -182,8 +183,7 @@ class LiquidationSeen:
     job: Job = Job.LIQUIDATE
 
 
-@dataclass(frozen=True, slots=True)
-class Touched:
+class Touched(msgspec.Struct, frozen=True, gc=False):
     """What one log changed: events nominate, reads decide."""
 
     accounts: frozenset[AccountId] = frozenset()

@@ -170,6 +170,9 @@ class ScriptedLane:
         self.plans: list[Plan] = []
         self.replaced: list[tuple[Attempt, Plan, Fee]] = []
         self.cancelled: list[Attempt] = []
+        self.cancel_wei_max: list[int] = []
+        self.gaps: list[Plan] = []
+        self.filled: list[Plan] = []
         self.closed: list[Settled] = []
         self.parked = ""
         self.sending_trouble = ""
@@ -273,7 +276,13 @@ class ScriptedLane:
     async def replace(self, attempt: Attempt, plan: Plan, fee: Fee, _head: Head) -> None:
         self.replaced.append((attempt, plan, fee))
 
-    async def cancel(self, attempt: Attempt, _head: Head) -> bool:
+    async def fill_gaps(self, _head: Head, may: Callable[[Plan, Fee], bool]) -> None:
+        assert isinstance(self.fee, Fee)
+        fee = self.fee
+        self.filled += [plan for plan in self.gaps if may(plan, fee)]
+
+    async def cancel(self, attempt: Attempt, _head: Head, cost_wei_max: int) -> bool:
+        self.cancel_wei_max.append(cost_wei_max)
         if self.can_cancel:
             self.cancelled.append(attempt)
         return self.can_cancel

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import structlog
 
 from keeper.act.execute import Execution
+from keeper.act.judge import Judge, Judged
 from keeper.batching import accounts_of, divided
 from keeper.decide.agenda import Hold, HoldReason
 from keeper.decide.economics import Fee
@@ -17,7 +18,6 @@ from keeper.facts import (
     Assessment,
     Attempt,
     Head,
-    LiquidationSeen,
     Mined,
     Outcome,
     Plan,
@@ -38,7 +38,6 @@ logger = structlog.get_logger(__name__)
 RECENT_MAX = 200  # settled attempts kept for the status page
 # outcomes after which the account is left alone for a growing while
 FAILED = frozenset({Outcome.REVERTED, Outcome.LOST, Outcome.EXPIRED, Outcome.DROPPED})
-Judged = tuple[Outcome, str, LiquidationSeen | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +64,7 @@ class Settlement:
     ) -> None:
         """``publish`` hears of every settled attempt."""
         self._desks = desks
+        self._judge = Judge(desks, execution)
         self._execution = execution
         self._tracker = tracker
         self._publish = publish
@@ -78,11 +78,29 @@ class Settlement:
         """Settle what is mined deep enough; replace or cancel what has waited too long."""
         for mined in await self._tracker.poll(head):
             await self._alone(mined.attempt, self._settle(mined, head))
+        await self._fill_gaps(head)
         for attempt in self._tracker.overdue(head):
             await self._alone(attempt, self._renew(attempt, head))
         for attempt in self._tracker.waiting(head):
             if self._is_over(attempt, head):
                 await self._alone(attempt, self._cancel(attempt, head, "cured, or others did it"))
+
+    async def _fill_gaps(self, head: Head) -> None:
+        spending, claimed = self._execution.spending, list[Plan]()
+
+        def may(plan: Plan, fee: Fee) -> bool:
+            over = spending.claim(plan, fee, self._tracker.open_attempts)
+            if over is not None:
+                logger.warning("a gap in the nonces waits", reason=over.reason, detail=over.detail)
+                return False
+            claimed.append(plan)
+            return True
+
+        try:
+            await self._tracker.fill_gaps(head, may)
+        finally:
+            for plan in claimed:
+                spending.release(plan.venue, plan.account)
 
     async def _alone(self, attempt: Attempt, work: Awaitable[None]) -> None:
         """Keep one attempt that the chain cannot be asked about from holding up the others.
@@ -129,7 +147,7 @@ class Settlement:
         gains: Mapping[Gain, int] = {}
         desk = self._desks.get(attempt.plan.venue)
         with self._guard(attempt):
-            judged = await self._judge(replace(mined, attempt=attempt), head)
+            judged = await self._judge.judged(replace(mined, attempt=attempt), head)
             gains = self._gains(desk, attempt, receipt)
         outcome, detail, seen = judged
         reward_wad = sum(gains.values()) if gains else seen.reward_wad if seen else 0
@@ -181,58 +199,6 @@ class Settlement:
             return 0
         return mined.value_wei
 
-    async def _judge(self, mined: Mined, head: Head) -> Judged:
-        receipt = mined.receipt
-        if receipt is None or mined.transaction is None:
-            return Outcome.EXPIRED, "the nonce was used by a transaction we did not sign", None
-        if mined.transaction.kind is TxKind.CANCEL:
-            return Outcome.CANCELLED, "", None
-        if mined.transaction.job is Job.FILL:
-            return Outcome.DONE, "", None
-        desk = self._desks.get(mined.attempt.plan.venue)
-        if desk is None:
-            return Outcome.EXPIRED, "its venue is no longer configured", None
-        if receipt.success:
-            return await self._included(desk, mined.attempt, receipt, mined.transaction.job, head)
-        return await self._reverted(desk, mined.attempt, head)
-
-    async def _included(
-        self, desk: Desk, attempt: Attempt, receipt: Receipt, job: Job, head: Head
-    ) -> Judged:
-        if job not in PAID:
-            return Outcome.DONE, "", None
-        seen = self._liquidation(desk, attempt, receipt)
-        if seen is not None:
-            return Outcome.WON, "", seen
-        if attempt.plan.batch:  # it alone was refused
-            return await self._reverted(desk, attempt, head)
-        return Outcome.LOST, "included, but nothing was liquidated", None
-
-    async def _reverted(self, desk: Desk, attempt: Attempt, head: Head) -> Judged:
-        """Tell a lost race, or a cure in the block of inclusion, from a wrong transaction."""
-        account = attempt.plan.account
-        if account not in desk.states or desk.market is None:
-            return Outcome.REVERTED, "reverted; the account is not in the book", None
-        simulation = await self._execution.simulate(
-            desk, desk.assess(account), attempt.wallet, head
-        )
-        if isinstance(simulation, Refused) and simulation.reason == "not_liquidatable":
-            return Outcome.LOST, "no longer liquidatable: cured, or somebody was faster", None
-        detail = simulation.detail if isinstance(simulation, Refused) else "it would succeed now"
-        return Outcome.REVERTED, detail, None
-
-    def _liquidation(
-        self, desk: Desk, attempt: Attempt, receipt: Receipt
-    ) -> LiquidationSeen | None:
-        ours = frozenset(desk.venue.addresses())
-        for log in receipt.logs:
-            if log.address not in ours:
-                continue
-            for seen in desk.venue.touched(log).liquidations:
-                if seen.account == attempt.plan.account:
-                    return seen
-        return None
-
     async def _renew(self, attempt: Attempt, head: Head) -> None:
         """Simulate again: still worth it → dearer at the same nonce; else → cancel."""
         again: tuple[Plan, Fee] | Wait | str = self._execution.brakes.paused
@@ -254,7 +220,9 @@ class Settlement:
             await self._cancel(attempt, head, again)
 
     async def _cancel(self, attempt: Attempt, head: Head, reason: str) -> None:
-        if await self._tracker.cancel(attempt, head):
+        spending = self._execution.spending
+        cost_wei_max = spending.cancel_wei_max(attempt, self._tracker.open_attempts)
+        if await self._tracker.cancel(attempt, head, cost_wei_max):
             logger.info("cancelling", attempt=attempt.id, reason=reason)
         else:
             logger.info("waiting: a cancel would cost too much", attempt=attempt.id, reason=reason)

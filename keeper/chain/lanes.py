@@ -1,16 +1,16 @@
 """All wallets of a chain, side by side: each owns its nonces, none waits for another."""
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import structlog
 
 from keeper.batching import accounts_of
 from keeper.chain.data_fee import read_data_fees
 from keeper.chain.fees import first_fee, read_tip
-from keeper.chain.lane_rules import LaneRules
+from keeper.chain.lane_rules import LaneParts, LaneRules
 from keeper.chain.signer import Wallet
-from keeper.chain.submit import Lane, LaneParts
+from keeper.chain.submit import Lane
 from keeper.decide.agenda import HoldReason
 from keeper.decide.economics import DataFee, Fee, Spend
 from keeper.errors import RpcError
@@ -182,9 +182,14 @@ class Lanes:
         """Send a dearer transaction at the attempt's nonce; raises SigningError."""
         await self._lane(attempt).replace(attempt, plan, fee, head)
 
-    async def cancel(self, attempt: Attempt, head: Head) -> bool:
-        """Take the nonce with a transfer of nothing to ourselves; False when it cannot be paid."""
-        return await self._lane(attempt).cancel(attempt, head)
+    async def cancel(self, attempt: Attempt, head: Head, cost_wei_max: int) -> bool:
+        """Take the nonce with a transfer of nothing to ourselves; False when it costs too much."""
+        return await self._lane(attempt).cancel(attempt, head, cost_wei_max)
+
+    async def fill_gaps(self, head: Head, may: Callable[[Plan, Fee], bool]) -> None:
+        """Use up the nonces that all later ones wait for; ``may`` says which of it is paid for."""
+        for lane in self.lanes:
+            await lane.fill_gaps(head, may)
 
     async def close(self, settled: Sequence[Settled]) -> None:
         """Write the end of an attempt, for each of its accounts, and forget it."""

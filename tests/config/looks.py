@@ -32,10 +32,11 @@ from keeper.chain.backfill import Finder
 from keeper.chain.broadcast import Broadcast
 from keeper.chain.fees import read_tip
 from keeper.chain.journal import Journal
+from keeper.chain.lane_rules import LaneParts
 from keeper.chain.lanes import Lanes
 from keeper.chain.rpc import HttpRpc
 from keeper.chain.signer import RemoteSigner, Wallet
-from keeper.chain.submit import Lane, LaneParts
+from keeper.chain.submit import Lane
 from keeper.clock import SystemClock
 from keeper.config import Settings
 from keeper.decide.economics import Fee, Spend

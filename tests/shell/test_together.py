@@ -14,9 +14,9 @@ from keeper.act.spending import Past
 from keeper.batching import accounts_of
 from keeper.chain.journal import Journal
 from keeper.chain.journal_read import AttemptRow, read_attempts
+from keeper.chain.lane_rules import LaneParts
 from keeper.chain.lanes import Lanes
 from keeper.chain.signer import KeySigner, Wallet
-from keeper.chain.submit import LaneParts
 from keeper.facts import AccountId
 from keeper.units import GWEI, PPM, WAD
 from tests.fakes import CountingTelemetry, ManualClock, PlainBroadcaster

@@ -11,10 +11,11 @@ import itertools
 import math
 import pkgutil
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import ModuleType
 
 import pytest
+from msgspec.structs import replace
 from pydantic import BaseModel, ValidationError
 
 import keeper.venues

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 from eth_keys.datatypes import PrivateKey
+from msgspec import structs
 
 from keeper.batching import SimulatedBatch
 from keeper.chain.rpc import HttpRpc
@@ -233,7 +234,7 @@ async def test_every_change_is_touched(venue: DemoMarket, chain: MarketChain) ->
     block = head_of(chain.node).number
     chain.set_prices({0: 1_999 * WAD})
     (log,) = logs_since(chain, block)
-    assert venue.touched(log) == venue.touched(replace(log))
+    assert venue.touched(log) == venue.touched(structs.replace(log))
     assert not venue.touched(log).everything
     assert not venue.touched(log).accounts
 
@@ -246,11 +247,11 @@ async def test_mutilated_logs_touch_everything(venue: DemoMarket, chain: MarketC
     assert {len(log.topics) for log in logs} == {2, 3}
     for log in logs:
         for cut in (
-            replace(log, topics=()),
-            replace(log, topics=log.topics[:-1]),
-            replace(log, topics=(*log.topics, "0x" + "00" * 32)),
-            replace(log, topics=("0x" + "ab" * 32, *log.topics[1:])),
-            replace(log, data=log.data + b"\0"),
+            structs.replace(log, topics=()),
+            structs.replace(log, topics=log.topics[:-1]),
+            structs.replace(log, topics=(*log.topics, "0x" + "00" * 32)),
+            structs.replace(log, topics=("0x" + "ab" * 32, *log.topics[1:])),
+            structs.replace(log, data=log.data + b"\0"),
         ):
             assert venue.touched(cut).everything
     (seen,) = [one for log in logs for one in venue.touched(log).liquidations]
