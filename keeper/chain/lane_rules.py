@@ -10,7 +10,7 @@ from keeper.ports import Broadcaster, Clock, Rpc, Telemetry
 
 @dataclass(frozen=True, slots=True)
 class LaneRules:
-    """From ``[chain]``, ``[fees]`` and ``[gate]``: how long to wait, how deep to look, what to pay."""
+    """How long to wait, how deep to look and what to pay at most, from the config."""
 
     chain_id: int
     confirmations: int
