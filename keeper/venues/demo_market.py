@@ -6,8 +6,9 @@ Accounts are read as ``keeper.margin.model`` knows them, markets and assets name
 Factors have the contract's names: prices the feed's, funding indices ``F:`` and the market's.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -257,17 +258,13 @@ class DemoMarket:
         """Return the stored prices."""
         return {stored.feed: stored.price for stored in market.feeds}
 
-    def at_prices(
+    def valued_at(
         self, market: DemoMarketState, prices: Mapping[FeedId, int], at_s: int
-    ) -> DemoMarketState:
-        """Return the contract once it took these prices."""
-        return market.at_prices(prices, at_s)
-
-    def exposure(
-        self, account: DemoAccountState, market: DemoMarketState, at_s: int
-    ) -> Exposure | None:
-        """Work out an account at the stored prices."""
-        return exposure(account, market, at_s)
+    ) -> Callable[[DemoAccountState], Exposure | None]:
+        """Return how an account stands once the contract took these prices."""
+        moved = market.at_prices(prices, at_s)
+        terms = moved.terms([stored.price for stored in moved.feeds], at_s)
+        return partial(exposure, moved, terms)
 
     # --- acting -------------------------------------------------------------------------------
 

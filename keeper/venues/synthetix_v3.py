@@ -17,7 +17,7 @@ Collateral other than USD is not valued: such an account is called under too ear
 alone, and the simulation decides. Who liquidated is not logged.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -45,7 +45,7 @@ from keeper.facts import (
 from keeper.margin.rows import Row
 from keeper.margin.solvency import Exposure
 from keeper.ports import Rpc
-from keeper.units import WAD, mul_wad, wad_to_float
+from keeper.units import WAD, wad_to_float
 from keeper.venues import _synthetix_v3_reads as reads
 from keeper.venues._abi import Contract, Function, refusal
 from keeper.venues._pyth import BUNDLE, UPDATE_FEE, Quote, bundled
@@ -281,35 +281,18 @@ class SynthetixV3:
         """Return the prices on chain, fresh or not."""
         return {market.feeds[key]: quote.price for key, quote in market.quotes.items()}
 
-    def at_prices(
+    def valued_at(
         self, market: SynthetixMarkets, prices: Mapping[FeedId, int], at_s: int
-    ) -> SynthetixMarkets:
-        """Return the markets at these prices; funding not recorded yet accrues at them too."""
-        quotes = {
-            key: quote._replace(price=prices.get(market.feeds[key], quote.price))
-            for key, quote in market.quotes.items()
+    ) -> Callable[[SynthetixAccount], Exposure | None]:
+        """Return how an account stands; funding not recorded yet accrues at these prices too."""
+        values = {
+            key: prices.get(market.feeds[key], quote.price) for key, quote in market.quotes.items()
         }
-        return replace(market, quotes=quotes)
 
-    def exposure(
-        self, account: SynthetixAccount, market: SynthetixMarkets, at_s: int
-    ) -> Exposure | None:
-        """Work out an account; what it has beside USD is not valued."""
-        holding = account.holding
-        prices = {key: market.quotes[key].price for key in holding.positions}
-        if not all(prices.values()):
-            return None
-        found = market.system.margin(holding, prices, at_s)
-        return Exposure(
-            under=account.flagged or found.available < found.required,
-            equity=found.available,
-            requirement=found.required,
-            net_value=found.available,
-            notional={
-                str(key): mul_wad(one.size, prices[key]) for key, one in holding.positions.items()
-            },
-            whole=not holding.others,
-        )
+        def exposure(account: SynthetixAccount) -> Exposure | None:
+            return market.exposure(account.holding, values, at_s, flagged=account.flagged)
+
+        return exposure
 
     # --- acting -------------------------------------------------------------------------------
 

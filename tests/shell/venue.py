@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from keeper.capabilities import Capabilities, PriceKind, RewardKind
 from keeper.errors import ProtocolError, RpcFault, TransientRpcError
@@ -240,20 +241,18 @@ class FakeVenue:
     def prices(self, market: FakeMarketState) -> Mapping[FeedId, int]:
         return {FEEDS[name]: stored.price_wad for name, stored in market.stored.items()}
 
-    def at_prices(
+    def valued_at(
         self, market: FakeMarketState, prices: Mapping[FeedId, int], at_s: int
-    ) -> FakeMarketState:
-        stored = {
-            name: Stored(prices.get(FEEDS[name], one.price_wad), at_s)
-            for name, one in market.stored.items()
+    ) -> Callable[[FakeAccountState], Exposure | None]:
+        values = {
+            name: prices.get(FEEDS[name], one.price_wad) for name, one in market.stored.items()
         }
-        return replace(market, stored=stored)
+        return partial(self._exposure, market, values)
 
-    def exposure(
-        self, account: FakeAccountState, state: FakeMarketState, at_s: int
+    def _exposure(
+        self, state: FakeMarketState, prices: Mapping[str, int], account: FakeAccountState
     ) -> Exposure | None:
         self._bug_at("exposure", account.account)
-        prices = {name: entry.price_wad for name, entry in state.stored.items()}
         held = account.holding.sizes
         if not all(prices[name] for name in held):
             return None
@@ -264,6 +263,7 @@ class FakeVenue:
             requirement=market.requirement_wad(account.holding, prices),
             net_value=equity,
             notional={f"{name}-perp": size * prices[name] for name, size in held.items()},
+            feeds=tuple(FEEDS[name] for name in held),
         )
 
     async def probe(self, wallet: str | None) -> Probe:
