@@ -17,21 +17,22 @@ from keeper.chain.endpoints import EndpointRules, Endpoints, Role
 from keeper.chain.heads import ChainFollower, FollowSettings, announce_heads
 from keeper.chain.journal import Journal
 from keeper.chain.jsonrpc import JsonRpcClient
+from keeper.chain.lane_rules import LaneParts
 from keeper.chain.lanes import Lanes
 from keeper.chain.ledger import Ledger
 from keeper.chain.relay import Relay, RelayProtocol, load_relay_key
 from keeper.chain.rpc import HttpRpc
 from keeper.chain.sequencer import NOT_READ, watch_sequencer
 from keeper.chain.signer import load_wallets
-from keeper.chain.submit import LaneParts
 from keeper.chain_parts import (
     build_ledger,
     build_readers,
     build_reading,
     build_reconciler,
+    build_venue,
 )
 from keeper.clock import SystemClock
-from keeper.config import Settings, VenueSettings, find_module
+from keeper.config import Settings, find_module
 from keeper.decide.learn import AGE_MS_MAX
 from keeper.facts import OWN
 from keeper.observe.http import serve
@@ -39,7 +40,7 @@ from keeper.observe.metrics import Metrics
 from keeper.observe.outcomes import publishers
 from keeper.parts import Parts, views_of
 from keeper.pipeline import Pipeline
-from keeper.ports import AnyVenue, PriceSource, Rpc
+from keeper.ports import PriceSource, Rpc
 from keeper.prices.board import PriceBoard
 from keeper.quarantine import Quarantine
 from keeper.risk.gauges import RiskGauges
@@ -86,13 +87,6 @@ def build_broadcast(settings: Settings, rpc: HttpRpc, metrics: Metrics) -> Broad
     chain = settings.chain
     rules = BroadcastRules(chain.rpc_attempts_max, relays, chain.public_after_blocks)
     return Broadcast(rpc.endpoints, rules, metrics)
-
-
-def build_venue(settings: VenueSettings, rpc: Rpc, chain_id: int) -> AnyVenue:
-    """Make a venue by the ``build`` of its kind's module."""
-    venue: AnyVenue = find_module("venues", settings.kind).build(settings.options, rpc, chain_id)
-    venue.capabilities.refuse_unsupported(settings.kind)
-    return venue
 
 
 def build_sources(
