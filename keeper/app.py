@@ -38,12 +38,11 @@ from keeper.facts import OWN
 from keeper.observe.http import serve
 from keeper.observe.metrics import Metrics
 from keeper.observe.outcomes import publishers
-from keeper.parts import Parts, views_of
+from keeper.parts import Parts, risk_loops, views_of
 from keeper.pipeline import Pipeline
 from keeper.ports import PriceSource, Rpc
 from keeper.prices.board import PriceBoard
 from keeper.quarantine import Quarantine
-from keeper.risk.gauges import RiskGauges
 from keeper.rules import brake_rules, desk_rules, execution_rules, feed_rules, lane_rules
 from keeper.status import Status
 from keeper.supervise import Backoff, Heartbeats, Supervisor, run
@@ -236,11 +235,9 @@ def _loops(parts: Parts) -> dict[str, Callable[[], Awaitable[None]]]:
         name = f"prices/{source.name}"
         parts.heartbeats.register(name, PRICES_LIMIT_S)
         loops[name] = partial(pipeline.prices, source)
-    parts.heartbeats.register("map", BEAT_LIMIT_S)
-    loops["map"] = partial(parts.risk.draw_maps, partial(parts.heartbeats.beat, "map"))
-    parts.heartbeats.register("risk", BEAT_LIMIT_S)
-    gauges = RiskGauges(parts.risk, parts.metrics, parts.status.clock)
-    loops["risk"] = partial(gauges.keep, partial(parts.heartbeats.beat, "risk"))
+    for name, keep in risk_loops(parts).items():
+        parts.heartbeats.register(name, BEAT_LIMIT_S)
+        loops[name] = partial(keep, partial(parts.heartbeats.beat, name))
     parts.heartbeats.register("snapshots", SNAPSHOT_LIMIT_S)
     loops["snapshots"] = partial(
         parts.snapshots.keep,

@@ -16,7 +16,7 @@ from keeper.margin.book import MarginBook
 from keeper.margin.solvency import NO_MARKET, Exposure, Solvency, Total
 from keeper.observe.metrics import Metrics
 from keeper.ports import Clock
-from keeper.risk.portfolio import Portfolio, in_slices
+from keeper.risk.portfolio import Portfolio
 from keeper.risk.reader import RiskReader
 from keeper.units import WAD, wad_to_float
 
@@ -84,8 +84,8 @@ class RiskGauges:
                 desk = self._reader.desks[portfolio.id]
                 pull = desk.venue.capabilities.price is PriceKind.PULL
                 round_ = Round(portfolio, desk.lead if pull else desk.chain)
-                await in_slices(round_.steps(), self._clock, REST_S, beat)
-                self.show(portfolio, round_)
+                if await self._reader.work_out(portfolio.id, round_.steps(), REST_S, beat):
+                    self.show(portfolio, round_)
                 self._count_rebuilds(portfolio.id, desk.lead.rebuilds + desk.chain.rebuilds)
             for _ in range(ROUND_S):
                 beat()

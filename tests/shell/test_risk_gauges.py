@@ -89,6 +89,27 @@ async def test_what_cannot_be_worked_out_is_counted() -> None:
     assert shown.get("open_interest_usd", market="btc-perp", side="short") == 0
 
 
+async def test_a_bug_in_a_venue_ends_neither_the_loop_nor_the_keeper() -> None:
+    rig = await made()
+    shown = Shown(rig)
+    rig.venue.poisoned.add(("prices", VENUE))
+    await shown.round()
+    assert rig.quarantine.is_quarantined(VENUE)
+    assert (await reader(rig).stress([], None))["left_out"] == {
+        VENUE: "set aside by a bug: see the log"
+    }
+    rig.venue.poisoned.clear()
+    await shown.round()
+    assert not rig.quarantine.is_quarantined(VENUE)
+    rig.venue.poisoned.add(("valued_at", VENUE))
+    await shown.round()
+    assert rig.quarantine.is_quarantined(VENUE)
+    rig.venue.poisoned.clear()
+    await shown.round()
+    assert not rig.quarantine.is_quarantined(VENUE), "it works again"
+    assert shown.get("open_interest_usd", market="eth-perp", side="long") == 20_000
+
+
 async def test_near_is_what_the_book_says_of_each_account() -> None:
     rig, _ = scripted_rig()
     rng = seeded(7)
