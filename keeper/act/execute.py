@@ -7,7 +7,7 @@ import structlog
 
 from keeper.act.brakes import Brakes
 from keeper.act.execution_rules import ExecutionRules
-from keeper.act.holds import NOT_SENT, REFUSALS, waiting
+from keeper.act.holds import NOT_SENT, REFUSALS, too_dear, waiting
 from keeper.act.in_flight import leaves_no_room, taking_over
 from keeper.act.spending import Spending
 from keeper.decide.agenda import Hold, HoldReason
@@ -135,6 +135,8 @@ class Execution:
         if isinstance(simulation, Refused):
             return self._refused(desk, account, simulation, head)
         weighed = self._weigh(desk, nominated, simulation, head)
+        if weighed is HoldReason.UNPROFITABLE:
+            return self._too_dear(desk, simulation, head)
         if isinstance(weighed, HoldReason):
             return self._wait(weighed, head)
         if simulation.takes_over and self._taking_over(desk, account) != in_flight:
@@ -163,6 +165,16 @@ class Execution:
             return fee
         plan = self.plan(desk, nominated, simulation, fee)
         return plan if isinstance(plan, HoldReason) else (plan, fee)
+
+    def _too_dear(self, desk: Desk, simulation: Simulated, head: Head) -> Hold:
+        """Hold what does not pay: far from paying, it is not looked at again soon."""
+        spend = self.spend(desk, simulation)
+        if spend is None:
+            return self._wait(HoldReason.NO_NATIVE_PRICE, head)
+        least_wei = self.rules.profit_wei_min if desk.rules.objective is Objective.PROFIT else 0
+        worth_wei = spend.worth_wei - spend.value_wei - least_wei
+        now_ms = self._clock.wall_ms()
+        return too_dear(head, now_ms, self.rules.hold_ms, worth_wei // spend.gas)
 
     def spend(self, desk: Desk, simulation: Simulated) -> Spend | None:
         """Say what a simulated liquidation is worth at most; None: a price for that is missing.
