@@ -10,12 +10,13 @@ Each is a few lines; the work is in ``watch/desk.py``, ``act/execute.py`` and ``
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
 
 from keeper.act.execute import Execution
 from keeper.act.settle import Settlement
+from keeper.act.together import Together
 from keeper.decide.agenda import Hold, HoldReason
 from keeper.errors import RpcError, TransientError
 from keeper.facts import (
@@ -63,6 +64,7 @@ class Pipeline:
         self._board = board
         self._chain = chain
         self.execution = execution
+        self.together = Together(execution, simulations_at_once_max)
         self._settlement = settlement
         self._submitter = reading.submitter
         self._recover = recover
@@ -206,8 +208,28 @@ class Pipeline:
                     continue
                 await self._slots.acquire()
                 waiting.update(self._candidates.take())
-                best = min(waiting, key=lambda key: waiting[key].priority)
-                group.create_task(self._one(best, waiting.pop(best)), name=f"attempt/{best}")
+                key, some = self._next(waiting)
+                for _ in some[1:]:
+                    await self._slots.acquire()
+                group.create_task(self._work(key, some), name=f"attempt/{key}")
+
+    def _next(
+        self, waiting: dict[tuple[VenueId, AccountId], Nominated]
+    ) -> tuple[tuple[VenueId, AccountId], list[Nominated]]:
+        """Take out the best candidate, and who is to be tried together with it."""
+        best = min(waiting, key=lambda key: waiting[key].priority)
+        keys = self.together.group(self.desks[best[0]], best, waiting)
+        return best, [waiting.pop(key) for key in keys]
+
+    async def _work(self, best: tuple[VenueId, AccountId], some: Sequence[Nominated]) -> None:
+        if len(some) == 1:
+            await self._one(best, some[0])
+            return
+        try:
+            await self.together.attempt(self.desks[best[0]], some)
+        finally:
+            for _ in some:
+                self._slots.release()
 
     async def _one(self, key: tuple[VenueId, AccountId], nominated: Nominated) -> None:
         venue, account = key

@@ -365,8 +365,8 @@ class Tracker(Protocol):
         """Use up the nonces that all later ones wait for; ``may`` says which of it is paid for."""
         ...
 
-    async def close(self, settled: Settled) -> None:
-        """Write the end of an attempt and forget it."""
+    async def close(self, settled: Sequence[Settled]) -> None:
+        """Write the end of an attempt, for each of its accounts, and forget it."""
         ...
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from keeper.act.execution_rules import ExecutionRules
+from keeper.batching import accounts_of
 from keeper.decide.agenda import Hold, HoldReason
 from keeper.decide.budget import Amounts, Budget, Limit, Spent, Unit
 from keeper.decide.economics import Fee
@@ -35,6 +36,7 @@ class Past:
     @classmethod
     def of(cls, settled: Settled, settled_ms: int) -> Self:
         """Return what counts of a settled attempt later."""
+        accounts = len(accounts_of(settled.attempt.plan))
         return cls(
             venue=settled.attempt.plan.venue,
             job=settled.attempt.plan.job,
@@ -43,7 +45,7 @@ class Past:
             reward_wei=settled.reward_wei,
             cost_wei=settled.cost_wei,
             native_usd_wad=settled.native_usd_wad,
-            gas_used=settled.receipt.gas_used if settled.receipt else None,
+            gas_used=settled.receipt.gas_used // accounts if settled.receipt else None,
         )
 
 

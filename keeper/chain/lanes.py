@@ -5,11 +5,12 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 import structlog
 
+from keeper.batching import accounts_of
 from keeper.chain.data_fee import read_data_fees
 from keeper.chain.fees import first_fee, read_tip
-from keeper.chain.lane_rules import LaneRules
+from keeper.chain.lane_rules import LaneParts, LaneRules
 from keeper.chain.signer import Wallet
-from keeper.chain.submit import Lane, LaneParts
+from keeper.chain.submit import Lane
 from keeper.decide.agenda import HoldReason
 from keeper.decide.economics import DataFee, Fee, Spend
 from keeper.errors import RpcError
@@ -119,9 +120,10 @@ class Lanes:
 
     async def submit(self, plan: Plan, wallet: str, fee: Fee, head: Head) -> Attempt | NotSent:
         """Open an attempt from a wallet: nonce, signature, journal, broadcast."""
-        if self.attempt_of(plan.venue, plan.account) is not None:
-            msg = f"account {plan.account} has an open attempt"
-            raise ValueError(msg)
+        for account in accounts_of(plan):
+            if self.attempt_of(plan.venue, account) is not None:
+                msg = f"account {account} has an open attempt"
+                raise ValueError(msg)
         lane = next((lane for lane in self.lanes if lane.address == wallet), None)
         return NotSent.NO_WALLET if lane is None else await lane.submit(plan, fee, head)
 
@@ -189,9 +191,9 @@ class Lanes:
         for lane in self.lanes:
             await lane.fill_gaps(head, may)
 
-    async def close(self, settled: Settled) -> None:
-        """Write the end of an attempt and forget it."""
-        await self._lane(settled.attempt).close(settled)
+    async def close(self, settled: Sequence[Settled]) -> None:
+        """Write the end of an attempt, for each of its accounts, and forget it."""
+        await self._lane(settled[0].attempt).close(settled)
 
     def _lane(self, attempt: Attempt) -> Lane:
         return next(lane for lane in self._all if lane.address == attempt.wallet)

@@ -1,24 +1,24 @@
 """One wallet lane: the sole owner of its nonces, from a plan to a mined transaction.
 
 Order of things for every transaction: nonce, signature, journal (on disk), broadcast. An attempt
-stays open until its nonce is consumed ``confirmations`` blocks deep, whichever of the hashes
-journaled for that nonce was mined. What is not included in time is replaced at the same nonce or
-cancelled by a self-transfer; a transaction whose broadcast got no answer is sent again, byte for
-byte. A lane that cannot pay, sign or get on parks itself, and says why.
+stays open until its nonce is consumed ``confirmations`` blocks deep, by whichever of its hashes.
+What is not included in time is replaced at the same nonce or cancelled by a self-transfer; one
+whose broadcast got no answer is sent again, byte for byte. A lane that cannot pay, sign or get on
+parks itself, and says why.
 """
 
 import uuid
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import structlog
 
+from keeper.batching import accounts_of, dropped
 from keeper.chain.fees import TRANSFER_GAS, fee_ceiling_wei, replacement_fee, transfer_fee
 from keeper.chain.filling import filling
 from keeper.chain.inclusion import Inclusion
-from keeper.chain.journal import Journal
-from keeper.chain.lane_rules import LaneRules
+from keeper.chain.lane_rules import LaneParts, LaneRules
 from keeper.chain.nonces import Nonces
 from keeper.chain.rpc import quantity
 from keeper.chain.signer import SigningError, Unsigned, Wallet
@@ -31,31 +31,18 @@ from keeper.facts import (
     Head,
     Mined,
     NotSent,
-    Outcome,
     Plan,
     Settled,
     SignedTx,
     TxKind,
     VenueId,
 )
-from keeper.ports import Broadcaster, Clock, Rpc, Telemetry
 
 logger = structlog.get_logger(__name__)
 
 HASHES_MAX = 10_000  # of our own transactions, remembered to know them in the logs
 LATENCIES_MAX = 1000  # kept for the status page
 FILLED_AT_ONCE_MAX = 16  # gaps filled per head
-
-
-@dataclass(frozen=True, slots=True)
-class LaneParts:
-    """What every lane of a chain works with."""
-
-    rpc: Rpc
-    broadcaster: Broadcaster
-    journal: Journal
-    clock: Clock
-    telemetry: Telemetry
 
 
 class Lane:
@@ -102,8 +89,11 @@ class Lane:
         return tx_hash in self._signed
 
     def attempt_of(self, venue: VenueId, account: AccountId) -> Attempt | None:
-        """Return the account's open attempt."""
-        return self._open.get((venue, account))
+        """Return the account's open attempt, which may be for others too."""
+        for attempt in self._open.values():
+            if attempt.plan.venue == venue and account in accounts_of(attempt.plan):
+                return attempt
+        return None
 
     @property
     def free_wei(self) -> int:
@@ -202,8 +192,7 @@ class Lane:
         if refused.fault is RpcFault.INSUFFICIENT_FUNDS:
             # what we thought the wallet holds was wrong: wait for the next look at it
             self.balance_wei, self._unpaid_wei = 0, plan.cost_wei_max
-        settled = Settled(attempt, Outcome.DROPPED, refused.fault.value, None, 0, 0, 0)
-        await self._journal.settle(settled, self._clock.wall_ms())
+        await self._journal.settle(dropped(attempt, refused.fault.value), self._clock.wall_ms())
         return NotSent.DROPPED
 
     def _take_back(self, key: tuple[VenueId, AccountId], attempt: Attempt) -> None:
@@ -317,9 +306,9 @@ class Lane:
         await self._journal.follow(attempts, receipts, self._clock.wall_ms())
         return [done for done in mined if done is not None]
 
-    async def close(self, settled: Settled) -> None:
-        """Write the end of an attempt and forget it."""
-        attempt = settled.attempt
+    async def close(self, settled: Sequence[Settled]) -> None:
+        """Write the end of an attempt, for each of its accounts, and forget it."""
+        attempt = settled[0].attempt
         await self._journal.settle(settled, self._clock.wall_ms())
         self._open.pop((attempt.plan.venue, attempt.plan.account), None)
         self._inclusion.forget(attempt)

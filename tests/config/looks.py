@@ -27,15 +27,17 @@ from keeper.app import (
     build_sources,
     views_of,
 )
+from keeper.batching import accounts_of
 from keeper.chain.announcements import ListenRules
 from keeper.chain.backfill import Finder
 from keeper.chain.broadcast import Broadcast
 from keeper.chain.fees import read_tip
 from keeper.chain.journal import Journal
+from keeper.chain.lane_rules import LaneParts
 from keeper.chain.lanes import Lanes
 from keeper.chain.rpc import HttpRpc
 from keeper.chain.signer import RemoteSigner, Wallet
-from keeper.chain.submit import Lane, LaneParts
+from keeper.chain.submit import Lane
 from keeper.clock import SystemClock
 from keeper.config import Settings
 from keeper.decide.economics import Fee, Spend
@@ -249,6 +251,13 @@ async def attempts_of_three(settings: Settings) -> object:
     await rig.started(*(set_account(name, -19_500, eth=10) for name in (ALICE, BOB, CAROL)))
     await rig.tried()
     return len(lane.plans)
+
+
+async def accounts_of_the_first_attempt(settings: Settings) -> object:
+    rig, lane = rig_for(settings)
+    await rig.started(*(set_account(name, -19_500, eth=10) for name in (ALICE, BOB, CAROL)))
+    await rig.tried()
+    return accounts_of(lane.plans[0])
 
 
 async def due_of_three(settings: Settings) -> object:
