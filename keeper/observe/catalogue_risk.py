@@ -1,9 +1,10 @@
 """The gauges of risk in the table of metrics."""
 
-from keeper.observe.metric import VENUE, Given, gauge, label_set
+from keeper.observe._metric import Given, gauge, one_of
 
+VENUE = Given("venue")
 MARKET = Given("market")
-WITHIN_BP = label_set(["25", "50", "100", "200", "500", "1000"])  # basis points
+WITHIN_BP = one_of(["25", "50", "100", "200", "500", "1000"])  # basis points
 
 RISK = (
     gauge(
@@ -35,7 +36,7 @@ RISK = (
         unit="usd",
         venue=VENUE,
         market=MARKET,
-        side=label_set(["long", "short"]),
+        side=one_of(["long", "short"]),
     ),
     gauge(
         "equity_usd",
@@ -71,6 +72,6 @@ RISK = (
         "Accounts that the gauges of risk leave out (quarantined, unpriced), or take for less than "
         "they are worth.",
         venue=VENUE,
-        why=label_set(["quarantined", "unpriced", "worth_more"]),
+        why=one_of(["quarantined", "unpriced", "worth_more"]),
     ),
 )

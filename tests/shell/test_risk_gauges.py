@@ -45,7 +45,7 @@ class Shown:
         }
 
     def get(self, name: str, **labels: str) -> float:
-        return self.samples()[f"keeper_{name}", frozenset({"venue": VENUE, **labels}.items())]
+        return self.samples()[name, frozenset({"venue": VENUE, **labels}.items())]
 
 
 async def test_the_numbers_are_those_by_hand() -> None:
@@ -53,20 +53,26 @@ async def test_the_numbers_are_those_by_hand() -> None:
     shown = Shown(await made())
     await shown.round()
     eth, btc = {"market": "eth-perp"}, {"market": "btc-perp"}
-    assert shown.get("open_interest_usd", **eth, side="long") == 20_000
-    assert shown.get("open_interest_usd", **eth, side="short") == 0
-    assert shown.get("open_interest_usd", **btc, side="short") == 60_000
-    assert (shown.get("equity_usd", **eth), shown.get("equity_usd", **btc)) == (2_500, 1_000)
-    assert shown.get("equity_usd", market="-") == 100, "bob, who has no position"
-    assert (shown.get("leverage_ratio", **eth), shown.get("leverage_ratio", **btc)) == (8, 60)
-    assert shown.get("margin_utilisation_ratio", **eth) == 1_000 / 2_500
-    assert shown.get("under_margined_notional_usd", **btc) == 60_000
-    assert shown.get("under_margined_notional_usd", **eth) == 0
-    assert shown.get("bad_debt_usd", **btc) == 0
-    assert shown.get("near_accounts", **eth, within_bp="500") == 0, "alice is 7.1 % from it"
-    assert shown.get("near_accounts", **eth, within_bp="1000") == 1
-    assert shown.get("near_notional_usd", **eth, within_bp="1000") == 20_000
-    assert shown.get("near_accounts", **btc, within_bp="1000") == 0, "carl is under already"
+    assert shown.get("keeper_open_interest_usd", **eth, side="long") == 20_000
+    assert shown.get("keeper_open_interest_usd", **eth, side="short") == 0
+    assert shown.get("keeper_open_interest_usd", **btc, side="short") == 60_000
+    assert (shown.get("keeper_equity_usd", **eth), shown.get("keeper_equity_usd", **btc)) == (
+        2_500,
+        1_000,
+    )
+    assert shown.get("keeper_equity_usd", market="-") == 100, "bob, who has no position"
+    assert (
+        shown.get("keeper_leverage_ratio", **eth),
+        shown.get("keeper_leverage_ratio", **btc),
+    ) == (8, 60)
+    assert shown.get("keeper_margin_utilisation_ratio", **eth) == 1_000 / 2_500
+    assert shown.get("keeper_under_margined_notional_usd", **btc) == 60_000
+    assert shown.get("keeper_under_margined_notional_usd", **eth) == 0
+    assert shown.get("keeper_bad_debt_usd", **btc) == 0
+    assert shown.get("keeper_near_accounts", **eth, within_bp="500") == 0, "alice is 7.1 % from it"
+    assert shown.get("keeper_near_accounts", **eth, within_bp="1000") == 1
+    assert shown.get("keeper_near_notional_usd", **eth, within_bp="1000") == 20_000
+    assert shown.get("keeper_near_accounts", **btc, within_bp="1000") == 0, "carl is under already"
 
 
 async def test_bad_debt_follows_the_prices_that_decide() -> None:
@@ -75,8 +81,8 @@ async def test_bad_debt_follows_the_prices_that_decide() -> None:
     await rig.tick("btc", 63_000 * 10**18)
     await rig.decide()
     await shown.round()
-    assert shown.get("bad_debt_usd", market="btc-perp") == 2_000
-    assert math.isnan(shown.get("leverage_ratio", market="btc-perp")), "there is no equity"
+    assert shown.get("keeper_bad_debt_usd", market="btc-perp") == 2_000
+    assert math.isnan(shown.get("keeper_leverage_ratio", market="btc-perp")), "there is no equity"
 
 
 async def test_what_cannot_be_worked_out_is_counted() -> None:
@@ -84,9 +90,9 @@ async def test_what_cannot_be_worked_out_is_counted() -> None:
     rig.venue.poisoned.add(("exposure", "carl"))
     shown = Shown(rig)
     await shown.round()
-    assert shown.get("risk_unknown_accounts", why="quarantined") == 1
-    assert shown.get("risk_unknown_accounts", why="unpriced") == 0
-    assert shown.get("open_interest_usd", market="btc-perp", side="short") == 0
+    assert shown.get("keeper_risk_unknown_accounts", why="quarantined") == 1
+    assert shown.get("keeper_risk_unknown_accounts", why="unpriced") == 0
+    assert shown.get("keeper_open_interest_usd", market="btc-perp", side="short") == 0
 
 
 async def test_a_bug_in_a_venue_ends_neither_the_loop_nor_the_keeper() -> None:
@@ -107,7 +113,7 @@ async def test_a_bug_in_a_venue_ends_neither_the_loop_nor_the_keeper() -> None:
     rig.venue.poisoned.clear()
     await shown.round()
     assert not rig.quarantine.is_quarantined(VENUE), "it works again"
-    assert shown.get("open_interest_usd", market="eth-perp", side="long") == 20_000
+    assert shown.get("keeper_open_interest_usd", market="eth-perp", side="long") == 20_000
 
 
 async def test_near_is_what_the_book_says_of_each_account() -> None:
@@ -133,8 +139,8 @@ async def test_near_is_what_the_book_says_of_each_account() -> None:
                 if account not in rig.desk.chain.under and distances[account] <= bp / 100
             ]
             at = {"market": market, "within_bp": str(bp)}
-            assert shown.get("near_accounts", **at) == len(near)
-    assert 0 < shown.get("near_accounts", market="eth-perp", within_bp="25") < 40
+            assert shown.get("keeper_near_accounts", **at) == len(near)
+    assert 0 < shown.get("keeper_near_accounts", market="eth-perp", within_bp="25") < 40
     assert set(map(str, WITHIN_BP)) == LABELS
 
 
@@ -152,11 +158,11 @@ async def test_work_is_counted() -> None:
     assert rig.counted("keeper_evaluations_total") == before + 1, "alice alone stands on it"
     shown = Shown(rig)
     await shown.round()
-    built = shown.get("fence_rebuilds_total")
+    built = shown.get("keeper_fence_rebuilds_total")
     await rig.tick("eth", 2_400 * 10**18)
     await rig.decide()
     await shown.round()
-    assert shown.get("fence_rebuilds_total") == built + 1
+    assert shown.get("keeper_fence_rebuilds_total") == built + 1
 
 
 async def test_a_round_gives_way_to_the_loops() -> None:
