@@ -41,7 +41,7 @@ SLICE_NS = 4_000_000  # assess this long, then let the other loops run
 class Pipeline:
     """Everything between a price and a settled outcome."""
 
-    def __init__(  # noqa: PLR0913 - one composition root calls it
+    def __init__(
         self,
         *,
         reading: Reading,
@@ -50,7 +50,6 @@ class Pipeline:
         execution: Execution,
         settlement: Settlement,
         recover: Callable[[], Awaitable[object]],
-        simulations_at_once_max: int,
     ) -> None:
         """Wire the parts; nothing runs before the loops do."""
         self.reading = reading
@@ -69,7 +68,6 @@ class Pipeline:
         self._telemetry = reading.telemetry
         self._clock = reading.clock
         self._unlearned: set[VenueId] = set()  # whose market a bug kept from being learned
-        self._slots = asyncio.Semaphore(simulations_at_once_max)
         self._inbox = reading.inbox
         self._candidates: LatestWins[tuple[VenueId, AccountId], Nominated] = LatestWins()
         self._settle_at: LatestWins[str, Head] = LatestWins()
@@ -140,9 +138,15 @@ class Pipeline:
             return BEAT_S
         return min(BEAT_S, max(0.001, (soonest - self._clock.wall_ms()) / 1000))
 
+    def between_decisions(self, change: Callable[[], None]) -> None:
+        """Have this done between two decisions; of several at a time the last alone."""
+        self._inbox.put("change", change)
+
     def _learn(self) -> None:
         for fact in self._inbox.take().items():
             match fact:
+                case "change", change if callable(change):
+                    change()
                 case ("price", _), Price() as price:
                     for desk in self.desks.values():
                         desk.learn_price(price)
@@ -184,6 +188,7 @@ class Pipeline:
     async def attempt(self) -> None:
         """Simulate and send the best candidates, a bounded number at once."""
         waiting: dict[tuple[VenueId, AccountId], Nominated] = {}
+        running: set[asyncio.Task[None]] = set()
         async with asyncio.TaskGroup() as group:
             while True:
                 self._heartbeats.beat("attempt")
@@ -194,10 +199,13 @@ class Pipeline:
                 waiting.update(self._candidates.take())
                 if not waiting:
                     continue
-                await self._slots.acquire()
+                while len(running) >= self.execution.rules.simulations_at_once_max:
+                    await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
                 waiting.update(self._candidates.take())
                 best = min(waiting, key=lambda key: waiting[key].priority)
-                group.create_task(self._one(best, waiting.pop(best)), name=f"attempt/{best}")
+                one = self._one(best, waiting.pop(best))
+                running.add(task := group.create_task(one, name=f"attempt/{best}"))
+                task.add_done_callback(running.discard)
 
     async def _one(self, key: tuple[VenueId, AccountId], nominated: Nominated) -> None:
         venue, account = key
@@ -211,8 +219,6 @@ class Pipeline:
         except (TransientError, RpcError) as error:
             logger.warning("simulation failed", venue=venue, account=account, error=str(error))
             desk.failed_to_ask(account, self.execution.rules.hold_ms)
-        finally:
-            self._slots.release()
 
     async def _confirmed(self, desk: Desk, account: AccountId) -> bool:
         """Read an account of a suspect venue; if the book has it otherwise, have it learned."""

@@ -59,6 +59,11 @@ class Execution:
         self.brakes = brakes
         self._working: set[tuple[VenueId, AccountId]] = set()
 
+    def adopt(self, rules: ExecutionRules) -> None:
+        """Go by other rules from the next account on."""
+        self.rules = rules
+        self.spending.adopt(rules)
+
     async def attempt(self, desk: Desk, nominated: Nominated) -> None:
         """Take one nominated account as far as it goes now; what stops it becomes a hold."""
         account = nominated.assessment.account

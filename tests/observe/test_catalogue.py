@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from keeper.observe.catalogue import TABLE, Given
+from keeper.observe.catalogue import TABLE
+from keeper.observe.metric import Given
 
 KEEPER = Path(__file__).resolve().parents[2] / "keeper"
 KINDS = {"count": "counter", "gauge": "gauge", "observe": "histogram"}

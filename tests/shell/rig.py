@@ -199,7 +199,6 @@ class Rig:
         """Do what the attempt loop does with all candidates, best first, one after the other."""
         waiting = self.pipeline._candidates.take()
         for key in sorted(waiting, key=lambda key: waiting[key].priority):
-            await self.pipeline._slots.acquire()
             await self.pipeline._one(key, waiting[key])
 
     async def settle(self) -> None:
@@ -307,7 +306,6 @@ def make_rig(  # noqa: PLR0913 - as the composition root
         execution=execution,
         settlement=settlement,
         recover=recover,
-        simulations_at_once_max=8,
     )
     return Rig(
         clock=clock,
