@@ -1,9 +1,8 @@
 """The composition root: settings → parts → loops. The only file that names concrete classes."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
 from itertools import zip_longest
 
@@ -19,28 +18,30 @@ from keeper.chain.endpoints import Endpoints, Role
 from keeper.chain.heads import ChainFollower, FollowSettings, announce_heads
 from keeper.chain.journal import Journal
 from keeper.chain.jsonrpc import JsonRpcClient
+from keeper.chain.lane_rules import LaneParts
 from keeper.chain.lanes import Lanes
 from keeper.chain.ledger import Ledger
 from keeper.chain.relay import Relay, RelayProtocol, load_relay_key
 from keeper.chain.rpc import HttpRpc
 from keeper.chain.sequencer import NOT_READ, watch_sequencer
 from keeper.chain.signer import load_wallets
-from keeper.chain.submit import LaneParts
 from keeper.chain_parts import (
     build_ledger,
     build_readers,
     build_reading,
     build_reconciler,
+    build_venue,
 )
 from keeper.clock import SystemClock
-from keeper.config import Settings, VenueSettings, find_module
+from keeper.config import Settings, find_module
 from keeper.decide.learn import AGE_MS_MAX
-from keeper.facts import OWN, VenueId
+from keeper.facts import OWN
 from keeper.observe.http import serve
 from keeper.observe.metrics import Metrics
 from keeper.observe.outcomes import publishers
+from keeper.parts import Parts, views_of
 from keeper.pipeline import Pipeline
-from keeper.ports import AnyVenue, PriceSource, Rpc
+from keeper.ports import PriceSource, Rpc
 from keeper.prices.board import PriceBoard
 from keeper.quarantine import Quarantine
 from keeper.reload import Reload, Reloading, hang_up
@@ -52,11 +53,9 @@ from keeper.rules import (
     feed_rules,
     lane_rules,
 )
-from keeper.serving import views_of
 from keeper.status import Status
 from keeper.supervise import Backoff, Heartbeats, Supervisor, run
 from keeper.watch.desk import Desk
-from keeper.watch.reading import BEAT_S
 from keeper.watch.snapshot import Snapshots, WarmStart
 
 logger = structlog.get_logger(__name__)
@@ -67,37 +66,6 @@ PRICES_LIMIT_S = 45.0  # dialling a host that does not answer takes a source ten
 RETRYING = Backoff(first_s=0.25, ceiling_s=4.0, healthy_s=15.0)
 SNAPSHOT_LIMIT_S = 120.0  # writing some 100,000 accounts to a slow disk
 BEAT_LIMIT_S = 15.0  # a loop beats every second; a slow cycle is tolerated, a stuck one is not
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What the loops run on."""
-
-    settings: Settings
-    metrics: Metrics
-    supervisor: Supervisor
-    rpc: Rpc
-    lanes: Lanes
-    sources: Mapping[str, PriceSource]
-    follower: ChainFollower
-    pipeline: Pipeline
-    snapshots: Snapshots
-    status: Status
-
-    @property
-    def settlement(self) -> Settlement:
-        """Return what follows attempts to their end."""
-        return self.status.settlement
-
-    @property
-    def heartbeats(self) -> Heartbeats:
-        """Return when each loop was last seen alive."""
-        return self.supervisor.heartbeats
-
-    @property
-    def desks(self) -> Mapping[VenueId, Desk]:
-        """Return the venues' accounts and decisions."""
-        return self.pipeline.desks
 
 
 def build_rpc(settings: Settings, session: aiohttp.ClientSession, metrics: Metrics) -> HttpRpc:
@@ -126,12 +94,6 @@ def build_broadcast(settings: Settings, rpc: HttpRpc, metrics: Metrics) -> Broad
     chain = settings.chain
     rules = BroadcastRules(chain.rpc_attempts_max, relays, chain.public_after_blocks)
     return Broadcast(rpc.endpoints, rules, metrics)
-
-
-def build_venue(settings: VenueSettings, rpc: Rpc, chain_id: int) -> AnyVenue:
-    """Make a venue by the ``build`` of its kind's module."""
-    venue: AnyVenue = find_module("venues", settings.kind).build(settings.options, rpc, chain_id)
-    return venue
 
 
 def build_sources(
@@ -280,6 +242,8 @@ def _loops(parts: Parts) -> dict[str, Callable[[], Awaitable[None]]]:
         name = f"prices/{source.name}"
         parts.heartbeats.register(name, PRICES_LIMIT_S)
         loops[name] = partial(pipeline.prices, source)
+    parts.heartbeats.register("map", BEAT_LIMIT_S)
+    loops["map"] = partial(parts.risk.draw_maps, partial(parts.heartbeats.beat, "map"))
     parts.heartbeats.register("snapshots", SNAPSHOT_LIMIT_S)
     loops["snapshots"] = partial(
         parts.snapshots.keep,
@@ -351,7 +315,7 @@ async def run_keeper(
         for parts in everyone:
             _announce(parts)
             http = parts.settings.http
-            await stack.enter_async_context(serve(http.host, http.port, views_of(parts.status)))
+            await stack.enter_async_context(serve(http.host, http.port, views_of(parts)))
         code = await run(loops, partial(hang_up, reloads) if reloads else None)
         for parts in everyone:
             await parts.snapshots.save_all(list(parts.desks.values()))
@@ -394,4 +358,12 @@ def main_loop(
     return asyncio.run(run_keeper(all_settings, metrics, reloading))
 
 
-__all__ = ["BEAT_S", "Parts", "build", "build_sources", "build_venue", "main_loop", "run_keeper"]
+__all__ = [
+    "Parts",
+    "build",
+    "build_sources",
+    "build_venue",
+    "main_loop",
+    "run_keeper",
+    "views_of",
+]

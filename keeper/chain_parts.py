@@ -3,17 +3,19 @@
 from collections.abc import Mapping
 from functools import partial
 
+from keeper.capabilities import BatchKind
 from keeper.chain.backfill import Finder, LogReader, ReadRules
 from keeper.chain.lanes import Lanes
 from keeper.chain.ledger import Ledger
 from keeper.chain.proxies import implementations
 from keeper.clock import SystemClock
-from keeper.config import Settings
+from keeper.config import Settings, VenueSettings, find_module
 from keeper.config.settings import ChainSettings
+from keeper.errors import ConfigError
 from keeper.facts import VenueId
 from keeper.observe.metrics import Metrics
 from keeper.observe.progress import LogProgress
-from keeper.ports import Rpc
+from keeper.ports import AnyVenue, Rpc
 from keeper.quarantine import Quarantine
 from keeper.rules import reconcile_rules
 from keeper.supervise import Heartbeats
@@ -22,6 +24,20 @@ from keeper.watch.intake import Intake
 from keeper.watch.reading import Reading
 from keeper.watch.reconcile import Reconciler, fields_of
 from keeper.watch.snapshot import WarmStart
+
+
+def build_venue(settings: VenueSettings, rpc: Rpc, chain_id: int) -> AnyVenue:
+    """Make a venue by the ``build`` of its kind's module; raises ConfigError for what it is not."""
+    venue: AnyVenue = find_module("venues", settings.kind).build(settings.options, rpc, chain_id)
+    venue.capabilities.refuse_unsupported(settings.kind)
+    if settings.batch_accounts_max > 1 and venue.capabilities.batch is BatchKind.NONE:
+        msg = (
+            f"venues.batch_accounts_max = {settings.batch_accounts_max}: {settings.kind} "
+            f"({settings.id}) pays or binds whoever calls it and has no call for several accounts; "
+            "take it out"
+        )
+        raise ConfigError([msg])
+    return venue
 
 
 def build_ledger(settings: Settings) -> Ledger:

@@ -11,12 +11,13 @@ from typing import Literal
 import aiohttp
 
 from keeper import __version__
-from keeper.app import build_board, build_broadcast, build_rpc, build_sources, build_venue
+from keeper.app import build_board, build_broadcast, build_rpc, build_sources
 from keeper.chain.endpoints import Endpoint, Role
 from keeper.chain.heads import announce_heads, head_from_json
 from keeper.chain.journal import Journal, JournalError, JournalInUseError
 from keeper.chain.rpc import HttpRpc, quantity
 from keeper.chain.signer import RemoteSigner, SigningError, Wallet, load_wallets
+from keeper.chain_parts import build_venue
 from keeper.clock import SystemClock
 from keeper.config import FeedSettings, Settings, VenueSettings
 from keeper.errors import ConfigError, EndpointState, ProtocolError, RpcError, TransientError
@@ -189,6 +190,8 @@ async def _venue(
         probe = await made.probe(wallet)
     except (TransientError, RpcError, ProtocolError) as error:
         return Finding(what, "failed", str(error), "see the endpoints above")
+    except ConfigError as error:
+        return Finding(what, "failed", str(error), "see its [[venues]] table")
     if not probe.found:
         return Finding(what, "failed", probe.detail, "check the address and the chain")
     kinds = {f"{name} kind": kind for name, kind in made.capabilities.as_text().items()}

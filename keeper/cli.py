@@ -1,4 +1,4 @@
-"""The command line; `keeper journal` is in journal_cli.py, `status` and `explain` in ask_cli.py.
+"""The command line; some commands are in files of their own: journal_cli, ask_cli, stress_cli.
 
 Exit codes: 0 stopped or passed, 1 a bug or a failed check, 2 a mistake in the configuration.
 """
@@ -21,6 +21,7 @@ from keeper.ask_cli import explain, status
 from keeper.config import ConfigFile, difference, flat, json_schema, load, load_chains, read_private
 from keeper.errors import ConfigError, FatalError
 from keeper.journal_cli import journal
+from keeper.stress_cli import stress
 
 CONFIG = click.option(
     "--config",
@@ -302,9 +303,23 @@ def margin(ticks: int, sizes: bool, as_json: bool, **shape: Any) -> None:  # noq
     sys.exit(measure(Shape(**shape), ticks, sizes=sizes, as_json=as_json))
 
 
+@bench.command()
+@click.option("--logs", default=1_000_000, show_default=True, type=click.IntRange(10_000, 10**7))
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of lines.")
+def decode(logs: int, as_json: bool) -> None:  # noqa: FBT001
+    """Measure decoding logs against web3, reading and folding them against reading their bytes.
+
+    Exit code 1 if anything is decoded or folded otherwise than it should be.
+    """
+    from keeper.bench.decode import main as measure  # noqa: PLC0415
+
+    sys.exit(measure(logs, as_json=as_json))
+
+
 cli.add_command(journal)
 cli.add_command(status)
 cli.add_command(explain)
+cli.add_command(stress)
 
 
 def main() -> None:

@@ -85,7 +85,7 @@ TREATMENTS: Mapping[RpcFault, Treatment] = {
     RpcFault.TX_TYPE: Treatment.GIVE_UP,
     RpcFault.REVERTED: Treatment.GIVE_UP,
     RpcFault.UNSUPPORTED: Treatment.GIVE_UP,
-    RpcFault.OTHER: Treatment.GIVE_UP,
+    RpcFault.OTHER: Treatment.KEEP,  # what nobody knows may have arrived
 }
 TRANSIENT_FAULTS = frozenset(fault for fault, t in TREATMENTS.items() if t is Treatment.RETRY)
 

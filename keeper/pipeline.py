@@ -10,12 +10,13 @@ Each is a few lines; the work is in ``watch/desk.py``, ``act/execute.py`` and ``
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import structlog
 
 from keeper.act.execute import Execution
 from keeper.act.settle import Settlement
+from keeper.act.together import Together
 from keeper.decide.agenda import Hold, HoldReason
 from keeper.errors import RpcError, TransientError
 from keeper.facts import (
@@ -60,6 +61,7 @@ class Pipeline:
         self._board = board
         self._chain = chain
         self.execution = execution
+        self.together = Together(execution)
         self._settlement = settlement
         self._submitter = reading.submitter
         self._recover = recover
@@ -188,7 +190,7 @@ class Pipeline:
     async def attempt(self) -> None:
         """Simulate and send the best candidates, a bounded number at once."""
         waiting: dict[tuple[VenueId, AccountId], Nominated] = {}
-        running: set[asyncio.Task[None]] = set()
+        running: dict[asyncio.Task[None], int] = {}  # of how many accounts each is
         async with asyncio.TaskGroup() as group:
             while True:
                 self._heartbeats.beat("attempt")
@@ -199,13 +201,34 @@ class Pipeline:
                 waiting.update(self._candidates.take())
                 if not waiting:
                     continue
-                while len(running) >= self.execution.rules.simulations_at_once_max:
-                    await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                await self._room(running, 1)
                 waiting.update(self._candidates.take())
-                best = min(waiting, key=lambda key: waiting[key].priority)
-                one = self._one(best, waiting.pop(best))
-                running.add(task := group.create_task(one, name=f"attempt/{best}"))
-                task.add_done_callback(running.discard)
+                key, some = self._next(waiting)
+                await self._room(running, len(some))
+                task = group.create_task(self._work(key, some), name=f"attempt/{key}")
+                running[task] = len(some)
+                task.add_done_callback(running.pop)
+
+    async def _room(self, running: Mapping[asyncio.Task[None], int], accounts: int) -> None:
+        """Wait until so many accounts more can be simulated at once, or none is."""
+        while running:
+            if sum(running.values()) + accounts <= self.execution.rules.simulations_at_once_max:
+                return
+            await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+
+    def _next(
+        self, waiting: dict[tuple[VenueId, AccountId], Nominated]
+    ) -> tuple[tuple[VenueId, AccountId], list[Nominated]]:
+        """Take out the best candidate, and who is to be tried together with it."""
+        best = min(waiting, key=lambda key: waiting[key].priority)
+        keys = self.together.group(self.desks[best[0]], best, waiting)
+        return best, [waiting.pop(key) for key in keys]
+
+    async def _work(self, best: tuple[VenueId, AccountId], some: Sequence[Nominated]) -> None:
+        if len(some) == 1:
+            await self._one(best, some[0])
+        else:
+            await self.together.attempt(self.desks[best[0]], some)
 
     async def _one(self, key: tuple[VenueId, AccountId], nominated: Nominated) -> None:
         venue, account = key

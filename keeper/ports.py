@@ -1,6 +1,6 @@
 """The contracts between the rooms: small Protocols, written from the core's needs."""
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from keeper.capabilities import Capabilities
@@ -78,7 +78,8 @@ class Board(Protocol):
 class Rpc(Protocol):
     """JSON-RPC to one chain; fail-over, retries and error classification are behind it.
 
-    All three raise RpcError (TransientRpcError when it may pass).
+    Results are JSON, but those of eth_getLogs, which are lists of Log. All of these raise RpcError
+    (TransientRpcError when it may pass).
     """
 
     async def call(self, method: str, params: Sequence[object] = ()) -> Any:  # noqa: ANN401 - JSON
@@ -351,15 +352,19 @@ class Tracker(Protocol):
         """Send a dearer transaction at the attempt's nonce; raises TransientError."""
         ...
 
-    async def cancel(self, attempt: Attempt, head: Head) -> bool:
-        """Take the nonce with a transfer of nothing to ourselves; False when it cannot be paid.
+    async def cancel(self, attempt: Attempt, head: Head, cost_wei_max: int) -> bool:
+        """Take the nonce with a transfer of nothing to ourselves; False when that costs too much.
 
         Raises TransientError.
         """
         ...
 
-    async def close(self, settled: Settled) -> None:
-        """Write the end of an attempt and forget it."""
+    async def fill_gaps(self, head: Head, may: Callable[[Plan, Fee], bool]) -> None:
+        """Use up the nonces that all later ones wait for; ``may`` says which of it is paid for."""
+        ...
+
+    async def close(self, settled: Sequence[Settled]) -> None:
+        """Write the end of an attempt, for each of its accounts, and forget it."""
         ...
 
 

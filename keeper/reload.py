@@ -41,7 +41,7 @@ def adopt(status: Status, settings: Settings) -> None:
 
 def adopt_deciding(pipeline: Pipeline, settings: Settings) -> None:
     """Let what decides go by these settings; accounts that limits hold are looked at again."""
-    pipeline.execution.adopt(execution_rules(settings))
+    pipeline.execution.weighing.adopt(execution_rules(settings))
     pipeline.execution.brakes.adopt(brake_rules(settings))
     for venue in settings.venues:
         desk, rules = pipeline.desks[venue.id], desk_rules(settings, venue)

@@ -5,6 +5,11 @@ from collections.abc import Iterator
 
 import pytest
 import structlog
+from hypothesis import HealthCheck, settings
+
+# a busy machine is no defect
+settings.register_profile("keeper", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("keeper")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

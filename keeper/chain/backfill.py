@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 import structlog
 
 from keeper.chain.ledger import Ledger
-from keeper.chain.rpc import log_from_json, rpc_error
+from keeper.chain.rpc import rpc_error
 from keeper.coverage import Covered
 from keeper.errors import RpcError, RpcFault
 from keeper.facts import AccountId, Head, Log, VenueId
@@ -90,11 +90,11 @@ class LogReader:
         query = {"address": list(addresses), "fromBlock": first, "toBlock": last}
         header = ("eth_getBlockByNumber", [last, False])
         try:
-            before, raw, after = await self._rpc.batch([header, ("eth_getLogs", [query]), header])
-            for answer in (before, raw, after):
+            before, logs, after = await self._rpc.batch([header, ("eth_getLogs", [query]), header])
+            for answer in (before, logs, after):
                 if isinstance(answer, RpcError):
                     return answer
-            return Covered(blocks[0], blocks[-1], _same_hash(before, after)), logs_from_json(raw)
+            return Covered(blocks[0], blocks[-1], _same_hash(before, after)), logs
         except RpcError as error:
             return error
 
@@ -103,13 +103,6 @@ class LogReader:
         turn_s = max(now_s, self._next_query_s)
         self._next_query_s = turn_s + 1 / self._rules.log_queries_per_s_max
         await asyncio.sleep(turn_s - now_s)
-
-
-def logs_from_json(answer: object) -> list[Log]:
-    """Decode an answer of eth_getLogs; raises TransientRpcError when it is none."""
-    if not isinstance(answer, list):
-        raise rpc_error(RpcFault.GARBAGE, "eth_getLogs answered no list")
-    return [log_from_json(raw) for raw in answer]
 
 
 def _same_hash(before: object, after: object) -> str:

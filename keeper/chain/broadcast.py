@@ -60,6 +60,7 @@ class Broadcast:
         self._relays = {relay.url: relay for relay in rules.relays}
         self._telemetry = telemetry
         self._accepted: OrderedDict[str, Accepted] = OrderedDict()  # by hash, newest last
+        self._sending: set[str] = set()  # hashes that nobody has answered yet
         self._on_their_way: set[asyncio.Task[None]] = set()
         self._group = asyncio.TaskGroup()
 
@@ -86,7 +87,10 @@ class Broadcast:
 
     def due(self, attempt: Attempt, head: Head) -> bool:
         """Say whether the newest transaction has to be sent again at this head."""
-        accepted = self._accepted.get(attempt.transactions[-1].hash)
+        tx_hash = attempt.transactions[-1].hash
+        if tx_hash in self._sending:
+            return False
+        accepted = self._accepted.get(tx_hash)
         if accepted is None or (self._is_public(attempt, head) and not accepted.public):
             return True
         return accepted.until_block is not None and head.number >= accepted.until_block
@@ -103,6 +107,13 @@ class Broadcast:
         Else the refusal that leaves most open: one endpoint that gave no answer may hold it.
         """
         transaction = attempt.transactions[-1]
+        self._sending.add(transaction.hash)
+        try:
+            return await self._send(attempt, transaction, head)
+        finally:
+            self._sending.discard(transaction.hash)
+
+    async def _send(self, attempt: Attempt, transaction: SignedTx, head: Head) -> RpcError | None:
         targets = list(self._endpoints.ranked(Role.PRIVATE))
         if self._is_public(attempt, head):
             targets += self._senders()

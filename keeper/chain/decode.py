@@ -1,7 +1,10 @@
 """JSON-RPC values → the keeper's own; what is not as it should be is garbage."""
 
+import gc
 from collections.abc import Mapping
 from typing import Any
+
+import msgspec
 
 from keeper.chain.wordings import classify, rpc_error
 from keeper.errors import RpcError, RpcFault
@@ -28,19 +31,54 @@ def quantity(text: object) -> int:
     raise rpc_error(RpcFault.GARBAGE, f"not a quantity: {str(text)[:80]!r}")
 
 
+class RawLog(msgspec.Struct, gc=False, rename="camel"):
+    """A log object as it is answered."""
+
+    address: str
+    topics: list[str]
+    data: str
+    block_number: str
+    block_hash: str
+    transaction_hash: str
+
+
+RAW_LOGS = msgspec.json.Decoder(list[RawLog])
+
+
+def logs_from_json(answer: bytes | msgspec.Raw) -> list[Log]:
+    """Decode an answer of eth_getLogs; raises TransientRpcError (garbage) when it is none."""
+    collecting = gc.isenabled()
+    gc.disable()  # a collection finds nothing among what is being made, and takes as long as that
+    try:
+        return [_log(raw) for raw in RAW_LOGS.decode(answer)]
+    except ValueError as error:  # msgspec's are such too
+        raise rpc_error(RpcFault.GARBAGE, f"not an answer of eth_getLogs: {error}") from None
+    finally:
+        if collecting:
+            gc.enable()
+
+
 def log_from_json(raw: Mapping[str, Any]) -> Log:
     """Decode a log object; raises TransientRpcError (garbage) when a field is missing."""
     try:
-        return Log(
-            address=raw["address"].lower(),
-            topics=tuple(topic.lower() for topic in raw["topics"]),
-            data=unhex(raw["data"]),
-            block_number=quantity(raw["blockNumber"]),
-            block_hash=raw["blockHash"],
-            tx_hash=raw["transactionHash"],
-        )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise rpc_error(RpcFault.GARBAGE, f"not a log: {error!r}") from None
+        return _log(msgspec.convert(raw, RawLog))
+    except ValueError as error:
+        raise rpc_error(RpcFault.GARBAGE, f"not a log: {error}") from None
+
+
+def _log(raw: RawLog) -> Log:
+    """Raise ValueError for what is no hex. Millions are made: no call that can be left out."""
+    if raw.data[:2] != "0x":
+        msg = f"not hex: {raw.data[:80]!r}"
+        raise ValueError(msg)
+    return Log(
+        raw.address.lower(),
+        tuple(map(str.lower, raw.topics)),
+        bytes.fromhex(raw.data[2:]),
+        int(raw.block_number, 16),
+        raw.block_hash,
+        raw.transaction_hash,
+    )
 
 
 def receipt_from_json(raw: Mapping[str, Any]) -> Receipt:
@@ -60,18 +98,44 @@ def receipt_from_json(raw: Mapping[str, Any]) -> Receipt:
         raise rpc_error(RpcFault.GARBAGE, f"not a receipt: {error!r}") from None
 
 
-def result_of(answer: Mapping[str, Any]) -> Any:  # noqa: ANN401 - JSON
-    """Return the result of one answer, or its error as a value; raises when it has neither."""
-    if answer.get("error") is not None:
-        return error_from(answer)
-    if "result" not in answer:
+class Answer(msgspec.Struct):
+    """One answer; its result is decoded when it is known to what question."""
+
+    id: int | str | None = None
+    result: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    error: Any = None
+
+
+ANSWER, ANSWERS = msgspec.json.Decoder(Answer), msgspec.json.Decoder(list[Answer])
+
+
+def answers_from(body: bytes) -> list[Answer]:
+    """Decode what was answered to one request or to a batch."""
+    try:
+        return ANSWERS.decode(body) if body.lstrip()[:1] == b"[" else [ANSWER.decode(body)]
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        raise rpc_error(RpcFault.GARBAGE, f"no JSON-RPC answer: {body[:60]!r}") from None
+
+
+def result_of(method: str, answer: Answer) -> Any:  # noqa: ANN401 - JSON
+    """Return the result of one answer, or its error as a value; raises when it has neither.
+
+    Of eth_getLogs it is a list of Log, the one answer that may be large; else JSON.
+    """
+    if answer.error is not None:
+        return error_from(answer.error)
+    if answer.result is msgspec.UNSET:
         raise rpc_error(RpcFault.GARBAGE, "answer has neither result nor error")
-    return answer["result"]
+    if method == "eth_getLogs":
+        return logs_from_json(answer.result)
+    try:
+        return msgspec.json.decode(answer.result)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        raise rpc_error(RpcFault.GARBAGE, f"{method}: result is not JSON") from None
 
 
-def error_from(answer: Mapping[str, Any]) -> RpcError:
+def error_from(error: object) -> RpcError:
     """Decode an answer's error object."""
-    error = answer["error"]
     if not isinstance(error, dict):
         return rpc_error(RpcFault.GARBAGE, f"error is no object: {str(error)[:80]}")
     code, message = error.get("code", 0), str(error.get("message", ""))

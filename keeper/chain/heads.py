@@ -15,7 +15,7 @@ from typing import Any
 
 import structlog
 
-from keeper.chain.backfill import LogReader, logs_from_json
+from keeper.chain.backfill import LogReader
 from keeper.chain.rpc import quantity, rpc_error
 from keeper.errors import RpcError, RpcFault, TransientError
 from keeper.facts import ChainUpdate, Head, Log
@@ -145,7 +145,8 @@ class ChainFollower:
 
     async def _logs_at(self, head: Head) -> list[Log]:
         query = {"address": self._addresses, "blockHash": head.hash}
-        return logs_from_json(await self._rpc.call("eth_getLogs", [query]))
+        logs: list[Log] = await self._rpc.call("eth_getLogs", [query])
+        return logs
 
     async def _headers(self, numbers: Sequence[int]) -> list[Head]:
         answers = await self._rpc.batch(

@@ -242,11 +242,11 @@ class Journal:
 
         await self._note(keep)
 
-    async def settle(self, settled: Settled, now_ms: int) -> None:
-        """Write the end of an attempt; once a day, delete what is too old."""
+    async def settle(self, settled: Sequence[Settled], now_ms: int) -> None:
+        """Write the end of an attempt, for each of its accounts; once a day, delete what is old."""
 
         def keep() -> None:
-            self._on_chain.pop(settled.attempt.id, None)
+            self._on_chain.pop(settled[0].attempt.id, None)
             self._late.append(lambda db: rows.settle(db, settled, now_ms))
             if now_ms - self._pruned_ms > DAY_MS:
                 self._pruned_ms = now_ms

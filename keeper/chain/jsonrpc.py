@@ -10,7 +10,7 @@ from typing import Any
 import aiohttp
 import msgspec
 
-from keeper.chain.decode import error_from, result_of
+from keeper.chain.decode import answers_from, error_from, result_of
 from keeper.chain.wordings import rpc_error
 from keeper.errors import RpcFault
 
@@ -45,13 +45,16 @@ class JsonRpcClient:
         ]
         body = msgspec.json.encode(calls if len(calls) > 1 else calls[0])
         more = headers(body) if headers else {}
-        answers = _decode(await self._exchange(url, label, body, more))
-        by_id = {answer.get("id"): answer for answer in answers if isinstance(answer, dict)}
+        answers = answers_from(await self._exchange(url, label, body, more))
+        by_id = {answer.id: answer for answer in answers}
         missing = [number for number in ids if number not in by_id]
         if missing:
-            lone = next((a for a in answers if isinstance(a, dict) and "error" in a), None)
+            lone = next((one.error for one in answers if one.error is not None), None)
             raise error_from(lone) if lone else rpc_error(RpcFault.GARBAGE, "ids do not match")
-        return [result_of(by_id[number]) for number in ids]
+        return [
+            result_of(method, by_id[number])
+            for number, (method, _) in zip(ids, requests, strict=True)
+        ]
 
     async def _exchange(
         self, url: str, label: str, body: bytes, headers: Mapping[str, str]
@@ -63,10 +66,11 @@ class JsonRpcClient:
                 headers={"Content-Type": "application/json", **headers},
                 timeout=self.timeout,
             ) as response:
-                content = bytearray()
+                chunks, left = [], BODY_BYTES_MAX
                 async for chunk in response.content.iter_any():
-                    content += chunk
-                    if len(content) > BODY_BYTES_MAX:
+                    chunks.append(chunk)
+                    left -= len(chunk)
+                    if left < 0:
                         raise rpc_error(RpcFault.GARBAGE, f"answer over {BODY_BYTES_MAX} bytes")
                 status, wait = response.status, response.headers.get("Retry-After", "")
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
@@ -77,7 +81,7 @@ class JsonRpcClient:
             raise limited
         if status >= 500:  # noqa: PLR2004 - the HTTP class of server errors
             raise rpc_error(RpcFault.UNREACHABLE, f"{label}: HTTP {status}")
-        return bytes(content)
+        return b"".join(chunks)
 
 
 def _seconds(retry_after: str) -> float:
@@ -97,11 +101,3 @@ def _told(error: Exception) -> str:
     """Say what happened to a connection without the error's own text, which may hold the URL."""
     number = error.errno if isinstance(error, OSError) else None
     return os.strerror(number) if number and number > 0 else type(error).__name__
-
-
-def _decode(body: bytes) -> list[Any]:
-    try:
-        answers = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        raise rpc_error(RpcFault.GARBAGE, f"not JSON: {body[:60]!r}") from None
-    return answers if isinstance(answers, list) else [answers]

@@ -257,6 +257,9 @@ class VenueCommon(Table):
         max_length=64,
         description="Names of the wallets that may act here; none named: all of them.",
     )
+    batch_accounts_max: int = _whole(
+        1, 1, 32, "Accounts liquidated in one transaction, where the kind has a call for several."
+    )
 
 
 class VenueSettings(VenueCommon):

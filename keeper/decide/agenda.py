@@ -38,6 +38,7 @@ class HoldReason(StrEnum):
     LANE_PARKED = "lane_parked"
     NOT_SIGNED = "not_signed"  # the wallet's signer did not answer, or refused
     SEND_FAILED = "send_failed"
+    HALVED = "halved"  # what it was in with others failed; tried again with fewer of them
     JOURNAL = "journal"  # it cannot be written, so nothing may be sent
     DRY_RUN = "dry_run"
     VENUE_CLOSED = "venue_closed"

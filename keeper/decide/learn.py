@@ -10,7 +10,7 @@ hopeless is tried again.
 
 from collections import deque
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from keeper.units import PPM
 
@@ -53,6 +53,11 @@ class Odds:
     p_win_ppm: int
     revert_gas: int
     why: str
+
+    def together(self, count: int) -> "Odds":
+        """Return the odds of so many races that all have to be won for one to count."""
+        p_win_ppm = self.p_win_ppm**count // PPM ** (count - 1)
+        return replace(self, p_win_ppm=p_win_ppm)
 
 
 class Record:

@@ -6,13 +6,13 @@ import numpy.typing as npt
 from keeper.margin.slab import Floats, Ints
 
 
-def int_array(numbers: npt.ArrayLike, name: str) -> Ints:
+def _int_array(numbers: npt.ArrayLike, name: str) -> Ints:
     """Return a flat array of integers, or raise ValueError."""
     array = np.asarray(numbers)
     if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
         msg = f"{name} must be a flat array of integers, got {array.ndim}-d {array.dtype}"
         raise ValueError(msg)
-    return array.astype(np.intp)
+    return array.astype(np.intp, copy=False)
 
 
 def float_array(numbers: npt.ArrayLike, name: str, length: int) -> Floats:
@@ -31,24 +31,39 @@ def float_array(numbers: npt.ArrayLike, name: str, length: int) -> Floats:
     return array
 
 
-def row_counts(indptr: Ints, rows: int, exposures: int) -> Ints:
-    """Return the exposures of each row, or raise ValueError if ``indptr`` does not fit."""
-    counts = np.diff(indptr)
-    whole = len(indptr) == rows + 1 and indptr[0] == 0 and indptr[-1] == exposures
+def row_arrays(
+    rows: int, indptr: npt.ArrayLike, factors: npt.ArrayLike, weights: npt.ArrayLike, known: int
+) -> tuple[Ints, Ints, Floats]:
+    """Return (exposures of each row, factors, weights), each row's factors rising.
+
+    Raises ValueError if they do not fit, KeyError for a factor that is not among ``known``.
+    """
+    starts = _int_array(indptr, "indptr")
+    numbers = _int_array(factors, "factors")
+    sizes = float_array(weights, "weights", len(numbers))
+    counts = np.diff(starts)
+    whole = len(starts) == rows + 1 and starts[0] == 0 and starts[-1] == len(numbers)
     if not whole or (counts < 0).any():
         msg = (
-            f"indptr must rise from 0 to {exposures} in {rows + 1} steps, one a row; "
-            f"got {len(indptr)} numbers"
+            f"indptr must rise from 0 to {len(numbers)} in {rows + 1} steps, one a row; "
+            f"got {len(starts)} numbers"
         )
         raise ValueError(msg)
-    return counts
+    unknown = numbers[(numbers < 0) | (numbers >= known)]
+    if len(unknown):
+        msg = f"unknown factor number {unknown[0]}: the book has {known}"
+        raise KeyError(msg)
+    return counts, *_in_factor_order(counts, numbers, sizes)
 
 
-def in_factor_order(counts: Ints, factors: Ints, weights: Floats) -> tuple[Ints, Floats]:
+def _in_factor_order(counts: Ints, factors: Ints, weights: Floats) -> tuple[Ints, Floats]:
     """Sort each row's exposures by factor; raises ValueError if a row names one twice."""
-    keys = np.repeat(np.arange(len(counts)), counts) * (factors.max(initial=0) + 1) + factors
-    if (np.diff(keys) > 0).all():
+    rising = factors[1:] > factors[:-1]
+    firsts = np.cumsum(counts)[:-1]
+    rising[firsts[(firsts > 0) & (firsts < len(factors))] - 1] = True  # from a row to the next
+    if rising.all():
         return factors, weights
+    keys = np.repeat(np.arange(len(counts)), counts) * (factors.max(initial=0) + 1) + factors
     order = np.argsort(keys, kind="stable")
     if (np.diff(keys[order]) == 0).any():
         msg = "a row names a factor twice"

@@ -5,6 +5,7 @@ A sparse matrix of rows by factors that knows no protocol: venues compile accoun
 nominate an account too many rather than one too few.
 """
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,13 +14,15 @@ from typing import Generic
 import numpy as np
 import numpy.typing as npt
 
-from keeper.margin.arrays import float_array, in_factor_order, int_array, row_counts
+from keeper.margin.arrays import float_array, row_arrays
 from keeper.margin.fence import STEPS_MAX, Fence
 from keeper.margin.follow import Beyond, Changes, Follower
 from keeper.margin.rows import Row, finite
 from keeper.margin.slab import Exposure, IdT, Ints, Slab
 from keeper.margin.watch import Watch
 
+_WIDTH_BITS = 5  # of a home: what says in which slab it is
+_WIDTH_MASK = (1 << _WIDTH_BITS) - 1
 _WIDTH_MIN = 4  # exposures of the narrowest slab; a venue's accounts mostly hold few positions
 
 
@@ -64,7 +67,7 @@ class MarginBook(Generic[IdT]):
         self._fence = Fence()
         self._watch = Watch()
         self._followers: dict[int, Follower[IdT]] = {}  # by the width of their slab
-        self._home: dict[IdT, tuple[Follower[IdT], int]] = {}
+        self._home: dict[IdT, int] = {}  # row << _WIDTH_BITS | log2(width of its slab)
         self._unpriced: set[IdT] = set()
         self._steps = 0  # of factors since everything was worked out from scratch
         self._under_seen: frozenset[IdT] | None = frozenset()
@@ -103,7 +106,7 @@ class MarginBook(Generic[IdT]):
         self._forget(id_)
         follower = self._follower(len(exposures))
         number = follower.slab.insert(id_, row.constant, exposures)
-        self._home[id_] = (follower, number)
+        self._home[id_] = number << _WIDTH_BITS | follower.slab.shift
         under, unpriced = follower.start_one(number, row.constant, exposures)
         if unpriced:
             self._unpriced.add(id_)
@@ -134,33 +137,24 @@ class MarginBook(Generic[IdT]):
         if len(set(names)) != len(names):
             msg = "an id comes twice in one load"
             raise ValueError(msg)
-        starts = int_array(indptr, "indptr")
-        numbers = int_array(factors, "factors")
-        sizes = float_array(weights, "weights", len(numbers))
         bases = float_array(constants, "constants", len(names))
-        counts = row_counts(starts, len(names), len(numbers))
-        unknown = numbers[(numbers < 0) | (numbers >= len(self._names) - 1)]
-        if len(unknown):
-            msg = f"unknown factor number {unknown[0]}: the book has {len(self._names) - 1}"
-            raise KeyError(msg)
-        numbers, sizes = in_factor_order(counts, numbers, sizes)
-        for id_ in names:
-            self._forget(id_)
+        counts, numbers, sizes = row_arrays(
+            len(names), indptr, factors, weights, len(self._names) - 1
+        )
+        if self._home:
+            for id_ in names:
+                self._forget(id_)
         widths = np.array([_width(n) for n in range(int(counts.max(initial=0)) + 1)])[counts]
-        for width in np.unique(widths).tolist():
+        for width in np.flatnonzero(np.bincount(widths)).tolist():
             chosen = widths == width
-            part = np.flatnonzero(chosen)
+            part = list(itertools.compress(names, chosen.tolist()))
             inside = np.repeat(chosen, counts)
             follower = self._follower(width)
             rows = follower.slab.insert_many(
-                [names[k] for k in part.tolist()],
-                bases[part],
-                counts[part],
-                numbers[inside] + 1,
-                sizes[inside],
+                part, bases[chosen], counts[chosen], numbers[inside] + 1, sizes[inside]
             )
-            for k, row in zip(part.tolist(), rows.tolist(), strict=True):
-                self._home[names[k]] = (follower, row)
+            homes = rows << _WIDTH_BITS | follower.slab.shift
+            self._home.update(zip(part, homes.tolist(), strict=True))
             under, unpriced = follower.start(rows)
             self._unpriced.update(follower.slab.names(rows[unpriced]))
             if under.any():
@@ -211,8 +205,10 @@ class MarginBook(Generic[IdT]):
                 steps.append(value - before)
             if not fence.low[number] <= value <= fence.high[number]:
                 left.append((number, before))
-        changes = self._beyond(numbers, steps, left) if left else []
-        if not left:
+        changes = []
+        if left:
+            changes = self._beyond(numbers, steps, left)
+        else:
             self._watch.move(numbers, steps)
         self._steps += len(steps)
         if self._steps > STEPS_MAX:
@@ -227,8 +223,6 @@ class MarginBook(Generic[IdT]):
     ) -> list[tuple[Slab[IdT], Changes]]:
         """Follow a move on which these factors left their fences; ``left``: with values before."""
         fence = self._fence
-        with np.errstate(over="ignore", invalid="ignore"):
-            self._watch.move(numbers, steps)
         beyond = Beyond([], [], [], [])
         for number, before in left:
             if not fence.has_left(number):
@@ -242,27 +236,33 @@ class MarginBook(Generic[IdT]):
                 beyond.anchored.append((number, float(fence.values[number]) - anchor))
             if math.isnan(before):
                 beyond.fresh.append(number)
-        return [(one.slab, one.move(beyond)) for one in self._followers.values()]
+        followers = self._followers.values()
+        if not all(one.passes_all(beyond) for one in followers):  # else all are watched afresh
+            with np.errstate(over="ignore", invalid="ignore"):
+                self._watch.move(numbers, steps)
+        return [(one.slab, one.move(beyond)) for one in followers]
 
     def _look(self, places: Ints) -> list[tuple[Slab[IdT], Changes]]:
-        """Decide watched rows that may have changed sides."""
-        widths, rows = self._watch.slab[places], self._watch.row[places]
+        """Turn watched rows round that have changed sides."""
         if len(self._followers) == 1:
             [only] = self._followers.values()
-            return [(only.slab, only.look(rows))]
+            return [(only.slab, only.look(places))]
+        widths = self._watch.slab[places]
         return [
-            (self._followers[width].slab, self._followers[width].look(rows[widths == width]))
+            (self._followers[width].slab, self._followers[width].look(places[widths == width]))
             for width in np.unique(widths).tolist()
         ]
 
     def _moved(self, changes: Sequence[tuple[Slab[IdT], Changes]]) -> Moved[IdT]:
         """Name the rows that changed."""
+        under: tuple[IdT, ...] = ()
+        cured: tuple[IdT, ...] = ()
+        expired: tuple[IdT, ...] = ()
         for slab, change in changes:
-            if len(change.priced):
-                self._unpriced.difference_update(slab.names(change.priced))
-        under = sum((slab.names(one.under) for slab, one in changes), ())
-        cured = sum((slab.names(one.cured) for slab, one in changes), ())
-        expired = sum((slab.names(one.expired) for slab, one in changes), ())
+            under += slab.names(change.under)
+            cured += slab.names(change.cured)
+            expired += slab.names(change.expired)
+            self._unpriced.difference_update(slab.names(change.priced))
         if under or cured:
             self._under_seen = None
         return Moved(under, cured, expired)
@@ -287,8 +287,10 @@ class MarginBook(Generic[IdT]):
 
     def is_under(self, id_: IdT, /) -> bool:
         """Say whether an id is in ``under``, without a snapshot; False for an unknown id."""
-        home = self._home.get(id_)
-        return home is not None and bool(home[0].slab.under[home[1]])
+        if id_ not in self._home:
+            return False
+        follower, number = self._find(id_)
+        return bool(follower.slab.under[number])
 
     @property
     def watched(self) -> int:
@@ -360,7 +362,7 @@ class MarginBook(Generic[IdT]):
         if home is None:
             msg = f"no row for {id_!r}"
             raise KeyError(msg)
-        return home
+        return self._followers[1 << (home & _WIDTH_MASK)], home >> _WIDTH_BITS
 
     def _exposures(self, row: Row) -> list[Exposure]:
         """Return a row's exposures in factor order: those of its weights and of its envelope."""
@@ -382,13 +384,14 @@ class MarginBook(Generic[IdT]):
 
     def _forget(self, id_: IdT) -> None:
         """Remove an id wherever it stands; unknown ones are fine."""
-        home = self._home.pop(id_, None)
-        if home is None:
+        if id_ not in self._home:
             return
+        follower, number = self._find(id_)
+        del self._home[id_]
         self._unpriced.discard(id_)
-        if home[0].slab.under[home[1]]:
+        if follower.slab.under[number]:
             self._under_seen = None
-        home[0].remove(home[1])
+        follower.remove(number)
 
 
 def _width(exposures: int) -> int:

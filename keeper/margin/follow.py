@@ -16,8 +16,7 @@ from keeper.margin.slab import CHUNK, GUARD, Bools, Exposure, Floats, IdT, Ints,
 from keeper.margin.watch import Watch
 
 _HUGE = 1e290  # of gross: beyond, sums may overflow and a row is decided from scratch every time
-_WHOLE = 0.8  # of a slab's rows: a pass over all of them in order is faster than over a column
-_FEW = 8  # rows
+_WHOLE = 0.8  # of a slab's rows, in columns: fewer are faster followed column by column
 _NONE: Ints = np.zeros(0, dtype=np.intp)
 
 
@@ -54,12 +53,13 @@ class Follower(Generic[IdT]):
     def start(self, rows: Ints) -> tuple[Bools, Bools]:
         """Work out the state of many rows just inserted, without envelopes: (under, unpriced)."""
         slab, fence = self.slab, self._fence
-        slab.missing[rows] = np.isnan(fence.values.take(slab.factor[rows])).sum(axis=1)
+        if np.isnan(fence.values).any():
+            slab.missing[rows] = np.isnan(fence.values.take(slab.factor[rows])).sum(axis=1)
         self._settle(rows)
         under, excess = slab.now_under(rows, fence.values)
         slab.under[rows] = under
         near = self._near(rows)
-        self._rewatch(rows[near], excess[near])
+        self._add(rows[near], excess[near])
         return under, slab.missing[rows] > 0
 
     def start_one(
@@ -96,7 +96,7 @@ class Follower(Generic[IdT]):
         if missing or expired:
             self._encode(np.array([row]))
         elif not abs(middle) > slab.reach[row]:
-            self._rewatch(np.array([row]), np.array([excess]))
+            self._add(np.array([row]), np.array([excess]))
         return under, missing > 0
 
     def remove(self, row: int) -> None:
@@ -107,50 +107,63 @@ class Follower(Generic[IdT]):
 
     # --- moves ------------------------------------------------------------------------------------
 
-    def look(self, rows: Ints) -> Changes:
-        """Decide watched rows from scratch and return who changed sides."""
-        flipped = self._decide_few(rows) if len(rows) <= _FEW else self._decide(rows)[0]
-        if len(flipped):
-            self._watch.flip(self._places(flipped), self.slab.factor[flipped])
-        return self._changes(flipped, _NONE, _NONE)
+    def look(self, places: Ints) -> Changes:
+        """Turn watched rows round that have changed sides; ``places`` are without room."""
+        slab, watch = self.slab, self._watch
+        rows, changed = watch.row.take(places), watch.crossed(places)
+        if not changed.all():
+            doubtful = np.flatnonzero(~changed)
+            now, _ = slab.now_under(rows[doubtful], self._fence.values)
+            changed[doubtful] = now != slab.under[rows[doubtful]]
+            places, rows = places[changed], rows[changed]
+        watch.turn(places)
+        now = ~slab.under.take(rows)
+        slab.under[rows] = now
+        return Changes(rows[now], rows[~now], _NONE, _NONE)
 
     def settle_all(self) -> None:
         """Work out everything from scratch, so that float64 errors do not add up for ever."""
         rows = np.flatnonzero(self.slab.live)
         self._settle(rows)
-        near = rows[self._near(rows)]
-        excess, _ = self.slab.excess(near, self._fence.values)
         self._unwatch(self._watch.rows(self.slab.width))
-        self._rewatch(near, excess)
+        near = rows[self._near(rows)]
+        self._add(near, self.slab.excess(near, self._fence.values)[0])
+
+    def passes_all(self, beyond: Beyond) -> bool:
+        """Say whether following takes all rows in order: faster when it would be most anyhow."""
+        columns = self.slab.columns
+        factors = (*beyond.resized, *(factor for factor, _ in beyond.anchored))
+        touched = sum(len(columns[factor]) for factor in factors if factor in columns)
+        return touched > _WHOLE * self.slab.size
 
     def move(self, beyond: Beyond) -> Changes:
-        """Follow factors beyond their fences."""
+        """Follow factors beyond their fences; watched rows have moved, unless ``passes_all``."""
         slab = self.slab
         was_missing = slab.missing > 0 if beyond.fresh else None
         for factor in beyond.fresh:
             slab.missing[self._rows(factor)] -= 1
         expired = self._expire(beyond)
         self._encode(expired)
+        whole = self.passes_all(beyond)
         resized = self._union(beyond.resized)
-        anchored = [pair for pair in beyond.anchored if pair[0] in slab.columns]
-        if len(resized) + sum(len(slab.columns[f]) for f, _ in anchored) > _WHOLE * len(slab.ids):
-            near, flipped = self._pass_all(resized)
-        else:
-            near, flipped = self._pass(anchored, beyond.resized, resized)
+        near, flipped = self._pass_all(resized) if whole else self._pass(beyond, resized)
         changed = expired[~slab.under[expired] & (slab.missing[expired] == 0)]
         slab.under[changed] = True
         turned, excess = self._decide(near)
         watched = self._watch.rows(slab.width)
-        self._unwatch(watched[~self._near(watched)])
-        self._rewatch(near, excess)
+        if not whole:
+            self._watch.turn(self._places(turned[slab.watched[turned] > 0]))
+            stale = ~self._near(watched)
+            if len(resized):  # other errors count now
+                stale |= np.isin(watched, near)
+            watched = watched[stale]
+        self._unwatch(watched)
+        self._add(near, excess)
         flipped = np.concatenate([flipped, changed, turned])
         priced = _NONE
         if was_missing is not None:
             priced = np.flatnonzero(was_missing & (slab.missing == 0))
-        return self._changes(flipped, expired, priced)
-
-    def _changes(self, flipped: Ints, expired: Ints, priced: Ints) -> Changes:
-        now = self.slab.under[flipped]
+        now = slab.under[flipped]
         return Changes(flipped[now], flipped[~now], expired, priced)
 
     def _decide(self, rows: Ints) -> tuple[Ints, Floats]:
@@ -159,17 +172,6 @@ class Follower(Generic[IdT]):
         changed = now != self.slab.under[rows]
         self.slab.under[rows] = now
         return rows[changed], excess
-
-    def _decide_few(self, rows: Ints) -> Ints:
-        """Decide a few rows without arrays, which is faster: as ``_decide``."""
-        slab, values, flipped = self.slab, self._fence.values, []
-        for row in rows.tolist():
-            excess, gross = slab.excess_of(row, values)
-            now = not excess >= GUARD * gross
-            if now != slab.under[row]:
-                slab.under[row] = now
-                flipped.append(row)
-        return np.array(flipped, dtype=np.intp)
 
     # --- middles and reaches ----------------------------------------------------------------------
 
@@ -194,17 +196,17 @@ class Follower(Generic[IdT]):
 
     def _settle(self, rows: Ints) -> None:
         """Work out middle and reach of rows from scratch."""
-        slab, fence = self.slab, self._fence
+        slab, fence, ones = self.slab, self._fence, np.ones(self.slab.width)
         for start in range(0, len(rows), CHUNK):
             part = rows[start : start + CHUNK]
             factors, weights = slab.factor.take(part, axis=0), slab.weight.take(part, axis=0)
             constants = slab.constant.take(part)
             with np.errstate(over="ignore", invalid="ignore"):
-                slab.middle[part] = (fence.anchors.take(factors) * weights).sum(axis=1) + constants
+                slab.middle[part] = (fence.anchors.take(factors) * weights) @ ones + constants
                 np.abs(weights, out=weights)
                 np.abs(constants, out=constants)
-                reach = (fence.spreads.take(factors) * weights).sum(axis=1) + ERROR * constants
-                gross = (fence.scales.take(factors) * weights).sum(axis=1) + constants
+                reach = (fence.spreads.take(factors) * weights) @ ones + ERROR * constants
+                gross = (fence.scales.take(factors) * weights) @ ones + constants
             slab.reach[part] = np.where(gross <= _HUGE, reach * (1.0 + ERROR), np.inf)
         self._encode(rows)
 
@@ -217,20 +219,19 @@ class Follower(Generic[IdT]):
         unpriced = rows[slab.missing[rows] > 0]
         slab.middle[unpriced], slab.reach[unpriced] = np.inf, 0.0
 
-    def _pass(
-        self, anchored: Sequence[tuple[int, float]], resized: Sequence[int], settled: Ints
-    ) -> tuple[Ints, Ints]:
+    def _pass(self, beyond: Beyond, resized: Ints) -> tuple[Ints, Ints]:
         """Follow anchors; return (rows within their reach, rows beyond it that changed sides).
 
-        ``settled``: the rows of ``resized``, which are worked out from scratch.
+        ``resized``: the rows of ``beyond.resized``, which are worked out from scratch.
         """
-        if len(anchored) == 1 and not resized:
+        anchored = [pair for pair in beyond.anchored if pair[0] in self.slab.columns]
+        if len(anchored) == 1 and not len(resized):
             return self._compare(self._shift(*anchored[0]))
         for factor, step in anchored:
             for _ in self._shift(factor, step):
                 pass
-        self._settle(settled)
-        rows = self._union([*resized, *(factor for factor, _ in anchored)])
+        self._settle(resized)
+        rows = self._union([*beyond.resized, *(factor for factor, _ in anchored)])
         chunks = (rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK))
         return self._compare((part, self.slab.middle.take(part)) for part in chunks)
 
@@ -248,44 +249,46 @@ class Follower(Generic[IdT]):
             yield rows, middle
 
     def _pass_all(self, resized: Ints) -> tuple[Ints, Ints]:
-        """Work out all middles from scratch: as ``_pass``, faster when it would be most rows."""
+        """Work out all middles from scratch: as ``_pass``."""
         self._settle(resized)
         return self._compare(self._middles())
 
     def _middles(self) -> Iterator[tuple[slice, Floats]]:
         """Work out every middle from scratch and yield (rows, middles)."""
         slab, anchors = self.slab, self._fence.anchors
-        size, ones = len(slab.ids), np.ones(slab.width)
-        product = np.empty((CHUNK, slab.width))
-        for start in range(0, size, CHUNK):
-            part = slice(start, min(start + CHUNK, size))
-            terms, kept = product[: part.stop - start], slab.middle[part]
+        ones, product = np.ones(slab.width), np.empty((CHUNK, slab.width))
+        aside = ~slab.live | slab.expired | (slab.missing > 0)  # no price decides these
+        for start in range(0, slab.size, CHUNK):
+            part = slice(start, min(start + CHUNK, slab.size))
+            terms, other = product[: part.stop - start], aside[part]
             anchors.take(slab.factor[part], out=terms, mode="clip")
             with np.errstate(over="ignore", invalid="ignore"):
                 terms *= slab.weight[part]
                 middle = terms @ ones
                 middle += slab.constant[part]
-            np.copyto(middle, kept, where=np.isinf(kept))  # no price decides these
+            if other.any():
+                np.copyto(middle, slab.middle[part], where=other)
             slab.middle[part] = middle
             yield part, middle
 
     def _compare(self, chunks: Iterable[tuple[Ints | slice, Floats]]) -> tuple[Ints, Ints]:
         """Sort rows by their middles: as ``_pass``."""
-        slab, found = self.slab, [_NONE]
+        slab, near, turned = self.slab, [_NONE], [_NONE]
         for rows, middle in chunks:
             if isinstance(rows, slice):
                 under, reach = slab.under[rows], slab.reach[rows]
             else:
                 under, reach = slab.under.take(rows), slab.reach.take(rows)
-            surely = (middle < 0.0) == under
-            surely &= np.abs(middle, out=middle) > reach
-            others = np.flatnonzero(~surely)
-            found.append(others + rows.start if isinstance(rows, slice) else rows.take(others))
-        either = np.concatenate(found)
-        near = self._near(either)
-        turned = either[~near]
-        slab.under[turned] ^= True
-        return either[near], turned
+            crossed = (middle < 0.0) != under
+            far = np.abs(middle, out=middle) > reach
+            crossed &= far
+            for mask, found in ((crossed, turned), (~far, near)):
+                these = np.flatnonzero(mask)
+                if len(these):
+                    found.append(these + rows.start if isinstance(rows, slice) else rows[these])
+        flipped = np.concatenate(turned)
+        slab.under[flipped] ^= True
+        return np.concatenate(near), flipped
 
     # --- the watch --------------------------------------------------------------------------------
 
@@ -296,31 +299,27 @@ class Follower(Generic[IdT]):
 
     def _unwatch(self, rows: Ints) -> None:
         """Take rows out of the watch."""
-        self._watch.free(self._places(rows), self.slab.factor[rows])
-        self.slab.watched[rows] = 0
-
-    def _rewatch(self, rows: Ints, excess: Floats) -> None:
-        """Watch these rows, each named once, of which ``excess`` is the present one."""
-        slab = self.slab
-        new = rows[slab.watched[rows] == 0]
-        if len(new):
-            slab.watched[new] = self._watch.take(slab.width, new) + 1
         if len(rows):
-            self._set(rows, excess)
+            self._watch.free(self._places(rows), self.slab.factor[rows])
+            self.slab.watched[rows] = 0
 
-    def _set(self, rows: Ints, excess: Floats) -> None:
-        """Tell the watch how these rows stand."""
+    def _add(self, rows: Ints, excess: Floats) -> None:
+        """Watch those of these rows, each named once, that are not yet; ``excess``: the present."""
         slab, fence = self.slab, self._fence
+        new = slab.watched[rows] == 0
+        rows, excess = rows[new], excess[new]
+        if not len(rows):
+            return
         factors, weights = slab.factor[rows], slab.weight[rows]
-        sign = np.where(slab.under[rows], -1.0, 1.0)
         with np.errstate(over="ignore", invalid="ignore"):
-            error = (np.abs(weights) * fence.scales[factors]).sum(axis=1)
+            error = (np.abs(weights) * fence.scales[factors]) @ np.ones(slab.width)
             error += np.abs(slab.constant[rows])
             error *= ERROR
         huge = np.isinf(slab.reach[rows])
         excess[huge], weights[huge], error[huge] = np.nan, 0.0, 0.0  # looked at every time
-        signed = weights * sign[:, None]
-        self._watch.set(self._places(rows), excess * sign, error, factors, signed)
+        places = self._watch.take(slab.width, rows, factors, weights)
+        self._watch.stand(places, excess, error, slab.under[rows])
+        slab.watched[rows] = places + 1
 
     def _places(self, rows: Ints) -> Ints:
         """Return the places of watched rows."""

@@ -1,7 +1,8 @@
 """The rows near their edge, dense, so that a tick is a few operations on short arrays.
 
-A *place* holds one row: its weights by factor, signed so that its *room* shrinks towards its edge.
-Room below zero says: look at the row exactly. An empty place has infinite room.
+A *place* holds one row: its weights by factor, and its *room*, how far its excess is from the edge
+on the side on which it stands, less what float64 may be wrong by. A row without room has changed
+sides, or may have. An empty place has infinite room.
 """
 
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.intp]
+Bools = npt.NDArray[np.bool_]
 
 _START = 64
 _NONE: Ints = np.zeros(0, dtype=np.intp)
@@ -26,6 +28,7 @@ class Watch:
         self.row: Ints = np.zeros(_START, dtype=np.intp)
         self._room: Floats = np.full(_START, np.inf)
         self._error: Floats = np.zeros(_START)
+        self._sign: Floats = np.ones(_START)  # of what adds to the room: −1 for rows that are under
         self._weight: Floats = np.zeros((1, _START))
         self._size = 0  # places ever used
         self._free: list[int] = []
@@ -41,45 +44,53 @@ class Watch:
         self._weight = np.concatenate([self._weight, more])
         self._cut()
 
-    def take(self, width: int, rows: Ints) -> Ints:
-        """Return a place for each row; ``set`` must follow."""
+    def take(self, width: int, rows: Ints, factors: Ints, weights: Floats) -> Ints:
+        """Return a place for each row, with its weights by factor number; ``stand`` must follow.
+
+        Shapes: n; ``factors`` and ``weights`` n × the slab's width.
+        """
         used = min(len(rows), len(self._free))
-        places = self._free[len(self._free) - used :]
+        freed = self._free[len(self._free) - used :]
         del self._free[len(self._free) - used :]
-        places.extend(range(self._size, self._size + len(rows) - used))
-        self._size += len(rows) - used
+        fresh = np.arange(self._size, self._size + len(rows) - used)
+        places: Ints = np.concatenate([np.array(freed, dtype=np.intp), fresh])
+        self._size += len(fresh)
         if self._size > len(self._room):
             self._grow(max(self._size, 2 * len(self._room)))
         self._cut()
-        found: Ints = np.array(places, dtype=np.intp)
-        self.slab[found], self.row[found] = width, rows
-        return found
+        self.slab[places], self.row[places] = width, rows
+        self._weight[factors, places[:, None]] = weights
+        return places
 
     def rows(self, width: int) -> Ints:
         """Return the rows of one slab that are watched."""
         rows: Ints = self.row[self.slab == width]
         return rows
 
-    def set(
-        self, places: Ints, excess: Floats, error: Floats, factors: Ints, weights: Floats
-    ) -> None:
-        """Store rows by what is between them and their edge, and weights by factor number.
+    def stand(self, places: Ints, excess: Floats, error: Floats, under: Bools) -> None:
+        """Say how rows stand; ``error`` is what float64 may add up to."""
+        sign = np.where(under, -1.0, 1.0)
+        self._sign[places], self._error[places] = sign, error
+        self._room[places] = excess * sign - error
 
-        ``excess`` and ``weights`` are signed; ``error`` is what float64 may add up to. Shapes: n;
-        ``factors`` and ``weights`` n × the slab's width.
-        """
-        self._room[places] = excess - error
-        self._error[places] = error
-        self._weight[factors, places[:, None]] = weights
+    def crossed(self, places: Ints) -> Bools:
+        """Say which rows have changed sides for certain; the others are for whoever adds up."""
+        certain: Bools = self._room.take(places) < -2.0 * self._error.take(places)
+        return certain
 
-    def flip(self, places: Ints, factors: Ints) -> None:
+    def turn(self, places: Ints) -> None:
         """Turn rows round that have changed sides."""
-        self._room[places] = -self._room[places] - 2.0 * self._error[places]
-        at = factors, places[:, None]
-        self._weight[at] = -self._weight[at]
+        self._room[places] = -self._room.take(places) - 2.0 * self._error.take(places)
+        self._sign[places] = -self._sign.take(places)
 
     def free(self, places: Ints, factors: Ints) -> None:
         """Empty these places, of rows that have these factors."""
+        if len(places) == len(self):
+            self._weight[:, : self._size] = 0.0  # in order: much faster than one by one
+            self._room[: self._size], self.slab[: self._size] = np.inf, 0
+            self._size, self._free = 0, []
+            self._cut()
+            return
         self._room[places] = np.inf
         self._weight[factors, places[:, None]] = 0.0
         self.slab[places] = 0
@@ -87,15 +98,18 @@ class Watch:
 
     def move(self, numbers: Sequence[int], steps: Sequence[float]) -> None:
         """Follow a step of each of these factors."""
-        room, step = self._used, self._step
+        room, step, sign = self._used, self._step, self._signs
         if len(numbers) <= _EACH_MAX:
             for number, by in zip(numbers, steps, strict=True):
                 np.multiply(self._lines[number], by, out=step)
+                np.multiply(step, sign, out=step)
                 np.add(room, step, out=room)
             return
         by_number = np.zeros(len(self._weight))
         by_number[list(numbers)] = steps
-        np.add(room, by_number @ self._weight[:, : self._size], out=room)
+        np.matmul(by_number, self._weight[:, : self._size], out=step)
+        np.multiply(step, sign, out=step)
+        np.add(room, step, out=room)
 
     def flagged(self) -> Ints:
         """Return the places without room; a sum that overflowed counts as none."""
@@ -106,6 +120,7 @@ class Watch:
     def _cut(self) -> None:
         """Keep views of the part in use: making them would take a tick longer than using them."""
         self._used = self._room[: self._size]
+        self._signs = self._sign[: self._size]
         self._lines = list(self._weight[:, : self._size])
         self._step: Floats = np.empty(self._size)
 
@@ -115,6 +130,7 @@ class Watch:
         self.row = np.concatenate([self.row, np.zeros(more, dtype=np.intp)])
         self._room = np.concatenate([self._room, np.full(more, np.inf)])
         self._error = np.concatenate([self._error, np.zeros(more)])
+        self._sign = np.concatenate([self._sign, np.ones(more)])
         weight = np.zeros((len(self._weight), capacity))
         weight[:, : self._weight.shape[1]] = self._weight
         self._weight = weight

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from structlog import get_logger
 
 from keeper.errors import RpcError, RpcFault, TransientError, TransientRpcError
-from keeper.facts import FeedId, Rejected, Rejection, Tick
+from keeper.facts import FeedId, Log, Rejected, Rejection, Tick
 from keeper.ports import Clock, Rpc, Telemetry
 from keeper.prices._stream import by_symbol, rejected
 from keeper.units import WAD
@@ -157,13 +157,13 @@ class ChainlinkSource:
             "topics": [ANSWER_UPDATED],
         }
         found: list[Tick | Rejected] = []
-        logs = await _asked(self._rpc, "eth_getLogs", [query]) if self._feed_of else []
-        for each in logs if isinstance(logs, list) else []:
+        logs: list[Log] = await _asked(self._rpc, "eth_getLogs", [query]) if self._feed_of else []
+        for log in logs:
             try:
-                feed = self._feed_of[str(each["address"]).lower()]
-                answer = _signed(_words(each["topics"][1], 1)[0])
-                updated_s = _number("0x" + _words(each["data"], 1)[0])
-            except (TransientRpcError, KeyError, IndexError, TypeError) as error:
+                feed = self._feed_of[log.address]
+                answer = _signed(_words(log.topics[1], 1)[0])
+                updated_s = _number("0x" + _words("0x" + log.data.hex(), 1)[0])
+            except (TransientRpcError, KeyError, IndexError) as error:
                 found.append(rejected(self.name, Rejection.MALFORMED, "", f"log: {error}"))
                 continue
             found += self._new(feed, _Answer(answer, updated_s))

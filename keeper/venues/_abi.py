@@ -6,7 +6,7 @@ chain through ``Contract``. Answers may be garbage: what cannot be decoded is a 
 
 import functools
 import re
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -20,6 +20,7 @@ from keeper.facts import Call, Head, Log, Probe, Refused
 from keeper.margin.model import Tier
 from keeper.ports import Rpc
 from keeper.venues import _recent as recent
+from keeper.venues._decoders import decoder
 
 CALLS_PER_BATCH_MAX = 100  # providers cap batches, and some count each call of one
 OPEN_END = 2**256 - 1  # how contracts write "no upper end"
@@ -71,36 +72,22 @@ class Event:
     def __init__(self, declaration: str) -> None:
         """Parse; raises ValueError for what is no such declaration, else as ``Function`` does."""
         self.name, fields = _declared(declaration)
-        kinds = ",".join(_types(",".join(kind for kind, _, _ in fields)))
-        self.topic = "0x" + keccak(text=f"{self.name}({kinds})").hex()
-        plain = [kind for kind, indexed, _ in fields if not indexed]
-        self._topics = [_reader(kind) or bytes for kind, indexed, _ in fields if indexed]
-        self._data = [_reader(kind) for kind in plain]
-        self._kinds = plain
-        self._names = [name for _, _, name in sorted(fields, key=lambda field: not field[1])]
+        kinds = _types(",".join(kind for kind, _, _ in fields))
+        self.topic = "0x" + keccak(text=f"{self.name}({','.join(kinds)})").hex()
+        plain = [(kind, name) for kind, is_indexed, name in fields if not is_indexed]
+        indexed = [(kind, name) for kind, is_indexed, name in fields if is_indexed]
+        self.decode = decoder(self.name, indexed, plain)
 
     def fields(self, log: Log) -> dict[str, Any] | None:
         """Return the fields by name; None: not this event, or not as it was declared.
 
         An indexed string, bytes or array is on the chain as a hash only, and comes out as that.
         """
-        if log.topics[:1] != (self.topic,) or len(log.topics) - 1 != len(self._topics):
+        if log.topics[:1] != (self.topic,):
             return None
-        plain = self._plain(log.data)
-        if plain is None:
-            return None
-        topics = zip(self._topics, log.topics[1:], strict=True)
-        indexed = [read(bytes.fromhex(topic[2:])) for read, topic in topics]
-        return dict(zip(self._names, [*indexed, *plain], strict=True))
-
-    def _plain(self, data: bytes) -> Sequence[Any] | None:
-        if None not in self._data:  # the common case, several times as fast
-            readers = zip(self._data, words(data), strict=False)
-            whole = len(data) == WORD_BYTES * len(self._data)
-            return [read(word) for read, word in readers if read] if whole else None
         try:
-            return decode(self._kinds, data)
-        except (DecodingError, ValueError, OverflowError):
+            return self.decode(log.topics, log.data)
+        except ProtocolError:
             return None
 
 
@@ -115,8 +102,12 @@ class Events:
     def read(self, log: Log) -> tuple[str, dict[str, Any]]:
         """Return name and fields; ``("", {})`` for an event that is not understood."""
         event = self._by_topic.get(log.topics[0]) if log.topics else None
-        fields = event.fields(log) if event else None
-        return (event.name, fields) if event and fields is not None else ("", {})
+        if event is None:
+            return "", {}
+        try:
+            return event.name, event.decode(log.topics, log.data)
+        except ProtocolError:
+            return "", {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,6 +300,12 @@ def words(data: bytes) -> list[bytes]:
     return [data[start : start + WORD_BYTES] for start in range(0, len(data), WORD_BYTES)]
 
 
+def received(logs: Iterable[Log], wallet: str) -> int:
+    """Return how much of tokens a wallet is sent according to these logs, of all of them."""
+    transfers = (TRANSFER.fields(log) for log in logs)
+    return sum(one["amount"] for one in transfers if one and one["receiver"] == wallet.lower())
+
+
 def reverted(data: bytes, reasons: Mapping[str, str], otherwise: str = "") -> Refused:
     """Return what revert data means for a simulation; ``reasons`` as in ``dry_run``."""
     reason = revert_reason(data) or _named(data, reasons)
@@ -361,20 +358,5 @@ def _declared(declaration: str) -> tuple[str, list[tuple[str, bool, str]]]:
     return whole[1], fields
 
 
-def _reader(kind: str) -> Callable[[bytes], Any] | None:
-    """Return how a word of this type is read; None: it takes more than one word."""
-    family = kind.rstrip("0123456789")
-    size = kind[len(family) :]
-    match family:
-        case "uint":
-            return lambda word: int.from_bytes(word, "big")
-        case "int":
-            return lambda word: int.from_bytes(word, "big", signed=True)
-        case "address":
-            return lambda word: "0x" + word[-20:].hex()
-        case "bool":
-            return any
-        case "bytes" if size:
-            return lambda word: word[: int(size)]
-        case _:
-            return None
+# ERC-20
+TRANSFER = Event("Transfer(address indexed sender, address indexed receiver, uint256 amount)")

@@ -232,7 +232,7 @@ async def close_now(
 async def add_margin(
     rpc: Rpc, wiring: Wiring, wallet: str, policy: Policy, head: Head
 ) -> Simulated | Refused:
-    """Simulate topping our margin up, after an approval of just that much if there is none.
+    """Simulate topping our margin up, after an approval if there is none for that much.
 
     Raises RpcError, ProtocolError.
     """
@@ -247,7 +247,7 @@ async def add_margin(
         return Refused("no_progress", "there is no margin to add")
     calls = [Call(wiring.vault, DEPOSIT.data(token, amount))]
     if found["allowance"] < amount:
-        calls.insert(0, Call(token, APPROVE.data(wiring.vault, amount)))
+        calls.insert(0, Call(token, APPROVE.data(wiring.vault, found["wallet"])))
     done = await rpc.simulate_each(calls, wallet)
     for one in done:
         if not one.success:

@@ -14,6 +14,7 @@ orders hold follows the pool's price, and such a row ends as soon as that moves.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from math import isqrt
 from typing import NamedTuple
 
 from keeper.margin.rows import Row
@@ -76,6 +77,18 @@ class Market(NamedTuple):
             return self.settled
         three = sorted((self.market_15s, self.market_30m, max(0, oracle + self.premium)))
         return three[1]
+
+    def at_price(self, oracle: int) -> "Market":
+        """Return the market once its oracle and, as far, its pool have moved; a settled stays."""
+        if not self.oracle or not self.is_open:
+            return self
+        return self._replace(
+            oracle=oracle,
+            market_15s=self.market_15s * oracle // self.oracle,
+            market_30m=self.market_30m * oracle // self.oracle,
+            premium=div_trunc(self.premium * oracle, self.oracle),
+            spot_x96=isqrt(self.spot_x96**2 * oracle // self.oracle),
+        )
 
     def growth_at(self, later_s: int) -> int:
         """Return the funding growth so many seconds on, if nobody trades."""

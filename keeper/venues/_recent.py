@@ -1,12 +1,12 @@
 """Who liquidated lately at a contract, for a venue's probe; none of it knows a protocol."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from keeper.errors import RpcError
-from keeper.facts import Log
 
 if TYPE_CHECKING:
+    from keeper.facts import Log
     from keeper.ports import Rpc
     from keeper.venues._abi import Event
 
@@ -26,7 +26,7 @@ async def liquidators(rpc: "Rpc", address: str, event: "Event") -> str:
         first = max(0, newest - LOG_BLOCKS_MAX)
         span = {"address": address, "topics": [event.topic]}
         span |= {"fromBlock": hex(first), "toBlock": hex(newest)}
-        logs = [_log(address, raw) for raw in await rpc.call("eth_getLogs", [span])]
+        logs: list[Log] = await rpc.call("eth_getLogs", [span])
         found = [fields for log in logs if (fields := event.fields(log)) is not None]
         if found and "liquidator" not in found[0]:
             hashes = list(dict.fromkeys(log.tx_hash for log in reversed(logs)))[:SENDERS_MAX]
@@ -46,8 +46,3 @@ async def _senders(rpc: "Rpc", hashes: Sequence[str]) -> set[str]:
         if isinstance(answer, RpcError):
             raise answer
     return {str(answer["from"]).lower() for answer in answers}
-
-
-def _log(address: str, raw: Any) -> Log:  # noqa: ANN401 - JSON
-    data = bytes.fromhex(raw["data"][2:])
-    return Log(address, tuple(raw["topics"]), data, 0, "", str(raw["transactionHash"]))

@@ -6,23 +6,23 @@ Accounts are read as ``keeper.margin.model`` knows them, markets and assets name
 Factors have the contract's names: prices the feed's, funding indices ``F:`` and the market's.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from keeper.capabilities import Capabilities, PriceKind, RewardKind
+from keeper.batching import SimulatedBatch
+from keeper.capabilities import BatchKind, Capabilities, PriceKind, RewardKind
 from keeper.errors import ProtocolError, RpcError
 from keeper.facts import (
     AccountId,
-    AccountState,
     Assessment,
     FeedId,
     Head,
     LiquidationSeen,
     Log,
-    MarketState,
     Price,
     PriceView,
     Probe,
@@ -33,14 +33,22 @@ from keeper.facts import (
 )
 from keeper.margin import model
 from keeper.margin.rows import AssetFactors, MarketFactors, Row, compile_row
+from keeper.margin.solvency import Exposure
 from keeper.ports import Rpc
-from keeper.units import WAD, div_trunc, mul_wad, wad_to_float
+from keeper.units import WAD, wad_to_float
 from keeper.venues._abi import Contract, Events, Function, integers, numbered, refusal, tiers
+from keeper.venues._demo_market_state import (
+    Asset,
+    DemoAccountState,
+    DemoMarketState,
+    PerpMarket,
+    StoredPrice,
+    exposure,
+)
 
 IDS_PER_CALL_MAX = 100  # about 100 kB an answer; the contract takes 256
 INCLUSION_S_MAX = 15  # a stored price must outlive at_s by this much to go without an update
 CLOCK_SKEW_S = 60  # the contract's: how far ahead of a block a price may be published
-DAY_S = 86_400
 
 UPDATE = "(uint256,uint256,uint256,uint256,uint256,uint256)"  # a signed price, see above
 UPDATE_BYTES = 6 * 32
@@ -55,6 +63,7 @@ READ_ACCOUNTS = Function(
 )
 LIQUIDATE = Function("liquidate(uint256)", "uint256")
 LIQUIDATE_WITH_PRICES = Function(f"liquidate_with_prices(uint256,{UPDATE}[])", "uint256")
+LIQUIDATE_MANY = Function(f"liquidate_many(uint256[],{UPDATE}[])", "uint256[]")
 EVENTS = Events(
     "AccountOpened(uint256 indexed account, address indexed owner)",
     "CashChanged(uint256 indexed account, int256 cash)",
@@ -85,96 +94,10 @@ class Settings(BaseModel):
     )
 
 
-class StoredPrice(NamedTuple):
-    """A feed as the contract holds it; ``price`` 0: none yet."""
-
-    name: str
-    feed: FeedId
-    price: int
-    published_ms: int
-
-
-class PerpMarket(NamedTuple):
-    """A market's parameters and funding; ``feed`` is an index into the feeds."""
-
-    name: str
-    feed: int
-    tiers: tuple[model.Tier, ...]
-    skew: int
-    skew_scale: int
-    funding_rate_max: int  # per day
-    index_last: int
-    t_last: int
-
-
-class Asset(NamedTuple):
-    """A collateral asset's parameters; ``feed`` is an index into the feeds."""
-
-    name: str
-    feed: int
-    haircuts: tuple[model.Tier, ...]
-
-
-@dataclass(frozen=True)
-class DemoMarketState(MarketState):
-    """The whole contract outside its accounts."""
-
-    max_price_age_s: int
-    update_fee_wei: int
-    whole_below: int
-    reserve: model.ReserveTerms
-    feeds: tuple[StoredPrice, ...]
-    markets: tuple[PerpMarket, ...]
-    assets: tuple[Asset, ...]
-
-    def depends_on(self, account: model.Account) -> list[int]:
-        """Return the feeds whose age decides about the account."""
-        markets = {self.markets[int(name)].feed for name in account.positions}
-        return sorted(markets | {self.assets[int(name)].feed for name in account.collateral})
-
-    def is_fresh(self, stored: StoredPrice, at_s: int) -> bool:
-        """Tell whether the contract acts on this price at chain time ``at_s``."""
-        age_ms = at_s * 1000 - stored.published_ms
-        return stored.price != 0 and age_ms <= self.max_price_age_s * 1000
-
-    def indices(self, at_s: int) -> list[int]:
-        """Return the funding indices at chain time ``at_s``; until then *stored* prices count."""
-        found: list[int] = []
-        for perp in self.markets:
-            ceiling = perp.funding_rate_max
-            rate = min(max(div_trunc(perp.skew * ceiling, perp.skew_scale), -ceiling), ceiling)
-            paid = mul_wad(self.feeds[perp.feed].price, rate) * max(0, at_s - perp.t_last)
-            found.append(perp.index_last + div_trunc(paid, DAY_S))
-        return found
-
-    def terms(self, prices: Sequence[int], at_s: int) -> model.Terms:
-        """Return the margin model's terms at these prices (by feed), funding up to ``at_s``."""
-        perps = zip(self.markets, self.indices(at_s), strict=True)
-        return model.Terms(
-            numbered(model.MarketTerms(prices[p.feed], p.tiers, index) for p, index in perps),
-            numbered(model.AssetTerms(prices[one.feed], one.haircuts) for one in self.assets),
-            self.reserve,
-        )
-
-    def step_reward(self, account: model.Account, found: model.Margin, terms: model.Terms) -> int:
-        """Return the reward of the next step: all of it if small or far under, else half."""
-        whole = found.notional <= self.whole_below or found.equity * 2 < found.maintenance
-        held = [(abs(p.size), terms.markets[i].price) for i, p in account.positions.items()]
-        closed = sum(mul_wad(size if whole else size // 2, price) for size, price in held)
-        return model.reserve_for(closed, terms.reserve)
-
-
-@dataclass(frozen=True)
-class DemoAccountState(AccountState):
-    """An account; ``holdings`` names markets and assets by index, without empty ones."""
-
-    holdings: model.Account
-
-
 class DemoMarket:
     """One demo market. Implements ``ports.Venue``."""
 
-    capabilities = Capabilities(reward=RewardKind.CASH, price=PriceKind.PULL)
+    capabilities = Capabilities(reward=RewardKind.CASH, price=PriceKind.PULL, batch=BatchKind.CALL)
 
     def __init__(self, settings: Settings, rpc: Rpc) -> None:
         """Remember where it is; nothing is read yet."""
@@ -327,6 +250,24 @@ class DemoMarket:
             feeds=tuple(dict.fromkeys(market.feeds[i].feed for i in depends)),
         )
 
+    # --- at other prices ----------------------------------------------------------------------
+
+    def markets(self, market: DemoMarketState) -> Mapping[str, FeedId]:
+        """Return the markets' names and feeds."""
+        return {perp.name: market.feeds[perp.feed].feed for perp in market.markets}
+
+    def prices(self, market: DemoMarketState) -> Mapping[FeedId, int]:
+        """Return the stored prices."""
+        return {stored.feed: stored.price for stored in market.feeds}
+
+    def valued_at(
+        self, market: DemoMarketState, prices: Mapping[FeedId, int], at_s: int
+    ) -> Callable[[DemoAccountState], Exposure | None]:
+        """Return how an account stands once the contract took these prices."""
+        moved = market.at_prices(prices, at_s)
+        terms = moved.terms([stored.price for stored in moved.feeds], at_s)
+        return partial(exposure, moved, terms)
+
     # --- acting -------------------------------------------------------------------------------
 
     async def probe(self, wallet: str | None) -> Probe:
@@ -369,6 +310,29 @@ class DemoMarket:
             return Refused("no_progress", "nothing would be closed and nothing paid")
         return Simulated(done.call, done.gas, done.returned, fee_wei, head)
 
+    async def simulate_batch(
+        self, assessments: Sequence[Assessment], wallet: str, head: Head
+    ) -> SimulatedBatch | Refused:
+        """Run the call for several accounts, with the newest of the updates they carry.
+
+        One that cannot be liquidated at these prices fails them all.
+        """
+        updates = list(_newest(one for each in assessments for one in each.updates))
+        ids = [int(each.account) for each in assessments]
+        try:
+            market = self._market or await self.read_market(head)
+        except (RpcError, ProtocolError) as error:
+            return refusal(error, REASONS)
+        fee_wei = market.update_fee_wei * len(updates)
+        arguments = (ids, [_update(one) for one in updates])
+        done = await self._contract.dry_run(LIQUIDATE_MANY, arguments, wallet, REASONS, fee_wei)
+        if isinstance(done, Refused):
+            return done
+        rewards = dict(zip((each.account for each in assessments), done.returned, strict=True))
+        total, count = sum(done.returned), len(ids)
+        whole = Simulated(done.call, done.gas, total, fee_wei, head, all_or_none=count)
+        return SimulatedBatch(whole, rewards)
+
 
 def _account(head: Head, view: Any) -> DemoAccountState:  # noqa: ANN401 - a decoded struct
     """Make the state of one entry of ``account_views``, without what is zero."""
@@ -382,6 +346,15 @@ def _update(price: Price | None) -> list[int]:
     """Return the six words of the signed price; empty when there is none."""
     payload = (price.payload if price else None) or b""
     return integers(payload) if len(payload) == UPDATE_BYTES else []
+
+
+def _newest(prices: Iterable[Price]) -> Iterable[Price]:
+    """Return the newest price of each feed."""
+    newest: dict[FeedId, Price] = {}
+    for price in prices:
+        if price.feed not in newest or newest[price.feed].published_ms < price.published_ms:
+            newest[price.feed] = price
+    return newest.values()
 
 
 def _after(stored: StoredPrice, number: int, price: Price | None, at_s: int) -> StoredPrice:

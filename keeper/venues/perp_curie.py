@@ -14,7 +14,7 @@ An account in a market that ``feeds`` does not name is not judged. Collateral th
 counts for nothing: its owner is called under too early, and the simulation decides.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +42,7 @@ from keeper.facts import (
 )
 from keeper.jobs import Gain, Job
 from keeper.margin.rows import Row
+from keeper.margin.solvency import Exposure
 from keeper.ports import Rpc
 from keeper.units import PPM, mul_wad
 from keeper.venues import _perp_curie_reads as reads
@@ -240,6 +241,30 @@ class PerpCurie:
             uses=(best, *ordered) if size else (),
             takes=(size,) if size else (),
         )
+
+    # --- at other prices ----------------------------------------------------------------------
+
+    def markets(self, market: CurieMarkets) -> Mapping[str, FeedId]:
+        """Return base tokens and feeds."""
+        return market.feeds
+
+    def prices(self, market: CurieMarkets) -> Mapping[FeedId, int]:
+        """Return the oracle's prices, and those of collateral by token."""
+        return market.prices()
+
+    def valued_at(
+        self, market: CurieMarkets, prices: Mapping[FeedId, int], at_s: int
+    ) -> Callable[[CurieAccount], Exposure | None]:
+        """Return how an account stands once pools and averages, which lag, are at these prices.
+
+        Our own is never liquidated by us.
+        """
+        moved, later_s = market.at_prices(prices), max(0, at_s - market.head.timestamp_s)
+
+        def exposure(account: CurieAccount) -> Exposure | None:
+            return moved.exposure(account.balance, later_s, ours=account.own is not None)
+
+        return exposure
 
     # --- acting -------------------------------------------------------------------------------
 

@@ -4,8 +4,10 @@ A second job beside ``perp_curie``, on the same contracts: give it a table of it
 An account may have margin in other tokens than the one that is settled in. When it has too little
 margin, or owes too much of the settlement token for what these tokens are worth, anyone may pay
 some of the debt from the wallet and takes tokens for it, at an average price less a discount. What
-selling them costs is not on chain, so it is a setting. The wallet's approval is given for each
-payment, as a step before it. Source: ``Vault.sol``, ``CollateralManager.sol``.
+selling them costs is not on chain, so it is a setting. Where the vault may not take so much from
+the wallet, an approval is a step before it: of all that the wallet has, because margin and every
+purchase are paid from the same allowance, and an approval of less would take from what others on
+their way need. Source: ``Vault.sol``, ``CollateralManager.sol``.
 
 The screen has one row an account for three conditions, so it is too strict between them: such an
 account is assessed with every block.
@@ -119,7 +121,10 @@ class PerpCurieCollateral:
     """The collateral of one clearing house's accounts. Implements ``ports.Venue``."""
 
     capabilities = Capabilities(
-        reward=RewardKind.INVENTORY, price=PriceKind.PUSH, capital=CapitalKind.MARGIN
+        reward=RewardKind.INVENTORY,
+        price=PriceKind.PUSH,
+        capital=CapitalKind.MARGIN,
+        learns_from_reads=True,  # who makes which market
     )
 
     def __init__(self, settings: Settings, rpc: Rpc) -> None:
@@ -320,7 +325,7 @@ class PerpCurieCollateral:
     async def simulate(
         self, assessment: Assessment, wallet: str, head: Head
     ) -> Simulated | Refused:
-        """Run the purchase on top of the newest block, after an approval of just that much."""
+        """Run the purchase on top of the newest block, after an approval if it needs one."""
         if not assessment.uses:
             return Refused("not_liquidatable", "there is nothing to buy")
         (token,) = assessment.uses
@@ -346,7 +351,7 @@ class PerpCurieCollateral:
         buy = LIQUIDATE.data(assessment.account, token, pay, True)  # noqa: FBT003 - the ABI's
         calls = [Call(vault, buy)]
         if found["allowance"] < pay:
-            calls.insert(0, Call(usdc, APPROVE.data(vault, pay)))
+            calls.insert(0, Call(usdc, APPROVE.data(vault, found["wallet"])))
         done = await self._rpc.simulate_each(calls, wallet)
         for one in done:
             if not one.success:

@@ -37,6 +37,7 @@ class DeskRules:
     backoff_ms_max: int
     candidates_per_step_max: int
     probe_ms: int
+    batch_accounts_max: int = 1
 
 
 @dataclass(frozen=True, slots=True)

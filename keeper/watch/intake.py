@@ -1,7 +1,7 @@
 """What changed at one venue and must be read again: events nominate, reads decide."""
 
 import asyncio
-from collections import OrderedDict
+from collections import defaultdict
 from collections.abc import Iterable
 
 from keeper.coverage import Covered
@@ -26,11 +26,11 @@ class Intake:
         """Start without a head; ``wait`` returns with the first one."""
         self._venue = venue
         self._depth = reorg_depth_max
-        self._dirty: dict[AccountId, None] = {}
+        self._dirty: dict[AccountId, None] = {}  # in the order they were touched
         self._addresses = frozenset(venue.addresses())
         self._updates: list[ChainUpdate] = []
         self._logs = 0
-        self._touched_at: OrderedDict[int, set[AccountId]] = OrderedDict()
+        self._touched_at: defaultdict[int, set[AccountId]] = defaultdict(set)
         self._changed = asyncio.Event()
         self.everything = True
         self.gap = False  # logs were lost: accounts opened in them have to be looked for
@@ -65,8 +65,8 @@ class Intake:
                 self.covered.append(Covered(update.covers_from, head.number, head.hash))
                 del self.covered[:-COVERED_MAX]
             oldest = update.head.number - self._depth
-            while self._touched_at and next(iter(self._touched_at)) < oldest:
-                self._touched_at.popitem(last=False)
+            for number in [n for n in self._touched_at if n < oldest]:
+                del self._touched_at[number]
         return seen
 
     def _orphan(self, first: int) -> None:
@@ -80,9 +80,11 @@ class Intake:
         if log.address not in self._addresses:
             return ()
         touched = self._venue.touched(log)
-        self.everything = self.everything or touched.everything
-        self.mark(touched.accounts)
-        self._touched_at.setdefault(log.block_number, set()).update(touched.accounts)
+        if touched.everything:
+            self.everything = True
+        for account in touched.accounts:
+            self._dirty[account] = None
+            self._touched_at[log.block_number].add(account)
         return touched.liquidations
 
     def advance(self, head: Head) -> None:

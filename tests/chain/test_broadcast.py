@@ -73,6 +73,21 @@ async def test_the_first_acceptance_is_enough_and_the_others_get_it_too(
     assert telemetry.counts["keeper_broadcasts_total", "http0:127.0.0.1", "unreachable"] == 1
 
 
+async def test_what_is_being_sent_is_not_due_until_it_is_answered(
+    session: aiohttp.ClientSession, telemetry: CountingTelemetry, funded: Anvil
+) -> None:
+    async with broadcast_to(session, telemetry, funded.url) as broadcast:
+        attempt, head = attempt_of(), head_of(funded)
+        funded.pause()
+        sending = asyncio.create_task(broadcast.send(attempt, head))
+        await asyncio.sleep(0)
+        assert not broadcast.due(attempt, head)
+        sending.cancel()
+        await asyncio.wait([sending])
+        assert broadcast.due(attempt, head), "nobody is known to have it"
+        funded.resume()
+
+
 async def test_a_hung_endpoint_holds_nothing_up(
     session: aiohttp.ClientSession, telemetry: CountingTelemetry, funded: Anvil
 ) -> None:

@@ -87,7 +87,7 @@ async def test_a_full_disk_refuses_what_must_be_on_it_and_keeps_the_rest(
     before = {found.id for found in await journal.open_attempts()}
     assert "database or disk is full" in journal.trouble
     await journal.sent("id1", 5, None)
-    await journal.settle(Settled(attempt(1, "a"), Outcome.LOST, "z" * 9_000, None, 0, 0, 3), 9)
+    await journal.settle([Settled(attempt(1, "a"), Outcome.LOST, "z" * 9_000, None, 0, 0, 3)], 9)
     assert {found.id for found in await journal.open_attempts()} == before, "nothing by halves"
     assert journal.trouble
 

@@ -1,13 +1,16 @@
 import contextlib
+import gc
 
 import aiohttp
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from keeper.chain.decode import Answer, answers_from, log_from_json, result_of
 from keeper.chain.rpc import WATCHER, HttpRpc, quantity, receipt_from_json, unhex
 from keeper.errors import RpcError, RpcFault, TransientRpcError
-from keeper.facts import Call
+from keeper.facts import Call, Log
 from tests.chain.conftest import CHAIN_ID, DEV_ADDRESS, Script, make_rpc
 from tests.fakes import CountingTelemetry
 from tests.nodes import Anvil
@@ -162,3 +165,55 @@ def test_a_receipt_costs_its_gas_and_on_a_rollup_its_data_too() -> None:
     assert receipt_from_json(raw).cost_wei == 63_000
     assert receipt_from_json(raw | {"l1Fee": "0x7"}).cost_wei == 63_007
     assert receipt_from_json(raw | {"l1Fee": None}).cost_wei == 63_000
+
+
+LOG = {
+    "address": "0xAB",
+    "topics": ["0xFF", "0x0a"],
+    "data": "0x0102",
+    "blockNumber": "0x10",
+    "blockHash": "0xb",
+    "transactionHash": "0xc",
+    "logIndex": "0x0",
+    "removed": False,
+}
+
+
+def test_logs_are_decoded_at_the_edge_and_the_collector_goes_on() -> None:
+    expected = Log("0xab", ("0xff", "0x0a"), b"\x01\x02", 16, "0xb", "0xc")
+    body = b'[{"id":1,"result":%b},{"id":2,"result":[1]}]' % msgspec.json.encode([LOG, LOG])
+    logs, other = answers_from(body)
+    assert result_of("eth_getLogs", logs) == [expected, expected]
+    assert result_of("eth_call", other) == [1]
+    assert log_from_json(LOG) == expected
+    assert gc.isenabled()
+
+
+@given(
+    st.sampled_from(list(LOG)),
+    st.none() | st.text() | st.integers() | st.lists(st.integers()) | st.just("0x0g"),
+)
+def test_what_is_no_log_is_garbage(field: str, value: object) -> None:
+    raw = LOG | {field: value}
+    answer = Answer(result=msgspec.Raw(msgspec.json.encode([raw])))
+    for decode in (lambda: result_of("eth_getLogs", answer)[0], lambda: log_from_json(raw)):
+        with contextlib.suppress(TransientRpcError):
+            found = decode()
+            assert isinstance(found.data, bytes)
+            assert isinstance(found.block_number, int)
+            assert isinstance(found.topics, tuple)
+    assert gc.isenabled()
+
+
+@pytest.mark.parametrize("result", [b"null", b"{}", b'"0x"', b"[null]", b"[{}]", b'["\xff"]'])
+def test_what_is_no_list_of_logs_is_garbage(result: bytes) -> None:
+    with pytest.raises(TransientRpcError) as raised:
+        result_of("eth_getLogs", Answer(result=msgspec.Raw(result)))
+    assert raised.value.fault is RpcFault.GARBAGE
+
+
+@pytest.mark.parametrize("body", [b'{"id":[]}', b'[{"id":{}}]', b'{"id":1,"result":"\xff"}'])
+def test_what_is_no_answer_is_garbage(body: bytes) -> None:
+    with pytest.raises(TransientRpcError) as raised:
+        result_of("eth_call", answers_from(body)[0])
+    assert raised.value.fault is RpcFault.GARBAGE

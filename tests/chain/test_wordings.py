@@ -147,7 +147,7 @@ def send(node: Anvil, attempt: Attempt) -> RpcFault | None:
     try:
         node.rpc("eth_sendRawTransaction", raw)
     except NodeError as refused:
-        return error_from({"error": {"code": -32003, "message": str(refused)}}).fault
+        return error_from({"code": -32003, "message": str(refused)}).fault
     return None
 
 

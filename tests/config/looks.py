@@ -26,15 +26,18 @@ from keeper.app import (
     build_lanes,
     build_rpc,
     build_sources,
+    views_of,
 )
+from keeper.batching import accounts_of
 from keeper.chain.backfill import Finder
 from keeper.chain.broadcast import Broadcast
 from keeper.chain.fees import read_tip
 from keeper.chain.journal import Journal
+from keeper.chain.lane_rules import LaneParts
 from keeper.chain.lanes import Lanes
 from keeper.chain.rpc import HttpRpc
 from keeper.chain.signer import RemoteSigner, Wallet
-from keeper.chain.submit import Lane, LaneParts
+from keeper.chain.submit import Lane
 from keeper.clock import SystemClock
 from keeper.config import Settings
 from keeper.decide.economics import Fee, Spend
@@ -65,7 +68,6 @@ from keeper.rules import (
     feed_rules,
     lane_rules,
 )
-from keeper.serving import views_of
 from keeper.units import GWEI, WAD
 from keeper.watch.reconcile import ReconcileRules
 from tests.fakes import CountingTelemetry, ManualClock, NoRpc, ScriptedLane
@@ -208,7 +210,7 @@ async def why_a_second_later(settings: Settings) -> object:
 async def answer_to_a_pause(settings: Settings) -> object:
     async with (
         build(settings) as parts,
-        serve("127.0.0.1", 0, views_of(parts.status)) as port,
+        serve("127.0.0.1", 0, views_of(parts)) as port,
         aiohttp.ClientSession() as session,
     ):
         url, headers = f"http://127.0.0.1:{port}/api/v1/pause", {"Authorization": f"Bearer {TOKEN}"}
@@ -278,6 +280,13 @@ async def attempts_of_three(settings: Settings) -> object:
     await rig.started(*(set_account(name, -19_500, eth=10) for name in (ALICE, BOB, CAROL)))
     await rig.tried()
     return len(lane.plans)
+
+
+async def accounts_of_the_first_attempt(settings: Settings) -> object:
+    rig, lane = rig_for(settings)
+    await rig.started(*(set_account(name, -19_500, eth=10) for name in (ALICE, BOB, CAROL)))
+    await rig.tried()
+    return accounts_of(lane.plans[0])
 
 
 async def due_of_three(settings: Settings) -> object:

@@ -263,6 +263,12 @@ EFFECTS = [
         200 * START["btc"] * WAD // START["eth"],
     ),
     Effect("venues.wallets", ["spare"], looks.wallets_of_the_venue, ["spare"], TWO_WALLETS),
+    Effect(
+        "venues.batch_accounts_max",
+        2,
+        looks.accounts_of_the_first_attempt,
+        (looks.ALICE, looks.BOB),
+    ),
     Effect("venues.address", "0x" + "b" * 40, part(looks.addresses), ["0x" + "b" * 40]),
     Effect("sources.client_id", "keeper-7", looks.greeting(looks.client_id), "keeper-7"),
     Effect("sources.keepalive_s", 7, looks.greeting(looks.keepalive_s), 7),

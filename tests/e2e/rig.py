@@ -113,7 +113,7 @@ class Oracle(threading.Thread):
         self._chain = chain
         self._prefix = prefix
         self._sequence = 0
-        self._last_ms = 0
+        self.last_ms = 0
         self._ended = threading.Event()
         self._client = Client(CallbackAPIVersion.VERSION2)
         self._client.connect(broker.host, broker.port)
@@ -127,12 +127,12 @@ class Oracle(threading.Thread):
     def publish(self) -> None:
         """Publish all prices now; hold ``calm`` for it."""
         for feed, price in self.prices.items():
-            self._last_ms = max(time.time_ns() // 1_000_000, self._last_ms + 1)
+            self.last_ms = max(time.time_ns() // 1_000_000, self.last_ms + 1)
             self._sequence += 1
-            update = self._chain.sign(feed, price, self._last_ms)
+            update = self._chain.sign(feed, price, self.last_ms)
             message = {
                 "price": f"{price / WAD:.2f}",
-                "ts": self._last_ms,
+                "ts": self.last_ms,
                 "epoch": 1,
                 "seq": self._sequence,
                 "payload": "0x" + payload_of(update).hex(),

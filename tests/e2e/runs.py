@@ -56,6 +56,7 @@ class Run:
             "PYTHONPATH": str(REPOSITORY),
             "ANVIL": str(find_anvil()),
             "NATS_SERVER": str(find_nats_server()),
+            "PYTHONDONTWRITEBYTECODE": "",  # it would compile itself anew at every start
         }
         with self._file("stdout").open("ab") as out, self._file("stderr").open("ab") as err:
             self._process = subprocess.Popen(

@@ -1,11 +1,13 @@
-"""``keeper status`` and ``keeper explain`` ask a running keeper, and say what the contract says."""
+"""What asks a running keeper (status, explain, stress) says what the contract says."""
 
+import csv
 import json
 import os
 import pty
 import signal
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -102,6 +104,57 @@ def test_explain_says_it_in_words(watched: Watched) -> None:
     assert "at the contract's prices: above its margin" in said
 
 
+def test_stress_foretells_the_contracts_numbers(watched: Watched) -> None:
+    """A fall of 4 % sinks the safe one too: what it has then is worked out by the model itself."""
+    rig, keeper, under, safe = watched
+    (line,) = run(keeper, "stress", "--shock", "ETH=-4%", "--json").output.splitlines()
+    venue = json.loads(line)["venues"]["demo"]
+    price = int(venue["prices"]["ETH/USD"]["shocked_usd"] * WAD)
+    terms = rig.chain.terms(venue["at_s"])
+    market = replace(terms.markets["0"], price=price)
+    shocked = replace(terms, markets={**terms.markets, "0": market})
+    found = [margin(rig.chain.account(number), shocked) for number in (under, safe)]
+    assert all(one.excess < 0 for one in found)
+    assert venue["total"]["under_margined_accounts"] == 2
+    assert venue["total"]["equity_usd"] == pytest.approx(
+        sum(one.equity for one in found) / WAD, abs=0.02
+    )
+    assert venue["total"]["bad_debt_usd"] == pytest.approx(
+        sum(max(0, -one.net_value) for one in found) / WAD, abs=0.02
+    )
+    assert {one["account"] for one in venue["top_accounts"]} == {str(under), str(safe)}
+
+
+def test_stress_is_shown_as_a_table_and_as_csv(watched: Watched) -> None:
+    _, keeper, under, safe = watched
+    said = run(keeper, "stress").output
+    assert said.startswith("no shock: as things stand\n\ndemo at block ")
+    rows = [line.split() for line in said.splitlines()]
+    assert [row[:2] for row in rows if row[0:1] == ["ETH-PERP"]] == [["ETH-PERP", "2"]]
+    assert str(under) in said.split("largest under-margined accounts:")[1]
+    assert run(keeper, "stress", "--all=-10%").output.startswith("ETH/USD -10 %, BTC/USD -10 %")
+    lines = run(keeper, "stress", "--shock", "eth-perp=-4%", "--csv").output.splitlines()
+    table = {row["market"]: row for row in csv.DictReader(lines)}
+    assert sorted(table) == ["*", "ETH-PERP"]
+    assert table["*"]["venue"] == "demo"
+    assert table["ETH-PERP"]["under_margined_accounts"] == "2"
+    assert float(table["*"]["long_usd"]) == pytest.approx(192_000, rel=1e-3)
+    assert safe
+
+
+def test_the_map_is_drawn_and_written(watched: Watched, tmp_path: Path) -> None:
+    _, keeper, _, _ = watched
+    file = tmp_path / "map.svg"
+    said = run(keeper, "stress", "--map", "--svg", str(file))
+    assert said.exit_code == 0, said.output
+    assert "demo, ETH/USD from " in said.output
+    assert file.read_text().count("ETH-PERP") == 1
+    document = json.loads(run(keeper, "stress", "--map", "--json").output)
+    ray = document["venues"]["demo"]["rays"]["ETH/USD"]
+    by_move = dict(zip(document["moves_pct"], ray["accounts"], strict=True))
+    assert (by_move[-4], by_move[0], by_move[50]) == (2, 1, 0)
+
+
 def test_what_cannot_be_answered_is_told_with_the_mend(watched: Watched, tmp_path: Path) -> None:
     _, keeper, _, _ = watched
 
@@ -112,6 +165,10 @@ def test_what_cannot_be_answered_is_told_with_the_mend(watched: Watched, tmp_pat
 
     assert "no account '777' is known at a venue 'demo'" in mistake("explain", "777")
     assert "no account '1' is known at a venue 'x'" in mistake("explain", "1", "--venue", "x")
+    said = mistake("stress", "--shock", "DOGE=-20%")
+    assert "no price or market 'DOGE' is known; there are ETH/USD, BTC/USD, SOL/USD" in said
+    assert "only one goes" in mistake("stress", "--csv", "--json")
+    assert "only one goes" in mistake("stress", "--map", "--shock", "ETH=-1%")
     nowhere = f"http://127.0.0.1:{free_port()}"
     said = mistake("status", "--url", nowhere)
     assert said.startswith(f"no keeper answers at {nowhere} (")

@@ -53,7 +53,7 @@ def mined_until(rig: Rig, keeper: KeeperProcess, outcome: str) -> None:
 
 def outbid(rig: Rig, account: int) -> None:
     """Liquidate from a wallet that pays more."""
-    update = rig.chain.sign(0, 1_900 * WAD, rig.oracle._last_ms)
+    update = rig.chain.sign(0, 1_900 * WAD, rig.oracle.last_ms)
     call = {
         "from": rig.chain.dev[3],
         "to": rig.chain.address,

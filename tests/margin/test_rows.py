@@ -5,7 +5,7 @@ import random
 from fractions import Fraction
 
 import pytest
-from hypothesis import HealthCheck, assume, event, given, settings
+from hypothesis import assume, event, given
 from hypothesis import strategies as st
 
 from keeper.margin import MarginBook, Row
@@ -73,7 +73,6 @@ def test_a_row_is_exact_where_it_was_compiled(world: World, account: Account) ->
         assert low <= values[name] / WAD <= high
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no defect
 @given(world=worlds(), account=accounts(), data=st.data())
 def test_a_row_never_promises_more_inside_its_envelope(
     world: World, account: Account, data: st.DataObject

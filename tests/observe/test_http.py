@@ -5,7 +5,7 @@ import json
 import logging
 import socket
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
@@ -16,11 +16,14 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from pydantic import SecretStr
 
 from keeper.errors import ConfigError
-from keeper.observe.api import LIMIT, LIMIT_MAX, Reads
+from keeper.observe.api import LIMIT, LIMIT_MAX, SHOCKS_MAX, Reads
 from keeper.observe.http import Views, serve
 from keeper.observe.metrics import Metrics
 
-API = ["/api/v1/accounts", "/api/v1/candidates", "/api/v1/config"]
+API = [
+    *("/api/v1/accounts", "/api/v1/candidates", "/api/v1/config"),
+    *("/api/v1/stress", "/api/v1/liquidation-map"),
+]
 PATHS = ["/", "/metrics", "/healthz", "/readyz", "/api/v1/status", *API]
 HOST = "127.0.0.1"
 
@@ -35,6 +38,12 @@ class State:
     status: dict[str, object] = field(default_factory=dict)
     paused: list[bool] = field(default_factory=list)
     token: str | None = None
+    drawn: bool = True  # is the map done?
+
+    async def liquidation_map(self) -> dict[str, object]:
+        if not self.drawn:
+            raise TimeoutError
+        return {"moves_pct": [0]}
 
     def pause(self, *, on: bool) -> str:
         self.paused.append(on)
@@ -51,10 +60,19 @@ class State:
                 candidates=lambda venue, offset, limit: self.page("due", venue, offset, limit),
                 account=lambda venue, account: {("demo", "7"): {"why": "due"}}[venue, account],
                 config=lambda: {"chain": {"id": 1}},
+                stress=self.stress,
+                liquidation_map=self.liquidation_map,
             ),
             pause=self.pause,
             token=SecretStr(self.token) if self.token else None,
         )
+
+    @staticmethod
+    async def stress(shocks: Sequence[str], everything: str | None) -> dict[str, object]:
+        if "NONE=-1%" in shocks:
+            msg = "no price or market 'NONE' is known"
+            raise ValueError(msg)
+        return {"shocks": list(shocks), "all": everything}
 
     @staticmethod
     def page(name: str, venue: str | None, offset: int, limit: int) -> dict[str, object]:
@@ -323,6 +341,32 @@ async def test_what_is_not_there_is_404() -> None:
     )
     missing = await asked("/api/v1/candidates?venue=acme")
     assert missing == (404, {"error": "no venue 'acme' is configured"})
+
+
+async def test_a_stress_is_asked_for_in_the_query() -> None:
+    query = "shock=ETH%3D-20%25&shock=BTC=-1%25&all=-5%25"
+    assert await asked(f"/api/v1/stress?{query}") == (
+        200,
+        {"shocks": ["ETH=-20%", "BTC=-1%"], "all": "-5%"},
+    )
+    status, body = await asked("/api/v1/stress?shock=NONE=-1%25")
+    assert (status, body) == (400, {"error": "no price or market 'NONE' is known"})
+    mistake = "unknown parameter 'shocks'; there are shock, all"
+    assert await asked("/api/v1/stress?shocks=ETH") == (400, {"error": mistake})
+    many = "&".join(["shock=ETH=-1%25"] * (SHOCKS_MAX + 1))
+    status, body = await asked(f"/api/v1/stress?{many}")
+    assert (status, body) == (400, {"error": "at most 100 shocks, got 101"})
+
+
+async def test_a_map_that_takes_long_is_asked_for_again() -> None:
+    path = "/api/v1/liquidation-map"
+    async with _served(state := State(drawn=False)) as session:
+        async with session.get(path) as answer:
+            assert answer.status == 503
+            assert "ask again in a while" in (await answer.json())["error"]
+        state.drawn = True
+        async with session.get(path) as answer:
+            assert (answer.status, await answer.json()) == (200, {"moves_pct": [0]})
 
 
 async def test_the_config_in_effect_is_shown() -> None:

@@ -71,7 +71,7 @@ class FakeRpc:
             case "eth_getLogs":
                 first, last = (int(params[0][key], 16) for key in ("fromBlock", "toBlock"))
                 blocks = [b for b in chain.blocks if first <= b.head.number <= last]
-                return [_log(log) for block in blocks for log in block.logs]
+                return [log for block in blocks for log in block.logs]
         raise rpc_error(RpcFault.UNSUPPORTED, method)
 
     def _take(self, raw: str) -> str:

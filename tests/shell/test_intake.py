@@ -1,8 +1,7 @@
 """Events nominate, reads decide: what is dirty, and that nothing dirty is forgotten."""
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from keeper.facts import AccountId, ChainUpdate, Log
 from keeper.watch import intake as intake_module

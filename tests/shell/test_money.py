@@ -127,7 +127,7 @@ async def test_profit_goes_on_where_the_journal_left_it(tmp_path: Path) -> None:
     path = settings.keeper.state_dir / "journal.sqlite"
     async with Journal(path, settings.chain.id) as journal:
         await journal.intend(replace(attempt, transactions=()), signed(0))
-        await journal.settle(Settled(attempt, Outcome.WON, "", None, 9, 10**20, 3), 1)
+        await journal.settle([Settled(attempt, Outcome.WON, "", None, 9, 10**20, 3)], 1)
     async with build(settings) as parts:
         assert parts.settlement.profit_wei == {VENUE: 10**20 - 3}
 

@@ -1,14 +1,16 @@
 """The book against the chain: what no event told is found, corrected, counted and measured."""
 
 import random
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import pytest
 from structlog.testing import capture_logs
 
 from keeper.config.kinds import find_module
-from keeper.facts import AccountId, AccountState, Log
+from keeper.facts import AccountId, AccountState, Head, Log
 from keeper.units import WAD
 from keeper.watch.reconcile import ReconcileRules, differences, fields_of
 from tests.shell import market
@@ -88,6 +90,33 @@ async def test_an_account_that_events_told_of_is_no_drift() -> None:
     await head(rig, set_account("a001", -77, eth=9))
     assert matches(rig)
     assert corrected(rig) == 0
+
+
+async def test_what_a_node_says_once_only_is_no_drift(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node may answer for the block that it is still making; asked again it tells the truth."""
+    rig = await rig_with(3)
+    read, asked = rig.venue.read_accounts, Counter[AccountId]()
+
+    async def early(accounts: Sequence[AccountId], head: Head) -> Sequence[AccountState]:
+        asked.update(accounts)
+        return [
+            replace(one, holding=replace(one.holding, cash_wad=1)) if asked[name] == 1 else one
+            for name, one in zip(accounts, await read(accounts, head), strict=True)
+        ]
+
+    monkeypatch.setattr(rig.venue, "read_accounts", early)
+    await head(rig)
+    assert set(asked.values()) == {2}
+    assert corrected(rig) == 0
+    assert matches(rig)
+
+
+async def test_what_was_read_at_the_head_already_is_not_compared() -> None:
+    rig = await rig_with(3)
+    rig.venue.reads.clear()
+    head_now = rig.desk.states[AccountId("a001")].head
+    assert not await rig.reading.reconciler.compare(rig.desk, head_now, lambda _: False)
+    assert rig.venue.reads == []
 
 
 async def test_a_state_that_is_on_its_way_is_no_drift() -> None:

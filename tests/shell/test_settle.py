@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
+from msgspec import structs
 from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
@@ -248,7 +249,7 @@ async def test_another_contracts_event_is_no_liquidation() -> None:
 async def test_another_accounts_liquidation_in_the_same_receipt_is_not_counted() -> None:
     rig, lane, attempt = await in_flight()
     receipt = receipt_of(rig, attempt)
-    other = replace(receipt.logs[0], topics=("liquidated", BOB))
+    other = structs.replace(receipt.logs[0], topics=("liquidated", BOB))
     done = await settled(rig, lane, attempt, replace(receipt, logs=(other,)), TxKind.FIRST)
     assert done.outcome is Outcome.LOST
 

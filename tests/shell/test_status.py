@@ -158,6 +158,7 @@ async def test_a_closed_venue_is_named(seen: Seen) -> None:
         "discovery": "events",
         "action": "transaction",
         "capital": "none",
+        "batch": "none",
     }
 
 

@@ -3,8 +3,10 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
-from keeper.capabilities import Capabilities, PriceKind, RewardKind
+from keeper.batching import SimulatedBatch
+from keeper.capabilities import BatchKind, Capabilities, PriceKind, RewardKind
 from keeper.errors import ProtocolError, RpcFault, TransientRpcError
 from keeper.facts import (
     AccountId,
@@ -27,6 +29,7 @@ from keeper.facts import (
 )
 from keeper.jobs import Job
 from keeper.margin.rows import Row
+from keeper.margin.solvency import Exposure
 from keeper.units import PPM, WAD, wad_to_float
 from tests.shell import market
 from tests.shell.market import AGE_S_MAX, FakeChain, Holding, Revert, Stored
@@ -233,6 +236,37 @@ class FakeVenue:
             alone=account.account in self.alone,
         )
 
+    def markets(self, market: FakeMarketState) -> Mapping[str, FeedId]:
+        return {f"{name}-perp": FEEDS[name] for name in market.stored}
+
+    def prices(self, market: FakeMarketState) -> Mapping[FeedId, int]:
+        return {FEEDS[name]: stored.price_wad for name, stored in market.stored.items()}
+
+    def valued_at(
+        self, market: FakeMarketState, prices: Mapping[FeedId, int], at_s: int
+    ) -> Callable[[FakeAccountState], Exposure | None]:
+        values = {
+            name: prices.get(FEEDS[name], one.price_wad) for name, one in market.stored.items()
+        }
+        return partial(self._exposure, market, values)
+
+    def _exposure(
+        self, state: FakeMarketState, prices: Mapping[str, int], account: FakeAccountState
+    ) -> Exposure | None:
+        self._bug_at("exposure", account.account)
+        held = account.holding.sizes
+        if not all(prices[name] for name in held):
+            return None
+        equity = market.equity_wad(account.holding, prices, state.index)
+        return Exposure(
+            under=market.is_under(account.holding, prices, state.index),
+            equity=equity,
+            requirement=market.requirement_wad(account.holding, prices),
+            net_value=equity,
+            notional={f"{name}-perp": size * prices[name] for name, size in held.items()},
+            feeds=tuple(FEEDS[name] for name in held),
+        )
+
     async def probe(self, wallet: str | None) -> Probe:
         self.probes += 1
         self._ask()
@@ -272,6 +306,37 @@ class FakeVenue:
         return replace(
             simulated, call=calls[0], job=Job.PREPARE, then=then, oracle_fee_wei=fees_wei
         )
+
+
+class BatchVenue(FakeVenue):
+    """The same with a call for several accounts. ``each_alone``: one refused undoes no other."""
+
+    def __init__(self, chain: FakeChain) -> None:
+        super().__init__(chain)
+        self.capabilities = replace(self.capabilities, batch=BatchKind.CALL)
+        self.each_alone = True
+        self.batches: list[list[AccountId]] = []
+
+    async def simulate_batch(
+        self, assessments: Sequence[Assessment], wallet: str, head: Head
+    ) -> SimulatedBatch | Refused:
+        accounts = [each.account for each in assessments]
+        self.batches.append(accounts)
+        for account in accounts:
+            self._bug_at("batch", account)
+        names = {feed: name for name, feed in FEEDS.items()}
+        carried = [price for each in assessments for price in each.updates]
+        updates = {names[p.feed]: (p.price_wad, p.published_ms // 1000) for p in carried}
+        call = market.batch_call(accounts, updates, each_alone=self.each_alone)
+        try:
+            found = self.chain.simulate_batch(call, wallet)
+        except Revert as revert:
+            return Refused(REASONS.get(str(revert), "unknown"), str(revert))
+        rewards = {AccountId(account): wad for account, wad in found.items()}
+        gas, fee_wei = market.gas_of(call), call.value_wei
+        count = 1 if self.each_alone else len(accounts)
+        whole = Simulated(call, gas, sum(rewards.values()), fee_wei, head, all_or_none=count)
+        return SimulatedBatch(whole, rewards)
 
 
 STEEP_ABOVE = wad_to_float(market.STEEP_ABOVE_WAD)

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from keeper.facts import AccountId, FeedId, Price
 from keeper.margin.model import Account, Position
 from keeper.units import WAD
-from keeper.venues.demo_market import DemoAccountState, DemoMarket, DemoMarketState
+from keeper.venues._demo_market_state import DemoAccountState, DemoMarketState
+from keeper.venues.demo_market import DemoMarket
 from tests.market_chain import FEEDS, START_PRICES, MarketChain, Update
 from tests.venues.wire import head_of, tick
 

@@ -27,7 +27,6 @@ import aiohttp
 import click
 from pydantic import ValidationError
 
-from keeper.chain.backfill import logs_from_json
 from keeper.chain.heads import head_from_json
 from keeper.errors import KeeperError
 from keeper.facts import AccountId, Head
@@ -167,7 +166,7 @@ async def record(
             await venue.simulate(verdict, WALLET, head)
         first = max(0, newest - blocks)
         query = {"address": venue.addresses(), "fromBlock": hex(first), "toBlock": "latest"}
-        logs = logs_from_json(await rpc.call("eth_getLogs", [query]))
+        logs = await rpc.call("eth_getLogs", [query])
     one_of_each = {log.topics[0]: log for log in logs if log.topics}
     kept = [one_of_each[topic] for topic in sorted(one_of_each)]
     story = [log for log in logs if log.block_number > heads[0].number]

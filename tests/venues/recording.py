@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Never
 
+import msgspec
+
 from keeper.errors import RpcFault, TransientRpcError
 from keeper.facts import AccountId, Call, Execution, Head, Log
 from keeper.ports import Rpc
@@ -43,8 +45,8 @@ class Recording:
 
     def save(self, kind: str) -> None:
         body = asdict(self)
-        for log in [*body["logs"], *body["story"]]:
-            log["data"] = log["data"].hex()
+        for name in ("logs", "story"):
+            body[name] = [_plain(log) for log in body[name]]
         text = json.dumps(body, indent=1, sort_keys=True)
         (FOLDER / f"{kind}.json").write_text(text + "\n", encoding="utf-8")
 
@@ -72,6 +74,10 @@ def load(kind: str) -> Recording | None:
     for name in ("logs", "story"):
         body[name] = [_log(log) for log in body[name]]
     return Recording(**body)
+
+
+def _plain(log: Log) -> dict[str, Any]:
+    return msgspec.structs.asdict(log) | {"data": log.data.hex()}
 
 
 def _log(raw: Mapping[str, Any]) -> Log:
@@ -107,9 +113,10 @@ class RecordingRpc:
     def _kept(
         self, calls: Sequence[Call], sender: str, done: Sequence[Execution]
     ) -> Sequence[Execution]:
-        plain = [asdict(one) | {"output": one.output.hex()} for one in done]
-        for log in (log for one in plain for log in one["logs"]):
-            log["data"] = log["data"].hex()
+        plain = [
+            asdict(one) | {"output": one.output.hex(), "logs": [_plain(log) for log in one.logs]}
+            for one in done
+        ]
         self.executions.append({"asked": _asked(calls, sender), "done": plain})
         return done
 

@@ -11,14 +11,16 @@ import itertools
 import math
 import pkgutil
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import ModuleType
 
 import pytest
+from msgspec.structs import replace
 from pydantic import BaseModel, ValidationError
 
 import keeper.venues
-from keeper.capabilities import CapitalKind
+from keeper.batching import Batching
+from keeper.capabilities import BatchKind, CapitalKind
 from keeper.errors import KeeperError, TransientError
 from keeper.facts import (
     AccountId,
@@ -32,6 +34,7 @@ from keeper.facts import (
 )
 from keeper.margin import MarginBook
 from keeper.ports import AnyVenue
+from keeper.risk.portfolio import Shockable
 from tests.venues.recording import (
     WALLET,
     GarblingRpc,
@@ -94,6 +97,10 @@ def test_it_has_a_recording(kind: str) -> None:
 
 def test_module_tells_what_it_is(module: ModuleType) -> None:
     assert len((module.__doc__ or "").strip().splitlines()) > 1, "describe the protocol"
+
+
+def test_it_says_how_several_accounts_go_in_one_transaction(venue: AnyVenue) -> None:
+    assert isinstance(venue, Batching) is (venue.capabilities.batch is not BatchKind.NONE)
 
 
 def test_settings_are_frozen_strict_and_described(module: ModuleType, recording: Recording) -> None:
@@ -259,6 +266,63 @@ async def test_the_screen_nominates_what_the_rules_call_liquidatable(
             margin_usd = (one.equity_wad - one.requirement_wad) / 10**18
             assert book.excess(account) <= margin_usd + 1e-6 * max(1.0, abs(margin_usd))
     assert len(book.under) < len(found), "the screen lets nobody through"
+
+
+# --- at other prices ------------------------------------------------------------------------------
+
+SHOCKABLE = {"demo", "synthetix", "curie"}  # the others are second jobs, or for copying
+
+
+async def test_exposures_are_what_is_decided_by(venue: AnyVenue, recording: Recording) -> None:
+    """At the contract's own prices, however they are given, equity and requirement are the same."""
+    if not isinstance(venue, Shockable):
+        assert venue.id not in SHOCKABLE
+        return
+    at_s = recording.head.timestamp_s
+    market = await venue.read_market(recording.head)
+    prices = venue.prices(market)
+    assert set(venue.markets(market).values()) <= set(prices)
+    compared = 0
+    for state in await venue.read_accounts(recording.accounts, recording.head):
+        judged = venue.assess(state, market, {}, at_s)
+        if state.due_until_s is not None:
+            continue  # our own
+        for same in ({}, prices):
+            found = venue.valued_at(market, same, at_s)(state)
+            assert found is not None
+            assert (found.equity, found.requirement) == (judged.equity_wad, judged.requirement_wad)
+            assert found.bad_debt == judged.bad_debt_wad
+            assert found.under or not judged.liquidatable
+            assert set(found.notional) <= set(venue.markets(market))
+            assert set(judged.feeds) <= set(found.feeds) <= set(prices)
+            compared += 1
+    assert compared > 2
+
+
+async def test_a_shock_moves_notional_by_as_much(venue: AnyVenue, recording: Recording) -> None:
+    if not isinstance(venue, Shockable):
+        return
+    at_s = recording.head.timestamp_s
+    market = await venue.read_market(recording.head)
+    prices, feeds = venue.prices(market), venue.markets(market)
+    feed = next(iter(feeds.values()))
+    raised = {name: price * (5 if name == feed else 4) // 4 for name, price in prices.items()}
+    less = dict.fromkeys(prices, 0)
+    moved = 0
+    for state in await venue.read_accounts(recording.accounts, recording.head):
+        before = venue.valued_at(market, {}, at_s)(state)
+        after = venue.valued_at(market, raised, at_s)(state)
+        assert before is not None
+        assert after is not None
+        if getattr(getattr(state, "balance", None), "has_orders", False):
+            continue  # what a maker holds follows the pool
+        for name, size in before.notional.items():
+            times = 1.25 if feeds[name] == feed else 1.0
+            assert after.notional[name] == pytest.approx(size * times, rel=2e-3)
+            moved += times != 1.0
+        unpriced = venue.valued_at(market, less, at_s)(state)
+        assert unpriced is None or not unpriced.notional
+    assert moved
 
 
 # --- the actions ----------------------------------------------------------------------------------

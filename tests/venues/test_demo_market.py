@@ -12,14 +12,8 @@ from keeper.facts import AccountId, Assessment, FeedId, Price, PriceView
 from keeper.margin import MarginBook
 from keeper.margin.model import Account, Margin, Position, margin
 from keeper.units import WAD
-from keeper.venues.demo_market import (
-    INCLUSION_S_MAX,
-    DemoAccountState,
-    DemoMarket,
-    DemoMarketState,
-    Settings,
-    build,
-)
+from keeper.venues._demo_market_state import DemoAccountState, DemoMarketState
+from keeper.venues.demo_market import INCLUSION_S_MAX, DemoMarket, Settings, build
 from tests.market_chain import FEE_WEI, FEEDS, START_PRICES, MarketChain, random_account, seeded
 from tests.venues.demo import ETH, MAX_AGE_S, eth_long, random_updates, read, ticks
 from tests.venues.wire import head_of, tick

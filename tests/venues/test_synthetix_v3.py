@@ -10,6 +10,7 @@ import pytest
 from eth_abi.abi import encode
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from keeper.facts import AccountId, Head, Log
 from keeper.margin import MarginBook
@@ -301,7 +302,7 @@ def test_what_is_of_the_market_touches_nobody_and_what_is_unknown_everybody() ->
         assert (touched.accounts, touched.everything) == (frozenset(), False)
     charged = venue.touched(log_of("AccountCharged", 11, 5, 6, indexed=0))
     assert charged.accounts == {"11"}
-    strange = replace(log_of("DebtPaid", 1, 2, 3, indexed=2), topics=("0x" + "77" * 32,))
+    strange = structs.replace(log_of("DebtPaid", 1, 2, 3, indexed=2), topics=("0x" + "77" * 32,))
     assert venue.touched(strange).everything
 
 

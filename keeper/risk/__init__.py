@@ -1,0 +1,1 @@
+"""What a risk analyst asks: accounts at other prices, where they sink, how near they are."""

@@ -1,0 +1,137 @@
+"""Every fault that is injected, what must come of it, and the tests that show it.
+
+``python -m tests.faults.table`` prints it as Markdown. ``test_table`` keeps it true.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One fault. ``shown_by``: file under tests/, ``::``, function."""
+
+    fault: str
+    outcome: str
+    shown_by: Sequence[str]
+
+
+CRASH = (
+    "faults/test_crash_points.py::test_each_account_once_each_nonce_once_and_the_money_to_the_wei"
+)
+ENDPOINTS = "e2e/test_endpoint_faults.py::"
+ONE_OF_THREE = ENDPOINTS + "test_one_of_three_fails_and_the_work_goes_on"
+NONE_LEFT = ENDPOINTS + "test_none_is_left_nothing_is_sent_and_it_is_told"
+TROUBLE = "chain/test_journal_trouble.py::"
+
+TABLE: Sequence[Case] = (
+    # --- the process is killed
+    Case(
+        "SIGKILL before, amid and after each step of an attempt (`mortal_keeper.STEPS`)",
+        "each account liquidated once, no nonce twice or never, all settled, money to the wei",
+        [CRASH],
+    ),
+    Case(
+        "SIGKILL with transactions in flight from several wallets",
+        "the same",
+        [
+            "e2e/test_lanes.py::test_each_account_once_each_nonce_once_and_the_money_to_the_wei",
+            "e2e/test_kill_keeper.py::test_exactly_one_liquidation_and_a_settled_journal",
+        ],
+    ),
+    Case(
+        "SIGKILL of broker, node and keeper in mid-crash",
+        "nobody is missed, the books agree",
+        [
+            "e2e/test_outages.py::test_nobody_is_missed_and_the_books_agree",
+            "storm/test_storms.py::test_broker_node_and_keeper_killed_amid_staged_liquidations",
+        ],
+    ),
+    # --- a transaction does not get through
+    Case(
+        "base fee × 10 while it waits",
+        "replaced until it is included; at the ceiling cancelled",
+        [
+            "e2e/test_base_fee.py::test_it_is_replaced_until_it_is_included",
+            "e2e/test_base_fee.py::test_at_the_ceiling_it_is_cancelled",
+        ],
+    ),
+    Case(
+        "the node drops it",
+        "sent again at the same nonce, won",
+        [
+            "e2e/test_contested.py::test_a_transaction_that_the_node_forgot_is_sent_again",
+            "e2e/test_kill_keeper.py::test_exactly_one_liquidation_and_a_settled_journal",
+        ],
+    ),
+    Case(
+        "a competitor is included first",
+        "lost: one revert is paid, nothing is sent again",
+        ["e2e/test_contested.py::test_a_competitor_that_is_faster_costs_one_revert"],
+    ),
+    Case(
+        "an account that the venue's adapter cannot handle",
+        "set aside and named, the others are served",
+        ["e2e/test_poisoned_account.py::test_the_others_are_liquidated_and_it_is_named"],
+    ),
+    # --- endpoints
+    Case(
+        "one endpoint of three: reset in mid-answer, hung, 429 with Retry-After, HTML, HTTP 500, "
+        "stale head, lying nonce, wrong chain",
+        "the work goes on through the others",
+        [
+            ONE_OF_THREE,
+            ENDPOINTS + "test_an_endpoint_that_lies_about_nonces_from_the_start_is_outvoted",
+        ],
+    ),
+    Case(
+        "two endpoints of three refuse connections",
+        "the work goes on through the third",
+        [ENDPOINTS + "test_only_one_of_three_is_there_at_all"],
+    ),
+    Case(
+        "all endpoints fail",
+        "nothing is sent, it is told, and done when one is back",
+        [
+            NONE_LEFT,
+            "e2e/test_rpc_faults.py::test_the_keeper_counts_it_names_it_and_recovers_by_itself",
+            "e2e/test_rpc_faults.py::test_well_formed_nonsense_is_survived",
+        ],
+    ),
+    Case(
+        "the only endpoint serves another chain from the start",
+        "nothing is sent to it",
+        ["e2e/test_rpc_faults.py::test_nothing_is_sent_to_another_chain_from_the_start"],
+    ),
+    # --- the journal
+    Case(
+        "the journal is locked",
+        "nothing is sent, it is told, watching goes on; sending resumes by itself",
+        [
+            "e2e/test_journal.py::test_nothing_is_sent_while_the_journal_is_locked",
+            TROUBLE + "test_a_lock_held_by_another_connection_is_waited_for_and_named",
+        ],
+    ),
+    Case(
+        "the disk is full",
+        "the same",
+        [
+            TROUBLE + "test_a_full_disk_refuses_what_must_be_on_it_and_keeps_the_rest",
+            TROUBLE + "test_the_lane_sends_nothing_and_then_goes_on_with_the_same_nonces",
+            TROUBLE + "test_a_replacement_that_cannot_be_journaled_is_not_sent",
+        ],
+    ),
+)
+
+
+def as_markdown() -> str:
+    lines = ["| fault | what must come of it | shown by |", "|---|---|---|"]
+    for case in TABLE:
+        shown = "<br>".join(f"`{name}`" for name in case.shown_by)
+        lines.append(f"| {case.fault} | {case.outcome} | {shown} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(as_markdown() + "\n")
