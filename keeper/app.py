@@ -13,9 +13,10 @@ from keeper import __version__
 from keeper.act.brakes import Brakes
 from keeper.act.execute import Execution
 from keeper.act.settle import Settlement
+from keeper.chain.announcements import Ears, listen
 from keeper.chain.broadcast import Broadcast, BroadcastRules
 from keeper.chain.endpoints import Endpoints, Role
-from keeper.chain.heads import ChainFollower, FollowSettings, announce_heads
+from keeper.chain.heads import ChainFollower, FollowSettings
 from keeper.chain.journal import Journal
 from keeper.chain.jsonrpc import JsonRpcClient
 from keeper.chain.lane_rules import LaneParts
@@ -31,6 +32,7 @@ from keeper.chain_parts import (
     build_reading,
     build_reconciler,
     build_venue,
+    listen_rules,
 )
 from keeper.clock import SystemClock
 from keeper.config import Settings, find_module
@@ -266,15 +268,9 @@ def _loops(parts: Parts) -> dict[str, Callable[[], Awaitable[None]]]:
     for number, endpoint in enumerate(chain.ws):
         name = f"ws{number}"
         parts.heartbeats.register(name, BEAT_LIMIT_S + chain.head_silence_ms_max / 1000)
-        url = endpoint.read().get_secret_value()
-        body = partial(
-            announce_heads,
-            url,
-            chain.id,
-            parts.follower.wake,
-            chain.head_silence_ms_max,
-            partial(parts.heartbeats.beat, name),
-        )
+        ears = Ears(parts.follower.wake, pipeline.hint, partial(parts.heartbeats.beat, name))
+        rules = listen_rules(chain, [desk.venue for desk in parts.desks.values()])
+        body = partial(listen, endpoint.read().get_secret_value(), rules, ears)
         loops[name] = partial(supervisor.run_stream_loop, name, body)
     return loops
 

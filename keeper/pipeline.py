@@ -23,6 +23,7 @@ from keeper.facts import (
     AccountId,
     AccountState,
     Head,
+    Log,
     MarketState,
     Price,
     VenueId,
@@ -57,6 +58,7 @@ class Pipeline:
         self.desks = reading.desks
         self.intakes = reading.intakes
         self.head: Head | None = None
+        self.head_how = "polled"  # how it was learned of
         self.chain_trouble = ""  # what the last failed reading of the head said
         self._board = board
         self._chain = chain
@@ -107,9 +109,17 @@ class Pipeline:
                     continue
                 if update.reorged_from is not None:
                     self._telemetry.count("keeper_reorgs_total")
+                self.head_how = "announced" if self._chain.announced else "polled"
+                delay_s = max(0.0, update.head.seen_ms / 1000 - update.head.timestamp_s)
+                self._telemetry.observe("keeper_head_delay_seconds", delay_s, how=self.head_how)
                 for intake in self.intakes.values():
                     intake.post(update)
                 self._advance(update.head)
+
+    def hint(self, log: Log) -> None:
+        """Take in a log that was announced, perhaps of a block not yet made."""
+        for intake in self.intakes.values():
+            intake.hint(log)
 
     def _advance(self, head: Head) -> None:
         self.head = head

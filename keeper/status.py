@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from keeper.config import Settings
     from keeper.decide.agenda import Hold
     from keeper.decide.budget import Limit
-    from keeper.facts import Attempt, FeedId, Settled, VenueId
+    from keeper.facts import Attempt, FeedId, Head, Settled, VenueId
     from keeper.observe.metrics import Metrics
     from keeper.pipeline import Pipeline
     from keeper.prices.board import PriceBoard
@@ -128,7 +128,7 @@ class Status:
                 "restart_keys": list(self.restart_keys),
             },
             "wallets": [_wallet(lane) for lane in self.lanes.lanes],
-            "head": {"block": head.number, "age_ms": now_ms - head.seen_ms} if head else None,
+            "head": _head(head, now_ms, self.pipeline.head_how) if head else None,
             "prices": {feed.id: self._price(feed.id, now_ms) for feed in self.settings.feeds},
             "venues": {venue: self._venue(desk) for venue, desk in self.pipeline.desks.items()},
             "accounts": self._nearest(),
@@ -233,6 +233,13 @@ class Status:
         self.endpoints.set_gauges()
         self.heartbeats.publish(self.metrics)
         self.quarantine.publish(self.metrics, list(self.pipeline.desks))
+
+
+def _head(head: Head, now_ms: int, how: str) -> dict[str, object]:
+    """Say how old the newest block is, and how long after its time stamp it was learned of."""
+    delay_ms = max(0, head.seen_ms - head.timestamp_s * 1000)
+    age_ms = now_ms - head.seen_ms
+    return {"block": head.number, "age_ms": age_ms, "delay_ms": delay_ms, "how": how}
 
 
 def _held(hold: Hold | None) -> dict[str, object]:

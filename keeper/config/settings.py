@@ -109,7 +109,12 @@ class ChainSettings(Table):
     ws: tuple[WsEndpoint, ...] = Field(
         default=(),
         max_length=16,
-        description="WebSocket endpoints for new heads; without one heads are polled.",
+        description="WebSocket endpoints for new heads and logs; without one heads are polled.",
+    )
+    pending_logs: bool = Field(
+        default=False,
+        description="Also listen for logs of blocks not yet made (pendingLogs, on Base): accounts "
+        "they name are read again with that block, whatever its logs say.",
     )
     native_feed: FeedId = Field(
         description="Feed that prices the chain's native token in USD; gas is weighed with it."

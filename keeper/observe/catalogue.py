@@ -8,11 +8,13 @@ from keeper.decide.budget import Sort, Span
 from keeper.errors import EndpointState, RpcFault
 from keeper.facts import Outcome, Rejection, TxKind
 from keeper.jobs import Gain
-from keeper.observe.metric import TICK_BUCKETS_S, Given, Metric
-from keeper.observe.metric import closed as _set
-from keeper.observe.metric import counter as _counter
-from keeper.observe.metric import gauge as _gauge
-from keeper.observe.metric import histogram as _histogram
+from keeper.observe._metric import TICK_BUCKETS_S, Given, Metric
+from keeper.observe._metric import counter as _counter
+from keeper.observe._metric import gauge as _gauge
+from keeper.observe._metric import histogram as _histogram
+from keeper.observe._metric import one_of as _set
+
+__all__ = ["TABLE", "Given", "Metric", "as_markdown"]
 
 FEED = Given("feed")
 SOURCE = Given("source")
@@ -237,6 +239,16 @@ _ATTEMPTS = (
 _CHAIN = (
     _gauge("head_block", "Number of the newest block."),
     _gauge("head_age_seconds", "Seconds since the newest block was learned of.", unit="seconds"),
+    _histogram(
+        "head_delay_seconds",
+        "Time from a block's time stamp until it was learned of: announced or polled for.",
+        how=_set(["announced", "polled"]),
+    ),
+    _counter(
+        "hinted_accounts_total",
+        "Accounts read again for an announced log alone, which no logs that were read have named.",
+        venue=VENUE,
+    ),
     _gauge("wallet_balance_wei", "Balance of the wallet in wei.", unit="wei", wallet=WALLET),
     _gauge("wallet_parked", "1 while the wallet starts no attempt, else 0.", wallet=WALLET),
     _gauge(

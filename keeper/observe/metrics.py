@@ -22,8 +22,7 @@ from prometheus_client import (
 )
 from prometheus_client.openmetrics import exposition as openmetrics
 
-from keeper.observe.catalogue import FEED, TABLE, VERSION
-from keeper.observe.metric import Given, Metric
+from keeper.observe.catalogue import FEED, TABLE, VERSION, Given, Metric
 
 log = structlog.get_logger(__name__)
 

@@ -62,6 +62,7 @@ class Reading:
             try:
                 for seen in intake.fold():
                     report(desk, seen, self.submitter, self.telemetry)
+                self.telemetry.count("keeper_hinted_accounts_total", intake.hinted, venue=venue)
                 if intake.gap:
                     await self.find(desk, intake, head)
                 await self.read(desk, intake, head)

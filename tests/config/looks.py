@@ -29,6 +29,7 @@ from keeper.app import (
     views_of,
 )
 from keeper.batching import accounts_of
+from keeper.chain.announcements import ListenRules
 from keeper.chain.backfill import Finder
 from keeper.chain.broadcast import Broadcast
 from keeper.chain.fees import read_tip
@@ -563,10 +564,11 @@ async def requests_of_a_call(settings: Settings) -> object:
     return telemetry.counts.total()
 
 
-def websocket_silence_ms(parts: Parts) -> object:
+def listening(parts: Parts) -> ListenRules:
+    """Return what the first websocket is asked for."""
     (body,) = [loop for name, loop in _loops(parts).items() if name == "ws0"]
-    _, announce = body.args  # type: ignore[attr-defined]
-    return announce.args[3]
+    rules: ListenRules = body.args[1].args[1]  # type: ignore[attr-defined]
+    return rules
 
 
 def finder(parts: Parts) -> Finder:

@@ -217,7 +217,16 @@ EFFECTS = [
         part(lambda p: sorted(set(_loops(p)) & {"sequencer"})),
         ["sequencer"],
     ),
-    Effect("chain.head_silence_ms_max", 700, part(looks.websocket_silence_ms), 700, WS),
+    Effect(
+        "chain.head_silence_ms_max", 700, part(lambda p: looks.listening(p).silence_ms_max), 700, WS
+    ),
+    Effect(
+        "chain.pending_logs",
+        value=True,
+        look=part(lambda p: looks.listening(p).pending_logs),
+        seen=True,
+        also=WS,
+    ),
     Effect("keeper.state_dir", "elsewhere", part(looks.folder_of_the_journal), "elsewhere"),
     Effect("keeper.state_dir", "elsewhere", part(looks.folder_of_the_ledger), "elsewhere"),
     Effect("keeper.state_dir", "elsewhere", part(looks.folder_of_the_snapshots), "elsewhere"),

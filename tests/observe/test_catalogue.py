@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from keeper.observe.catalogue import TABLE
-from keeper.observe.metric import Given
+from keeper.observe.catalogue import TABLE, Given
 
 KEEPER = Path(__file__).resolve().parents[2] / "keeper"
 KINDS = {"count": "counter", "gauge": "gauge", "observe": "histogram"}

@@ -75,6 +75,8 @@ LOOPS = ("chain", "decide", "attempt", "settle", f"accounts/{VENUE}", "prices/ma
 class FakeFollower:
     """Says what changed on the fake chain since it was last asked. Implements ``Chain``."""
 
+    announced = False
+
     def __init__(self, chain: FakeChain) -> None:
         self._chain = chain
         self.known: list[Head] = [chain.head]

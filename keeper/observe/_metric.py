@@ -1,4 +1,4 @@
-"""What a row of the table of metrics says."""
+"""What a row of the table of metrics is, and the short ways to write one."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -53,22 +53,18 @@ class Metric:
 def counter(
     name: str, text: str, *, unit: str = "", zeroed: bool = True, **labels: Values
 ) -> Metric:
-    """Declare a counter."""
     return Metric(f"keeper_{name}", "counter", text, labels, unit, zeroed)
 
 
 def gauge(name: str, text: str, *, unit: str = "", **labels: Values) -> Metric:
-    """Declare a gauge."""
     return Metric(f"keeper_{name}", "gauge", text, labels, unit)
 
 
 def histogram(
     name: str, text: str, *, buckets_s: tuple[float, ...] = BUCKETS_S, **labels: Values
 ) -> Metric:
-    """Declare a histogram of seconds."""
     return Metric(f"keeper_{name}", "histogram", text, labels, "seconds", buckets_s=buckets_s)
 
 
-def closed(*values: Iterable[str]) -> frozenset[str]:
-    """Return the label values of some groups, which are all there are."""
+def one_of(*values: Iterable[str]) -> frozenset[str]:
     return frozenset(str(value) for group in values for value in group)
