@@ -78,6 +78,14 @@ class Weighing:
             value_wei=simulation.call.value_wei,
         )
 
+    def worth_per_gas_wei(self, desk: Desk, simulation: Simulated) -> int | None:
+        """Return the price of gas up to which a simulated liquidation pays; None: not known."""
+        spend = self.spend(desk, simulation)
+        if spend is None:
+            return None
+        least_wei = self.rules.profit_wei_min if desk.rules.objective is Objective.PROFIT else 0
+        return (spend.worth_wei - spend.value_wei - least_wei) // spend.gas
+
     def plan(
         self, desk: Desk, nominated: Nominated, simulation: Simulated, fee: Fee
     ) -> Plan | HoldReason:

@@ -71,12 +71,13 @@ BACKOFFS = frozenset({HoldReason.BACKOFF, HoldReason.SEND_FAILED})  # no new fac
 class Hold:
     """A reason and what ends it: a wall-clock time (ms) and/or a block number.
 
-    ``detail``: what exactly, in words, for people.
+    ``base_fee_wei``: a base fee so low ends it too. ``detail``: what exactly, in words, for people.
     """
 
     reason: HoldReason
     until_ms: int | None = None
     until_block: int | None = None
+    base_fee_wei: int | None = None
     detail: str = ""
 
 
@@ -165,6 +166,15 @@ class Agenda(Generic[AccountT]):
             if entry.hold is not None and entry.hold.reason is reason:
                 entry.hold = None
                 self._due[account] = None
+
+    def cheaper(self, base_fee_wei: int) -> None:
+        """Look again at every account that was too dear and is not at this base fee."""
+        for account, entry in self._entries.items():
+            hold = entry.hold
+            if hold is None or hold.base_fee_wei is None or hold.base_fee_wei < base_fee_wei:
+                continue
+            entry.hold = None
+            self._due[account] = None
 
     def hold(self, account: AccountT, hold: Hold) -> None:
         """Stop looking at an account until a time or a block; it is no longer busy."""
