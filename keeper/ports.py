@@ -1,6 +1,6 @@
 """The contracts between the rooms: small Protocols, written from the core's needs."""
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from keeper.capabilities import Capabilities
@@ -216,6 +216,8 @@ class Accounting(Protocol):
 class Chain(Protocol):
     """The head of the chain and what was logged since the last one."""
 
+    announced: bool  # the last look at the head was for a websocket's sake, not a poll's
+
     async def start(self) -> Head:
         """Return the head to follow from."""
         ...
@@ -352,15 +354,19 @@ class Tracker(Protocol):
         """Send a dearer transaction at the attempt's nonce; raises TransientError."""
         ...
 
-    async def cancel(self, attempt: Attempt, head: Head) -> bool:
-        """Take the nonce with a transfer of nothing to ourselves; False when it cannot be paid.
+    async def cancel(self, attempt: Attempt, head: Head, cost_wei_max: int) -> bool:
+        """Take the nonce with a transfer of nothing to ourselves; False when that costs too much.
 
         Raises TransientError.
         """
         ...
 
-    async def close(self, settled: Settled) -> None:
-        """Write the end of an attempt and forget it."""
+    async def fill_gaps(self, head: Head, may: Callable[[Plan, Fee], bool]) -> None:
+        """Use up the nonces that all later ones wait for; ``may`` says which of it is paid for."""
+        ...
+
+    async def close(self, settled: Sequence[Settled]) -> None:
+        """Write the end of an attempt, for each of its accounts, and forget it."""
         ...
 
 

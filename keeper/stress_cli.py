@@ -15,6 +15,7 @@ from rich.text import Text
 
 from keeper.ask_cli import Document, address, ask, where
 from keeper.errors import FatalError
+from keeper.risk.picture import short, svg, terminal
 
 WHOLE = "*"  # names the line of a venue as a whole
 
@@ -29,31 +30,51 @@ WHOLE = "*"  # names the line of a venue as a whole
     help="Move one price, by feed, market or asset: --shock ETH=-20% (again for more).",
 )
 @click.option("--all", "everything", metavar="PCT", help="Move all other prices: --all=-10%.")
+@click.option("--map", "as_map", is_flag=True, help="Draw what sinks from -50 % to +50 % instead.")
+@click.option("--svg", "file", type=click.Path(path_type=Path), help="Write the map to this file.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print a line a venue and market, USD.")
-def stress(
+def stress(  # noqa: PLR0913 - one parameter an option
     path: Path,
     url: str | None,
-    as_json: bool,  # noqa: FBT001 - click passes flags like this
-    as_csv: bool,  # noqa: FBT001
     shocks: tuple[str, ...],
     everything: str | None,
+    file: Path | None,
+    *,
+    as_json: bool,
+    as_csv: bool,
+    as_map: bool,
 ) -> None:
     """Say what a move of prices would leave under-margined or insolvent. Changes nothing.
 
     Exactly, by the arithmetic that decides; without a shock: how things stand now. Amounts in USD.
     """
-    if as_json and as_csv:
-        msg = "--json and --csv exclude each other; leave one of them out"
+    drawn = as_map or file is not None
+    if (as_csv and (as_json or drawn)) or (drawn and (shocks or everything)):
+        msg = "of --csv, --json, --map (with --svg), and of shocks and --map, only one goes"
         raise FatalError(msg)
+    base = address(path, url)
+    if drawn:
+        _show_map(ask(base, "/api/v1/liquidation-map"), file, as_json=as_json, as_map=as_map)
+        return
     query = [("shock", shock) for shock in shocks]
     query += [("all", everything)] if everything is not None else []
-    document = ask(address(path, url), f"/api/v1/stress?{urlencode(query)}")
+    document = ask(base, f"/api/v1/stress?{urlencode(query)}")
     if as_json:
         click.echo(json.dumps(document))
     elif as_csv:
         click.echo(as_lines(document), nl=False)
     else:
         Console().print(as_tables(document))
+
+
+def _show_map(document: Document, file: Path | None, *, as_json: bool, as_map: bool) -> None:
+    if file is not None:
+        svg(document, file)
+    if as_json:
+        click.echo(json.dumps(document))
+    elif as_map:
+        console = Console()
+        console.print(terminal(document, console.width))
 
 
 def as_lines(document: Document) -> str:
@@ -135,11 +156,3 @@ def _top(accounts: list[Document]) -> Table:
         amounts = [one[f"{key}_usd"] for key in ("notional", "equity", "requirement", "bad_debt")]
         table.add_row(escape(one["account"]), *map(short, amounts))
     return table
-
-
-def short(usd: float) -> str:
-    """Return an amount in few characters: 31.3M."""
-    for unit, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if abs(usd) >= 0.9995 * unit:
-            return f"{usd / unit:.3g}{letter}"
-    return f"{usd:.3g}"

@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequenc
 from dataclasses import replace
 from typing import NoReturn
 
+from keeper.batching import accounts_of
 from keeper.coverage import Covered
 from keeper.decide.agenda import HoldReason
 from keeper.decide.economics import DataFee, Fee, Spend
@@ -169,6 +170,9 @@ class ScriptedLane:
         self.plans: list[Plan] = []
         self.replaced: list[tuple[Attempt, Plan, Fee]] = []
         self.cancelled: list[Attempt] = []
+        self.cancel_wei_max: list[int] = []
+        self.gaps: list[Plan] = []
+        self.filled: list[Plan] = []
         self.closed: list[Settled] = []
         self.parked = ""
         self.sending_trouble = ""
@@ -203,7 +207,10 @@ class ScriptedLane:
         return any(tx.hash == tx_hash for a in self.open_attempts for tx in a.transactions)
 
     def attempt_of(self, venue: VenueId, account: AccountId) -> Attempt | None:
-        return self._open.get((venue, account))
+        for (at, _), attempt in self._open.items():
+            if at == venue and account in accounts_of(attempt.plan):
+                return attempt
+        return None
 
     def first_fee(self, _venue: VenueId, _head: Head, _spend: Spend) -> Fee | HoldReason:
         return self.fee
@@ -269,11 +276,18 @@ class ScriptedLane:
     async def replace(self, attempt: Attempt, plan: Plan, fee: Fee, _head: Head) -> None:
         self.replaced.append((attempt, plan, fee))
 
-    async def cancel(self, attempt: Attempt, _head: Head) -> bool:
+    async def fill_gaps(self, _head: Head, may: Callable[[Plan, Fee], bool]) -> None:
+        assert isinstance(self.fee, Fee)
+        fee = self.fee
+        self.filled += [plan for plan in self.gaps if may(plan, fee)]
+
+    async def cancel(self, attempt: Attempt, _head: Head, cost_wei_max: int) -> bool:
+        self.cancel_wei_max.append(cost_wei_max)
         if self.can_cancel:
             self.cancelled.append(attempt)
         return self.can_cancel
 
-    async def close(self, settled: Settled) -> None:
-        self.closed.append(settled)
-        self._open.pop((settled.attempt.plan.venue, settled.attempt.plan.account), None)
+    async def close(self, settled: Sequence[Settled]) -> None:
+        self.closed += settled
+        plan = settled[0].attempt.plan
+        self._open.pop((plan.venue, plan.account), None)

@@ -1,17 +1,19 @@
 """What was spent and won so far, as sending needs it: budgets that hold, odds that were learned."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
 from keeper.act.execution_rules import ExecutionRules
+from keeper.batching import accounts_of
 from keeper.decide.agenda import Hold, HoldReason
-from keeper.decide.budget import Amounts, Budget, Limit, Spent
+from keeper.decide.budget import Amounts, Budget, Limit, Spent, Unit
 from keeper.decide.economics import Fee
 from keeper.decide.learn import Odds, Record, Result
-from keeper.facts import AccountId, Attempt, Outcome, Plan, Settled, VenueId
+from keeper.facts import AccountId, Attempt, Outcome, Plan, Settled, TxKind, VenueId
 from keeper.jobs import PAID, Job
 from keeper.ports import Clock
+from keeper.units import WAD
 
 CANCEL_GAS = 21_000  # a transfer of nothing to ourselves
 NOT_WON = frozenset({Outcome.LOST, Outcome.REVERTED})
@@ -34,6 +36,7 @@ class Past:
     @classmethod
     def of(cls, settled: Settled, settled_ms: int) -> Self:
         """Return what counts of a settled attempt later."""
+        accounts = len(accounts_of(settled.attempt.plan))
         return cls(
             venue=settled.attempt.plan.venue,
             job=settled.attempt.plan.job,
@@ -42,7 +45,7 @@ class Past:
             reward_wei=settled.reward_wei,
             cost_wei=settled.cost_wei,
             native_usd_wad=settled.native_usd_wad,
-            gas_used=settled.receipt.gas_used if settled.receipt else None,
+            gas_used=settled.receipt.gas_used // accounts if settled.receipt else None,
         )
 
 
@@ -59,6 +62,12 @@ class Spending:
         self._budget = Budget(rules.limits)
         self._record = Record(rules.prior)
         self._claims: dict[Key, Amounts] = {}  # let through, perhaps not in flight yet
+
+    def adopt(self, rules: ExecutionRules) -> None:
+        """Go by other rules; what was spent and learned counts on."""
+        self._rules = rules
+        self._budget.limits = rules.limits
+        self._record.prior = rules.prior
 
     def settled(self, settled: Settled) -> None:
         """Let an attempt count that ended just now."""
@@ -99,6 +108,17 @@ class Spending:
         until_ms = over.until_ms or now_ms + self._rules.hold_ms
         return Hold(HoldReason.BUDGET, until_ms=until_ms, detail=str(over))
 
+    def cancel_wei_max(self, attempt: Attempt, open_attempts: Sequence[Attempt]) -> int:
+        """Return what cancelling an attempt may cost: what it has reserved, and what is left."""
+        reserved = self._reserved(open_attempts)[attempt.plan.venue, attempt.plan.account]
+        native = self._native_usd_wad()
+        left_wei = [
+            _in_wei(limit, left or 0, native) for limit, left in self.left(open_attempts).items()
+        ]
+        return reserved.gas_wei + max(
+            0, min(left_wei, default=self._rules.transaction_cost_wei_max)
+        )
+
     def release(self, venue: VenueId, account: AccountId) -> None:
         """End a claim: by now its attempt is in flight, or will not be."""
         self._claims.pop((venue, account), None)
@@ -112,9 +132,19 @@ class Spending:
         reserved = dict(self._claims)
         for attempt in open_attempts:
             key = (attempt.plan.venue, attempt.plan.account)
-            dearest = max((tx.max_fee_wei for tx in attempt.transactions), default=0)
-            reserved[key] = _larger(_worst(attempt.plan, dearest), reserved.get(key))
+            reserved[key] = _larger(_worst_of(attempt), reserved.get(key))
         return reserved
+
+
+def _worst_of(attempt: Attempt) -> Amounts:
+    """Return what an attempt in flight costs at most: one of its transactions will be included."""
+    fees = {True: 0, False: 0}  # by whether it is a cancel
+    for tx in attempt.transactions:
+        cancels = tx.kind is TxKind.CANCEL
+        fees[cancels] = max(fees[cancels], tx.max_fee_wei)
+    worst = _worst(attempt.plan, fees[False])
+    cancel_wei = CANCEL_GAS * fees[True]
+    return _larger(worst, Amounts(cancel_wei, cancel_wei))
 
 
 def _worst(plan: Plan, max_fee_wei: int) -> Amounts:
@@ -122,6 +152,12 @@ def _worst(plan: Plan, max_fee_wei: int) -> Amounts:
     cancel_wei = CANCEL_GAS * (max_fee_wei + max_fee_wei // 8 + 1)
     gas_wei = plan.cost_wei_max + cancel_wei
     return Amounts(gas_wei, gas_wei + plan.expected.exit_cost_wei)
+
+
+def _in_wei(limit: Limit, amount: int, native_usd_wad: int | None) -> int:
+    if limit.unit is Unit.WEI:
+        return amount
+    return amount * WAD // native_usd_wad if native_usd_wad else 0
 
 
 def _larger(one: Amounts, other: Amounts | None) -> Amounts:

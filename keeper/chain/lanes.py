@@ -1,15 +1,17 @@
 """All wallets of a chain, side by side: each owns its nonces, none waits for another."""
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 
 import structlog
 
+from keeper.batching import accounts_of
 from keeper.chain.data_fee import read_data_fees
 from keeper.chain.fees import first_fee, read_tip
-from keeper.chain.lane_rules import LaneRules
+from keeper.chain.lane_rules import LaneParts, LaneRules
 from keeper.chain.signer import Wallet
-from keeper.chain.submit import Lane, LaneParts
+from keeper.chain.submit import Lane
 from keeper.decide.agenda import HoldReason
 from keeper.decide.economics import DataFee, Fee, Spend
 from keeper.errors import RpcError
@@ -47,6 +49,14 @@ class Lanes:
         self._turns: dict[str, int] = {}  # wallet → when it was chosen last
         self._turn = 0
         self._tip_wei: int | None = None  # what others pay, at the last head
+
+    def adopt(self, rules: LaneRules, balances_wei_min: Mapping[str, int]) -> None:
+        """Go by other rules, in what is in flight too; ``balances_wei_min``: by wallet's name."""
+        self._rules = rules
+        for lane in self._all:
+            lane.rules = rules
+            least_wei = balances_wei_min.get(lane.name, lane.wallet.balance_wei_min)
+            lane.wallet = replace(lane.wallet, balance_wei_min=least_wei)
 
     @property
     def wallets(self) -> Sequence[str]:
@@ -119,9 +129,10 @@ class Lanes:
 
     async def submit(self, plan: Plan, wallet: str, fee: Fee, head: Head) -> Attempt | NotSent:
         """Open an attempt from a wallet: nonce, signature, journal, broadcast."""
-        if self.attempt_of(plan.venue, plan.account) is not None:
-            msg = f"account {plan.account} has an open attempt"
-            raise ValueError(msg)
+        for account in accounts_of(plan):
+            if self.attempt_of(plan.venue, account) is not None:
+                msg = f"account {account} has an open attempt"
+                raise ValueError(msg)
         lane = next((lane for lane in self.lanes if lane.address == wallet), None)
         return NotSent.NO_WALLET if lane is None else await lane.submit(plan, fee, head)
 
@@ -180,13 +191,18 @@ class Lanes:
         """Send a dearer transaction at the attempt's nonce; raises SigningError."""
         await self._lane(attempt).replace(attempt, plan, fee, head)
 
-    async def cancel(self, attempt: Attempt, head: Head) -> bool:
-        """Take the nonce with a transfer of nothing to ourselves; False when it cannot be paid."""
-        return await self._lane(attempt).cancel(attempt, head)
+    async def cancel(self, attempt: Attempt, head: Head, cost_wei_max: int) -> bool:
+        """Take the nonce with a transfer of nothing to ourselves; False when it costs too much."""
+        return await self._lane(attempt).cancel(attempt, head, cost_wei_max)
 
-    async def close(self, settled: Settled) -> None:
-        """Write the end of an attempt and forget it."""
-        await self._lane(settled.attempt).close(settled)
+    async def fill_gaps(self, head: Head, may: Callable[[Plan, Fee], bool]) -> None:
+        """Use up the nonces that all later ones wait for; ``may`` says which of it is paid for."""
+        for lane in self.lanes:
+            await lane.fill_gaps(head, may)
+
+    async def close(self, settled: Sequence[Settled]) -> None:
+        """Write the end of an attempt, for each of its accounts, and forget it."""
+        await self._lane(settled[0].attempt).close(settled)
 
     def _lane(self, attempt: Attempt) -> Lane:
         return next(lane for lane in self._all if lane.address == attempt.wallet)

@@ -25,6 +25,7 @@ class Exposure:
     notional     market → size × price, below zero for a short; an open position is never left out
     collateral   asset → value at full price of what is held beside cash
     whole        False: it holds something that is not valued here, so it is worth more
+    feeds        the prices that it stands on
     """
 
     under: bool
@@ -34,6 +35,7 @@ class Exposure:
     notional: Mapping[str, int]
     collateral: Mapping[str, int] = field(default_factory=dict)
     whole: bool = True
+    feeds: Sequence[str] = ()
 
     @property
     def gross(self) -> int:

@@ -25,7 +25,8 @@ class Reads:
     """What the API shows. The callables run on the event loop and raise KeyError for the unknown.
 
     ``account`` takes a venue and an account of it. ``stress`` takes shocks and the one of all
-    other prices, gives way to the loops, and raises ValueError for what is no shock.
+    other prices, gives way to the loops, and raises ValueError for what is no shock;
+    ``liquidation_map`` raises TimeoutError as long as it is not done.
     """
 
     accounts: Page
@@ -33,6 +34,7 @@ class Reads:
     account: Callable[[str, str], Mapping[str, object]]
     config: Callable[[], Mapping[str, object]]
     stress: Callable[[Sequence[str], str | None], Awaitable[Mapping[str, object]]]
+    liquidation_map: Callable[[], Awaitable[Mapping[str, object]]]
 
 
 def routes(reads: Reads) -> list[web.RouteDef]:
@@ -55,6 +57,16 @@ def routes(reads: Reads) -> list[web.RouteDef]:
     async def config(_request: web.Request) -> web.Response:
         return as_json(200, reads.config())
 
+    return [
+        web.get("/api/v1/accounts", accounts, allow_head=False),
+        web.get("/api/v1/accounts/{venue}/{account}", account, allow_head=False),
+        web.get("/api/v1/candidates", candidates, allow_head=False),
+        web.get("/api/v1/config", config, allow_head=False),
+        *_risk_routes(reads),
+    ]
+
+
+def _risk_routes(reads: Reads) -> list[web.RouteDef]:
     async def stress(request: web.Request) -> web.Response:
         shocks = request.query.getall("shock", [])
         unknown = [name for name in request.query if name not in SHOCKED]
@@ -67,12 +79,16 @@ def routes(reads: Reads) -> list[web.RouteDef]:
         except ValueError as error:
             return _mistake(str(error))
 
+    async def liquidation_map(_request: web.Request) -> web.Response:
+        try:
+            return as_json(200, await reads.liquidation_map())
+        except TimeoutError:
+            text = "the map is still being worked out; ask again in a while"
+            return as_json(503, {"error": text})
+
     return [
-        web.get("/api/v1/accounts", accounts, allow_head=False),
-        web.get("/api/v1/accounts/{venue}/{account}", account, allow_head=False),
-        web.get("/api/v1/candidates", candidates, allow_head=False),
-        web.get("/api/v1/config", config, allow_head=False),
         web.get("/api/v1/stress", stress, allow_head=False),
+        web.get("/api/v1/liquidation-map", liquidation_map, allow_head=False),
     ]
 
 

@@ -57,6 +57,7 @@ _LINKS = {
     "/api/v1/candidates": "under-margined accounts and what each waits for",
     "/api/v1/config": "the configuration in effect, secrets starred",
     "/api/v1/stress": "accounts at other prices: ?shock=ETH=-20%25&all=-10%25",
+    "/api/v1/liquidation-map": "what can be liquidated once a price has moved, -50 % to +50 %",
 }
 
 

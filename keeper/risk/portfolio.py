@@ -5,48 +5,48 @@ worked out is counted, never taken for zero.
 """
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, Self, runtime_checkable
 
 from keeper.capabilities import PriceKind
 from keeper.facts import AccountId, AccountState, FeedId, MarketState, VenueId
 from keeper.margin.solvency import Exposure
-from keeper.ports import AccountIn_contra, Board, Clock, MarketT
+from keeper.ports import AccountIn_contra, Board, Clock, MarketIn_contra
 from keeper.quarantine import Quarantine
 from keeper.units import PPM
 from keeper.watch.desk import Desk
 
 SLICE_NS = 1_000_000  # work this long, then let the other loops run
 
+Valuation = Callable[[AccountState], Exposure | None]
 Moves = Mapping[FeedId, int]
 """How far prices are moved, in parts per million of what they are; those left out stay."""
 
 
 @runtime_checkable
-class Shockable(Protocol[MarketT, AccountIn_contra]):
+class Shockable(Protocol[MarketIn_contra, AccountIn_contra]):
     """A venue whose accounts can be worked out at other prices than there are. Pure, exact."""
 
-    def markets(self, market: MarketT) -> Mapping[str, FeedId]:
+    def markets(self, market: MarketIn_contra) -> Mapping[str, FeedId]:
         """Return the markets, as exposures name them, and the price that each follows."""
         ...
 
-    def prices(self, market: MarketT) -> Mapping[FeedId, int]:
+    def prices(self, market: MarketIn_contra) -> Mapping[FeedId, int]:
         """Return the contract's own prices, 0 where it has none, of all that accounts hold.
 
         By feed, or by a name of the venue's where the keeper follows no feed for it.
         """
         ...
 
-    def at_prices(self, market: MarketT, prices: Mapping[FeedId, int], at_s: int) -> MarketT:
-        """Return the market as it is at chain time ``at_s`` once the contract holds these prices.
+    def valued_at(
+        self, market: MarketIn_contra, prices: Mapping[FeedId, int], at_s: int
+    ) -> Callable[[AccountIn_contra], Exposure | None]:
+        """Return how an account stands at chain time ``at_s`` once the contract took these prices.
 
-        Others stay as they are. 0: there is no such price.
+        Others stay as they are; 0: there is no such price. What is returned answers None for an
+        account that holds something without a price.
         """
-        ...
-
-    def exposure(self, account: AccountIn_contra, market: MarketT, at_s: int) -> Exposure | None:
-        """Work out an account at the market's prices; None: there is none of what it holds."""
         ...
 
 
@@ -110,25 +110,28 @@ class Portfolio:
             feed: price * (PPM + moves.get(feed, 0)) // PPM for feed, price in self.prices.items()
         }
 
-    def at(self, moves: Moves) -> MarketState:
-        """Return the market after a move of the prices."""
-        moved: MarketState = self.venue.at_prices(self.market, self.moved(moves), self.at_s)
-        return moved
+    def at(self, moves: Moves) -> Valuation:
+        """Return how accounts stand after a move of the prices."""
+        return self.valued_at(self.moved(moves))
 
-    def exposure(self, account: AccountId, market: MarketState) -> Exposure | None:
-        """Work out an account at a market's prices; None: it cannot be, which is not counted."""
+    def valued_at(self, prices: Mapping[FeedId, int]) -> Valuation:
+        """Return how accounts stand at these prices."""
+        return self.venue.valued_at(self.market, prices, self.at_s)
+
+    def exposure(self, account: AccountId, valued: Valuation) -> Exposure | None:
+        """Work out an account; None: it cannot be, which is not counted."""
         with self.quarantine.account(self.id, account):
-            return self.venue.exposure(self.states[account], market, self.at_s)
+            return valued(self.states[account])
         return None
 
-    def exposures(self, market: MarketState) -> Iterator[tuple[AccountId, Exposure | None]]:
-        """Work out every account at a market's prices; what cannot be is None, and counted."""
+    def exposures(self, valued: Valuation) -> Iterator[tuple[AccountId, Exposure | None]]:
+        """Work out every account; what cannot be is None, and counted."""
         for account in self.states:
             if self.quarantine.is_quarantined(self.id, account):
                 self.unknown.quarantined += 1
                 yield account, None
                 continue
-            found = self.exposure(account, market)
+            found = self.exposure(account, valued)
             if found is None:
                 failed = self.quarantine.is_quarantined(self.id, account)
                 self.unknown.quarantined += failed
@@ -136,10 +139,19 @@ class Portfolio:
             yield account, found
 
 
-async def in_slices(steps: Iterator[object], clock: Clock, rest_s: float = 0.0) -> None:
-    """Take all steps, a millisecond of them at once; ``rest_s``: how long others have between."""
+async def in_slices(
+    steps: Iterator[object],
+    clock: Clock,
+    rest_s: float = 0.0,
+    beat: Callable[[], None] = lambda: None,
+) -> None:
+    """Take all steps, a millisecond of them at once, then rest and let the loops run.
+
+    ``beat`` is called at every rest: a sign of life.
+    """
     started_ns = clock.monotonic_ns()
     for _ in steps:
         if clock.monotonic_ns() - started_ns > SLICE_NS:
+            beat()
             await asyncio.sleep(rest_s)
             started_ns = clock.monotonic_ns()

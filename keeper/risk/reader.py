@@ -1,16 +1,24 @@
 """What the HTTP API tells of risk. One question is worked out at a time, beside the loops."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
 
 from keeper.facts import VenueId
 from keeper.ports import Board, Clock
 from keeper.quarantine import Quarantine
+from keeper.risk.liquidation_map import MOVES_PCT, LiquidationMap
 from keeper.risk.portfolio import Portfolio, in_slices
 from keeper.risk.shocks import moves_of
 from keeper.risk.stress import Stress
 from keeper.units import PPM
 from keeper.watch.desk import Desk
+
+MAP_S = 5.0  # a map is answered with again for so long
+MAP_SHARE = 3  # or for so many times what it took, if that is longer
+WAIT_S_MAX = 8.0  # for a map; a request has ten
+BEAT_S = 1.0
+REST_S = 0.001  # after each slice of a map
 
 
 class RiskReader:
@@ -25,6 +33,10 @@ class RiskReader:
         self._quarantine = quarantine
         self._clock = clock
         self._one_at_a_time = asyncio.Lock()
+        self._map: dict[str, object] = {}
+        self._map_until_ns = 0
+        self._map_wanted = asyncio.Event()
+        self._map_made = asyncio.Condition()
 
     def portfolios(self) -> list[Portfolio]:
         """Return what is known now of each venue that has margins and was read."""
@@ -48,12 +60,57 @@ class RiskReader:
             return {
                 "shocks_pct": {feed: ppm * 100 / PPM for feed, ppm in moves.items()},
                 "venues": {id_: stress.document() for id_, stress in stresses.items()},
-                "left_out": {id_: self._why(desk) for id_, desk in self._left_out(stresses)},
+                "left_out": self._left_out(stresses),
             }
 
-    def _left_out(self, known: Mapping[VenueId, object]) -> list[tuple[VenueId, Desk]]:
-        return [(id_, desk) for id_, desk in self._desks.items() if id_ not in known]
+    def _left_out(self, known: Mapping[VenueId, object]) -> dict[str, str]:
+        return {
+            id_: "not read yet" if desk.market is None else "its job knows no margins"
+            for id_, desk in self._desks.items()
+            if id_ not in known
+        }
 
-    @staticmethod
-    def _why(desk: Desk) -> str:
-        return "not read yet" if desk.market is None else "its job knows no margins"
+    # --- the map ------------------------------------------------------------------------------
+
+    async def liquidation_map(self) -> Mapping[str, object]:
+        """Return the document of ``/api/v1/liquidation-map``, a few seconds old at most.
+
+        Or as old as ``MAP_SHARE`` times what it takes. Raises TimeoutError when it takes too
+        long to wait for; it goes on.
+        """
+        if self._clock.monotonic_ns() < self._map_until_ns:
+            return self._map
+        self._map_wanted.set()
+        before = self._map
+        async with asyncio.timeout(WAIT_S_MAX), self._map_made:
+            await self._map_made.wait_for(lambda: self._map is not before)
+        return self._map
+
+    async def draw_maps(self, beat: Callable[[], None]) -> None:
+        """Make a map whenever one is wanted, for ever."""
+        while True:
+            beat()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(BEAT_S):
+                    await self._map_wanted.wait()
+            if self._map_wanted.is_set():
+                await self._draw_map(beat)
+
+    async def _draw_map(self, beat: Callable[[], None]) -> None:
+        started_ns = self._clock.monotonic_ns()
+        maps = {one.id: LiquidationMap(one) for one in self.portfolios()}
+        for made in maps.values():
+            await in_slices(made.steps(), self._clock, REST_S, beat)
+        ended_ns = self._clock.monotonic_ns()
+        took_ns = ended_ns - started_ns
+        document: dict[str, object] = {
+            "moves_pct": list(MOVES_PCT),
+            "venues": {id_: made.document() for id_, made in maps.items()},
+            "left_out": self._left_out(maps),
+            "took_ms": took_ns // 1_000_000,
+        }
+        async with self._map_made:
+            self._map_wanted.clear()
+            self._map = document
+            self._map_until_ns = ended_ns + max(int(MAP_S * 1e9), MAP_SHARE * took_ns)
+            self._map_made.notify_all()

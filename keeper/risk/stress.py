@@ -21,8 +21,8 @@ class Stress:
 
     def steps(self) -> Iterator[None]:
         """Work out one account after the other."""
-        market = self._portfolio.at(self._moves)
-        for account, exposure in self._portfolio.exposures(market):
+        valued = self._portfolio.at(self._moves)
+        for account, exposure in self._portfolio.exposures(valued):
             if exposure is not None:
                 self.solvency.add(account, exposure)
             yield

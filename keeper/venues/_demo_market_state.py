@@ -109,12 +109,13 @@ class DemoAccountState(AccountState):
     holdings: model.Account
 
 
-def exposure(state: DemoAccountState, market: DemoMarketState, at_s: int) -> Exposure | None:
+def exposure(
+    market: DemoMarketState, terms: model.Terms, state: DemoAccountState
+) -> Exposure | None:
     """Work out an account at the stored prices, whatever their age; None: it needs one more."""
-    holdings = state.holdings
-    if not all(market.feeds[feed].price for feed in market.depends_on(holdings)):
+    holdings, depends = state.holdings, [market.feeds[k] for k in market.depends_on(state.holdings)]
+    if not all(stored.price for stored in depends):
         return None
-    terms = market.terms([stored.price for stored in market.feeds], at_s)
     found = model.margin(holdings, terms)
     notional, collateral = dict[str, int](), dict[str, int]()
     for key, position in holdings.positions.items():
@@ -129,4 +130,5 @@ def exposure(state: DemoAccountState, market: DemoMarketState, at_s: int) -> Exp
         net_value=found.net_value,
         notional=notional,
         collateral=collateral,
+        feeds=tuple(dict.fromkeys(stored.feed for stored in depends)),
     )

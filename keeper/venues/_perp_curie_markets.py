@@ -5,8 +5,9 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 from keeper.facts import AccountId, FeedId, MarketState
-from keeper.units import WAD, wad_to_float
-from keeper.venues._perp_curie_math import System
+from keeper.margin.solvency import Exposure
+from keeper.units import WAD, mul_wad, wad_to_float
+from keeper.venues._perp_curie_math import Balance, System
 
 ADDRESS = r"^0x[0-9a-fA-F]{40}$"
 
@@ -68,3 +69,31 @@ class CurieMarkets(MarketState):
         }
         moved = replace(system, markets=markets, assets={**system.assets, **assets})
         return replace(self, system=moved)
+
+    def exposure(self, balance: Balance, later_s: int, *, ours: bool) -> Exposure | None:
+        """Work out an account so many seconds on; None: of a market or token there is no price.
+
+        ``ours``: it is never liquidated by us.
+        """
+        system, held = self.system, balance.holdings
+        assets = {token: system.assets.get(token) for token in balance.collateral}
+        priced = system.knows(balance) and all(system.markets[base].mark for base in held)
+        if not priced or not all(asset.price for asset in assets.values() if asset):
+            return None
+        value = system.value(balance, later_s)
+        open_ = [base for base in held if system.markets[base].is_open]
+        listed = {token: asset for token, asset in assets.items() if asset}
+        return Exposure(
+            under=not ours and any(system.liquidatable(value, base) for base in open_),
+            equity=system.account_value(value),
+            requirement=system.requirement(value),
+            net_value=value.settlement + value.full,
+            notional={
+                base: mul_wad(size, system.markets[base].mark) for base, size in value.sizes.items()
+            },
+            collateral={
+                token: asset.value(balance.collateral[token]) for token, asset in listed.items()
+            },
+            whole=len(listed) == len(assets),
+            feeds=(*dict.fromkeys(self.feeds[base] for base in held), *listed),
+        )

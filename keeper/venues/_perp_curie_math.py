@@ -18,7 +18,6 @@ from math import isqrt
 from typing import NamedTuple
 
 from keeper.margin.rows import Row
-from keeper.margin.solvency import Exposure
 from keeper.units import PPM, WAD, div_trunc, mul_wad
 
 Q96 = 2**96
@@ -290,29 +289,6 @@ class System:
         """Return what a liquidator is paid: half of the penalty, all of it from bad debt."""
         penalty = abs(mul_wad(size, self.markets[base].mark)) * self.penalty_ppm // PPM
         return penalty if self.account_value(value) < 0 else penalty // 2
-
-    def exposure(self, balance: Balance, later_s: int) -> Exposure | None:
-        """Work out an account at these markets; None: one of its markets or prices is unknown."""
-        held = [self.markets.get(base) for base in balance.holdings]
-        if not all(market is not None and market.mark for market in held):
-            return None
-        value = self.value(balance, later_s)
-        may_be = (base for base in balance.holdings if self.markets[base].is_open)
-        return Exposure(
-            under=any(self.liquidatable(value, base) for base in may_be),
-            equity=self.account_value(value),
-            requirement=self.requirement(value),
-            net_value=value.settlement + value.full,
-            notional={
-                base: mul_wad(size, self.markets[base].mark) for base, size in value.sizes.items()
-            },
-            collateral={
-                token: self.assets[token].value(amount)
-                for token, amount in balance.collateral.items()
-                if token in self.assets
-            },
-            whole=all(token in self.assets for token in balance.collateral),
-        )
 
     def price(self, token: str) -> float:
         """Return a token's price, USD."""

@@ -5,9 +5,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from keeper.facts import AccountId, FeedId, Head, MarketState, Price
+from keeper.margin.solvency import Exposure
+from keeper.units import mul_wad
 from keeper.venues._abi import Function
 from keeper.venues._pyth import Quote, read_update
-from keeper.venues._synthetix_v3_math import System
+from keeper.venues._synthetix_v3_math import Holding, System
 from keeper.venues._synthetix_v3_reads import PerpsReader, Source
 
 FEATURE = b"perpsSystem".ljust(32, b"\0")
@@ -42,6 +44,27 @@ class SynthetixMarkets(MarketState):
         terms = [(key, market.terms) for key, market in self.system.markets.items()]
         parts = terms, self.system.guards, self.system.costs.rounded_up()
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+    def exposure(
+        self, holding: Holding, prices: Mapping[int, int], at_s: int, *, flagged: bool
+    ) -> Exposure | None:
+        """Work out an account at these prices, by market; None: one that it needs is missing.
+
+        What it has beside USD is not valued.
+        """
+        held = holding.positions
+        if not all(prices[key] for key in held):
+            return None
+        found = self.system.margin(holding, prices, at_s)
+        return Exposure(
+            under=flagged or found.available < found.required,
+            equity=found.available,
+            requirement=found.required,
+            net_value=found.available,
+            notional={str(key): mul_wad(one.size, prices[key]) for key, one in held.items()},
+            whole=not holding.others,
+            feeds=tuple(dict.fromkeys(self.feeds[key] for key in held)),
+        )
 
     def outlives(self, market: int, quote: Quote, until_s: int) -> bool:
         """Tell whether a liquidation would take this price at a time."""

@@ -14,8 +14,8 @@ An account in a market that ``feeds`` does not name is not judged. Collateral th
 counts for nothing: its owner is called under too early, and the simulation decides.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import Field
@@ -252,16 +252,19 @@ class PerpCurie:
         """Return the oracle's prices, and those of collateral by token."""
         return market.prices()
 
-    def at_prices(
+    def valued_at(
         self, market: CurieMarkets, prices: Mapping[FeedId, int], at_s: int
-    ) -> CurieMarkets:
-        """Return the markets once pools and averages, which lag behind, are at these prices."""
-        return market.at_prices(prices)
+    ) -> Callable[[CurieAccount], Exposure | None]:
+        """Return how an account stands once pools and averages, which lag, are at these prices.
 
-    def exposure(self, account: CurieAccount, market: CurieMarkets, at_s: int) -> Exposure | None:
-        """Work out an account; our own is never liquidated by us."""
-        found = market.system.exposure(account.balance, max(0, at_s - market.head.timestamp_s))
-        return replace(found, under=False) if found and account.own is not None else found
+        Our own is never liquidated by us.
+        """
+        moved, later_s = market.at_prices(prices), max(0, at_s - market.head.timestamp_s)
+
+        def exposure(account: CurieAccount) -> Exposure | None:
+            return moved.exposure(account.balance, later_s, ours=account.own is not None)
+
+        return exposure
 
     # --- acting -------------------------------------------------------------------------------
 

@@ -17,13 +17,14 @@ Collateral other than USD is not valued: such an account is called under too ear
 alone, and the simulation decides. Who liquidated is not logged.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from keeper.capabilities import Capabilities, PriceKind, RewardKind
+from keeper.batching import SimulatedBatch
+from keeper.capabilities import BatchKind, Capabilities, PriceKind, RewardKind
 from keeper.errors import ProtocolError, RpcError
 from keeper.facts import (
     AccountId,
@@ -45,10 +46,17 @@ from keeper.facts import (
 from keeper.margin.rows import Row
 from keeper.margin.solvency import Exposure
 from keeper.ports import Rpc
-from keeper.units import WAD, mul_wad, wad_to_float
+from keeper.units import WAD, wad_to_float
 from keeper.venues import _synthetix_v3_reads as reads
-from keeper.venues._abi import Contract, Function, refusal
+from keeper.venues._abi import Contract, refusal
 from keeper.venues._pyth import BUNDLE, UPDATE_FEE, Quote, bundled
+from keeper.venues._synthetix_v3_actions import (
+    GAS_DENOMINATOR,
+    GAS_NUMERATOR,
+    REASONS,
+    Forwarder,
+    step_of,
+)
 from keeper.venues._synthetix_v3_markets import (
     ADDRESS,
     FEATURE,
@@ -60,30 +68,6 @@ from keeper.venues._synthetix_v3_markets import (
 )
 from keeper.venues._synthetix_v3_math import INTEREST, Holding
 from keeper.venues._synthetix_v3_reads import EVENTS, QUIET, PerpsReader
-
-# A block may hold other liquidations of the same markets, each of which makes the next one dearer:
-# twice the gas of the simulation was needed. The keeper's own factor is 1.5; this is the rest.
-GAS_NUMERATOR, GAS_DENOMINATOR = 4, 3
-
-LIQUIDATE = Function("liquidate(uint128)", "uint256")
-LIQUIDATE_FLAGGED = Function("liquidateFlaggedAccounts(uint128[])", "uint256")
-LIQUIDATE_MARGIN_ONLY = Function("liquidateMarginOnly(uint128)", "uint256")
-# the errors that a liquidation may be refused with → facts.Refused.reason
-REASONS = {
-    "NotEligibleForLiquidation(uint128)": "not_liquidatable",
-    "NotEligibleForMarginLiquidation(uint128)": "not_liquidatable",
-    "AccountHasOpenPositions(uint128)": "not_liquidatable",
-    "AccountNotFound(uint128)": "not_liquidatable",
-    "OracleDataRequired(address,bytes)": "oracle",
-    "Errors(bytes[])": "oracle",  # one or more of the oracle manager's
-    "StalenessToleranceExceeded(bytes32,int256,uint256)": "oracle",
-    "InvalidUpdateData()": "oracle",  # Pyth's, as the following
-    "InvalidWormholeVaa()": "oracle",
-    "InsufficientFee()": "oracle",
-    "PriceFeedNotFound()": "oracle",
-    "FeatureUnavailable(bytes32)": "unknown",
-    "ERC2771ForwarderMismatchedValue(uint256,uint256)": "unknown",
-}
 
 
 class Settings(BaseModel):
@@ -104,6 +88,7 @@ class Settings(BaseModel):
     forwarder: str = Field(
         default=FORWARDER, description="ERC-2771 forwarder that the proxy trusts", pattern=ADDRESS
     )
+    batch_accounts_max: int = Field(default=1, description="As of every venue: the keeper's own")
 
 
 @dataclass(frozen=True)
@@ -121,12 +106,14 @@ class SynthetixV3:
         """Remember where it is; nothing is read yet."""
         self.id = VenueId(settings.id)
         kind = PriceKind.PULL if settings.pyth else PriceKind.PUSH
-        self.capabilities = Capabilities(reward=RewardKind.CASH, price=kind)
+        self.capabilities = Capabilities(RewardKind.CASH, kind, batch=BatchKind.MULTICALL)
         self._feeds = settings.feeds
         self._rpc = rpc
         self._perps = Contract(rpc, settings.address)
         self._pyth = Contract(rpc, settings.pyth) if settings.pyth else None
         self._forwarder = settings.forwarder.lower()
+        self._several = Forwarder(rpc, self._forwarder, self._perps.address, self._pyth)
+        self._forwards = settings.pyth is not None or settings.batch_accounts_max > 1
         self._reader = PerpsReader(rpc, self._perps.address, settings.pyth)
 
     # --- reading ------------------------------------------------------------------------------
@@ -281,35 +268,18 @@ class SynthetixV3:
         """Return the prices on chain, fresh or not."""
         return {market.feeds[key]: quote.price for key, quote in market.quotes.items()}
 
-    def at_prices(
+    def valued_at(
         self, market: SynthetixMarkets, prices: Mapping[FeedId, int], at_s: int
-    ) -> SynthetixMarkets:
-        """Return the markets at these prices; funding not recorded yet accrues at them too."""
-        quotes = {
-            key: quote._replace(price=prices.get(market.feeds[key], quote.price))
-            for key, quote in market.quotes.items()
+    ) -> Callable[[SynthetixAccount], Exposure | None]:
+        """Return how an account stands; funding not recorded yet accrues at these prices too."""
+        values = {
+            key: prices.get(market.feeds[key], quote.price) for key, quote in market.quotes.items()
         }
-        return replace(market, quotes=quotes)
 
-    def exposure(
-        self, account: SynthetixAccount, market: SynthetixMarkets, at_s: int
-    ) -> Exposure | None:
-        """Work out an account; what it has beside USD is not valued."""
-        holding = account.holding
-        prices = {key: market.quotes[key].price for key in holding.positions}
-        if not all(prices.values()):
-            return None
-        found = market.system.margin(holding, prices, at_s)
-        return Exposure(
-            under=account.flagged or found.available < found.required,
-            equity=found.available,
-            requirement=found.required,
-            net_value=found.available,
-            notional={
-                str(key): mul_wad(one.size, prices[key]) for key, one in holding.positions.items()
-            },
-            whole=not holding.others,
-        )
+        def exposure(account: SynthetixAccount) -> Exposure | None:
+            return market.exposure(account.holding, values, at_s, flagged=account.flagged)
+
+        return exposure
 
     # --- acting -------------------------------------------------------------------------------
 
@@ -336,7 +306,7 @@ class SynthetixV3:
             "markets": ", ".join(self._named(key) for key in markets) or "none",
             "liquidators": await self._perps.liquidators(EVENTS.named["AccountLiquidationAttempt"]),
         }
-        if self._pyth:
+        if self._forwards:
             code = await self._rpc.call("eth_getCode", [self._forwarder, "latest"])
             facts["forwarder"] = self._forwarder
             if code in {None, "", "0x", "0x0"}:
@@ -356,7 +326,7 @@ class SynthetixV3:
         One that would do nothing is held for a block: by then the windows have been read again, and
         the assessment knows when they open.
         """
-        function, argument = _step(assessment)
+        function, argument = step_of(assessment)
         call = Call(self._perps.address, function.data(argument))
         updates = list(dict.fromkeys(one.payload for one in assessment.updates if one.payload))
         fee_wei = 0
@@ -377,13 +347,11 @@ class SynthetixV3:
         gas = done.gas * GAS_NUMERATOR // GAS_DENOMINATOR
         return Simulated(done.call, gas, reward, fee_wei, head)
 
-
-def _step(assessment: Assessment) -> tuple[Function, object]:
-    """Return the call that fits: flagged accounts are ``alone``, without positions use nothing."""
-    account = int(assessment.account)
-    if assessment.alone:
-        return LIQUIDATE_FLAGGED, [account]
-    return (LIQUIDATE if assessment.uses else LIQUIDATE_MARGIN_ONLY), account
+    async def simulate_batch(
+        self, assessments: Sequence[Assessment], wallet: str, head: Head
+    ) -> SimulatedBatch | Refused:
+        """Run all liquidations through the forwarder, behind the updates; each may fail alone."""
+        return await self._several.simulate(assessments, wallet, head)
 
 
 def build(settings: Settings, rpc: Rpc, chain_id: int) -> SynthetixV3:  # noqa: ARG001 - the loader's

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import aiohttp
@@ -11,11 +12,10 @@ from keeper.chain.broadcast import Broadcast, BroadcastRules
 from keeper.chain.fees import FeeRules
 from keeper.chain.heads import head_from_json
 from keeper.chain.journal import Journal
-from keeper.chain.lane_rules import LaneRules
+from keeper.chain.lane_rules import LaneParts, LaneRules
 from keeper.chain.lanes import Lanes
 from keeper.chain.rpc import HttpRpc
 from keeper.chain.signer import KeySigner, Wallet
-from keeper.chain.submit import LaneParts
 from keeper.decide.economics import Economics, Fee, Spend
 from keeper.errors import RpcError, RpcFault, TransientRpcError
 from keeper.facts import (
@@ -161,7 +161,7 @@ async def test_from_plan_to_receipt(
     assert mined.receipt is not None
     assert mined.receipt.success
     assert mined.receipt.cost_wei == mined.receipt.gas_price_wei * 21_000
-    await lane.close(Settled(mined.attempt, Outcome.WON, "", mined.receipt, 5, 6, 7))
+    await lane.close([Settled(mined.attempt, Outcome.WON, "", mined.receipt, 5, 6, 7)])
     assert lane.open_attempts == ()
     assert await journal.open_attempts() == []
     assert await journal.profit_wei() == {"demo": -1}
@@ -246,7 +246,10 @@ async def test_overdue_is_replaced_at_the_same_nonce_for_an_eighth_more(
     assert fee is not None
     assert fee.max_fee_wei * 8 >= attempt.transactions[0].max_fee_wei * 9
     assert fee.priority_fee_wei * 8 >= attempt.transactions[0].priority_fee_wei * 9
-    await lane.replace(attempt, plan(value_wei=9), fee, head)
+    cheaper = replace(plan(value_wei=9), cost_wei_max=1)
+    await lane.replace(attempt, cheaper, fee, head)
+    (open_now,) = lane.open_attempts
+    assert open_now.plan.cost_wei_max == plan().cost_wei_max, "the first may still be included"
     assert telemetry.counts["keeper_replacements_total", "replacement"] == 1
     assert lane.overdue(head) == [], "the newest transaction has its own time to wait"
     node.rpc("evm_mine")
@@ -313,7 +316,8 @@ async def test_a_cancel_takes_the_nonce(
     lane = lane_of(journal)
     await start(lane, rpc)
     attempt = await submit(lane, rpc, plan())
-    assert await lane.cancel(attempt, await newest(rpc))
+    assert not await lane.cancel(attempt, await newest(rpc), 21_000 * 2 * GWEI), "no eighth more"
+    assert await lane.cancel(attempt, await newest(rpc), RULES.cost_wei_max)
     assert telemetry.counts["keeper_replacements_total", "cancel"] == 1
     node.rpc("evm_mine")
     (mined,) = await lane.poll(await newest(rpc))
@@ -419,6 +423,10 @@ async def test_a_gap_below_a_journaled_nonce_is_filled_at_the_start(
     async with Journal(tmp_path / "j", CHAIN_ID) as journal:
         lane = lane_of(journal)
         await start(lane, rpc)
+        head = await newest(rpc)
+        await lane.fill_gaps(head, lambda *_: False)
+        assert len(lane.open_attempts) == 1, "nobody pays for it"
+        await lane.fill_gaps(head, lambda *_: True)
         filling = lane.open_attempts[-1]
         assert (filling.nonce, filling.plan.job, filling.plan.venue) == (0, Job.FILL, OWN)
         assert (await submit(lane, rpc, plan("2"))).nonce == 2

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from keeper.chain.journal import Journal
+from keeper.chain.lane_rules import LaneParts
 from keeper.chain.lanes import Lanes
 from keeper.chain.rpc import HttpRpc
 from keeper.chain.signer import KeySigner, SigningError, Unsigned, Wallet
-from keeper.chain.submit import LaneParts
 from keeper.chain.wordings import rpc_error
 from keeper.decide.economics import Fee
 from keeper.errors import RpcFault
@@ -170,6 +170,7 @@ async def test_a_gap_that_a_failed_signature_left_is_filled(
     assert second.nonce == 1
     signer.fails = False
     await lanes.poll(head)
+    await lanes.fill_gaps(head, lambda *_: True)
     filling = lane.open_attempts[-1]
     assert (filling.nonce, filling.plan.job) == (0, Job.FILL)
     node.rpc("evm_mine")
@@ -185,7 +186,7 @@ async def test_a_signer_is_asked_once_a_head_in_vain(
     for attempt in attempts:
         assert isinstance(attempt, Attempt)
         with pytest.raises(SigningError):
-            await lanes.cancel(attempt, head)
+            await lanes.cancel(attempt, head, RULES.cost_wei_max)
     assert moody[0].asked == 1
 
 
@@ -204,7 +205,7 @@ async def test_a_stuck_lane_takes_no_more_and_holds_up_no_other(
     node.rpc("evm_mine")
     head = await newest(rpc)
     assert len(await lanes.poll(head)) == 4
-    assert await lanes.cancel(stuck, head)
+    assert await lanes.cancel(stuck, head, RULES.cost_wei_max)
     assert not lanes.lanes[0].parked, "it gets on"
 
 
@@ -242,5 +243,5 @@ async def test_what_a_wallet_has_in_flight_is_followed_when_it_left_the_config(
     head = await newest(rpc)
     (mined,) = await again.poll(head)
     assert again.overdue(head) == []
-    await again.close(Settled(mined.attempt, Outcome.WON, "", mined.receipt, 0, 0, 0))
+    await again.close([Settled(mined.attempt, Outcome.WON, "", mined.receipt, 0, 0, 0)])
     assert again.open_attempts == ()

@@ -142,6 +142,19 @@ def test_stress_is_shown_as_a_table_and_as_csv(watched: Watched) -> None:
     assert safe
 
 
+def test_the_map_is_drawn_and_written(watched: Watched, tmp_path: Path) -> None:
+    _, keeper, _, _ = watched
+    file = tmp_path / "map.svg"
+    said = run(keeper, "stress", "--map", "--svg", str(file))
+    assert said.exit_code == 0, said.output
+    assert "demo, ETH/USD from " in said.output
+    assert file.read_text().count("ETH-PERP") == 1
+    document = json.loads(run(keeper, "stress", "--map", "--json").output)
+    ray = document["venues"]["demo"]["rays"]["ETH/USD"]
+    by_move = dict(zip(document["moves_pct"], ray["accounts"], strict=True))
+    assert (by_move[-4], by_move[0], by_move[50]) == (2, 1, 0)
+
+
 def test_what_cannot_be_answered_is_told_with_the_mend(watched: Watched, tmp_path: Path) -> None:
     _, keeper, _, _ = watched
 
@@ -154,7 +167,8 @@ def test_what_cannot_be_answered_is_told_with_the_mend(watched: Watched, tmp_pat
     assert "no account '1' is known at a venue 'x'" in mistake("explain", "1", "--venue", "x")
     said = mistake("stress", "--shock", "DOGE=-20%")
     assert "no price or market 'DOGE' is known; there are ETH/USD, BTC/USD, SOL/USD" in said
-    assert "exclude each other" in mistake("stress", "--csv", "--json")
+    assert "only one goes" in mistake("stress", "--csv", "--json")
+    assert "only one goes" in mistake("stress", "--map", "--shock", "ETH=-1%")
     nowhere = f"http://127.0.0.1:{free_port()}"
     said = mistake("status", "--url", nowhere)
     assert said.startswith(f"no keeper answers at {nowhere} (")

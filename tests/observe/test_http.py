@@ -20,7 +20,10 @@ from keeper.observe.api import LIMIT, LIMIT_MAX, SHOCKS_MAX, Reads
 from keeper.observe.http import Views, serve
 from keeper.observe.metrics import Metrics
 
-API = ["/api/v1/accounts", "/api/v1/candidates", "/api/v1/config", "/api/v1/stress"]
+API = [
+    *("/api/v1/accounts", "/api/v1/candidates", "/api/v1/config"),
+    *("/api/v1/stress", "/api/v1/liquidation-map"),
+]
 PATHS = ["/", "/metrics", "/healthz", "/readyz", "/api/v1/status", *API]
 HOST = "127.0.0.1"
 
@@ -35,6 +38,12 @@ class State:
     status: dict[str, object] = field(default_factory=dict)
     paused: list[bool] = field(default_factory=list)
     token: str | None = None
+    drawn: bool = True  # is the map done?
+
+    async def liquidation_map(self) -> dict[str, object]:
+        if not self.drawn:
+            raise TimeoutError
+        return {"moves_pct": [0]}
 
     def pause(self, *, on: bool) -> str:
         self.paused.append(on)
@@ -52,6 +61,7 @@ class State:
                 account=lambda venue, account: {("demo", "7"): {"why": "due"}}[venue, account],
                 config=lambda: {"chain": {"id": 1}},
                 stress=self.stress,
+                liquidation_map=self.liquidation_map,
             ),
             pause=self.pause,
             token=SecretStr(self.token) if self.token else None,
@@ -346,6 +356,17 @@ async def test_a_stress_is_asked_for_in_the_query() -> None:
     many = "&".join(["shock=ETH=-1%25"] * (SHOCKS_MAX + 1))
     status, body = await asked(f"/api/v1/stress?{many}")
     assert (status, body) == (400, {"error": "at most 100 shocks, got 101"})
+
+
+async def test_a_map_that_takes_long_is_asked_for_again() -> None:
+    path = "/api/v1/liquidation-map"
+    async with _served(state := State(drawn=False)) as session:
+        async with session.get(path) as answer:
+            assert answer.status == 503
+            assert "ask again in a while" in (await answer.json())["error"]
+        state.drawn = True
+        async with session.get(path) as answer:
+            assert (answer.status, await answer.json()) == (200, {"moves_pct": [0]})
 
 
 async def test_the_config_in_effect_is_shown() -> None:

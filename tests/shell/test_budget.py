@@ -10,6 +10,7 @@ from structlog.testing import capture_logs
 
 from keeper.act.spending import Past
 from keeper.app import build
+from keeper.chain.filling import filling
 from keeper.chain.journal import Journal
 from keeper.clock import SystemClock
 from keeper.config import load
@@ -22,7 +23,7 @@ from keeper.units import GWEI, WAD
 from tests.chain.test_journal import attempt, signed
 from tests.fakes import ScriptedLane
 from tests.shell.market import set_account
-from tests.shell.rig import EXECUTION_RULES, Rig, receipt_of, scripted_rig
+from tests.shell.rig import EXECUTION_RULES, WALLET, Rig, receipt_of, scripted_rig
 from tests.shell.test_status import CONFIG, Seen, gauges, seen, session
 from tests.shell.venue import VENUE
 
@@ -91,6 +92,36 @@ async def test_a_budget_binds_replacements_but_never_a_cancel() -> None:
     rig.pipeline._learn()
     await rig.settle()
     assert [each.plan.account for each in lane.cancelled] == [ALICE]
+    assert lane.cancel_wei_max == [WORST], "it costs what was reserved for it, not more"
+
+
+async def test_cancel_after_cancel_stays_within_the_budget() -> None:
+    """Each bid is dearer than the last; what one attempt may cost in the end does not creep up."""
+    rig, lane = rig_with(replace(HOURLY, most=2 * WORST))
+    await rig.started(ALL[0])
+    await rig.tried()
+    (attempt,) = lane.open_attempts
+    spending = rig.execution.spending
+    for _ in range(5):
+        wei = spending.cancel_wei_max(attempt, [attempt])
+        assert wei == 2 * WORST
+        dearer = replace(attempt.transactions[-1], kind=TxKind.CANCEL, max_fee_wei=wei // 21_000)
+        attempt = replace(attempt, transactions=(*attempt.transactions, dearer))
+    (left,) = spending.left([attempt]).values()
+    assert left is not None
+    assert 0 <= left < 21_000
+
+
+async def test_a_gap_in_the_nonces_is_filled_within_the_budget() -> None:
+    rig, lane = rig_with(replace(HOURLY, most=50_000 * 2 * GWEI))
+    await rig.started()
+    head = rig.pipeline.head
+    assert head is not None
+    lane.gaps = [filling(WALLET, nonce, Fee(2 * GWEI, GWEI), head) for nonce in range(3)]
+    await rig.settle()
+    assert len(lane.filled) == 1, "each takes 21,000 gas, and a cancel is reserved"
+    (left,) = rig.execution.spending.left(()).values()
+    assert left == 50_000 * 2 * GWEI, "what was asked for is no longer claimed"
 
 
 async def test_a_replacement_takes_over_the_reservation_of_what_it_replaces() -> None:
@@ -170,7 +201,7 @@ async def test_a_restart_remembers_what_was_spent_and_learned(tmp_path: Path) ->
             flying = replace(some, transactions=(signed(number),))
             await journal.follow([flying], {f"0x{number}": receipt}, at_ms)
             settled = Settled(some, Outcome.REVERTED, "", receipt, 0, 0, 400, {}, 2_000 * WAD)
-            await journal.settle(settled, at_ms)
+            await journal.settle([settled], at_ms)
         newest = (await journal.past(now_ms))[0]
         assert newest == Past.of(settled, now_ms)
         assert newest.gas_used == 77_000

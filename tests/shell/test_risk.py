@@ -110,8 +110,8 @@ async def test_what_is_not_known_is_told_and_not_taken_for_nothing() -> None:
 async def test_an_account_without_a_price_is_counted_apart() -> None:
     rig = await made()
     (portfolio,) = reader(rig).portfolios()
-    market = rig.venue.at_prices(portfolio.market, {ETH: 0}, portfolio.at_s)  # type: ignore[arg-type]
-    known = {account: one for account, one in portfolio.exposures(market) if one is not None}
+    valued = portfolio.valued_at({ETH: 0, BTC: 60_000 * WAD})
+    known = {account: one for account, one in portfolio.exposures(valued) if one is not None}
     assert sorted(known) == ["bob", "carl"]
     assert (portfolio.unknown.unpriced, portfolio.unknown.quarantined) == (1, 0)
 

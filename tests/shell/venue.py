@@ -3,8 +3,10 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
-from keeper.capabilities import Capabilities, PriceKind, RewardKind
+from keeper.batching import SimulatedBatch
+from keeper.capabilities import BatchKind, Capabilities, PriceKind, RewardKind
 from keeper.errors import ProtocolError, RpcFault, TransientRpcError
 from keeper.facts import (
     AccountId,
@@ -240,20 +242,18 @@ class FakeVenue:
     def prices(self, market: FakeMarketState) -> Mapping[FeedId, int]:
         return {FEEDS[name]: stored.price_wad for name, stored in market.stored.items()}
 
-    def at_prices(
+    def valued_at(
         self, market: FakeMarketState, prices: Mapping[FeedId, int], at_s: int
-    ) -> FakeMarketState:
-        stored = {
-            name: Stored(prices.get(FEEDS[name], one.price_wad), at_s)
-            for name, one in market.stored.items()
+    ) -> Callable[[FakeAccountState], Exposure | None]:
+        values = {
+            name: prices.get(FEEDS[name], one.price_wad) for name, one in market.stored.items()
         }
-        return replace(market, stored=stored)
+        return partial(self._exposure, market, values)
 
-    def exposure(
-        self, account: FakeAccountState, state: FakeMarketState, at_s: int
+    def _exposure(
+        self, state: FakeMarketState, prices: Mapping[str, int], account: FakeAccountState
     ) -> Exposure | None:
         self._bug_at("exposure", account.account)
-        prices = {name: entry.price_wad for name, entry in state.stored.items()}
         held = account.holding.sizes
         if not all(prices[name] for name in held):
             return None
@@ -264,6 +264,7 @@ class FakeVenue:
             requirement=market.requirement_wad(account.holding, prices),
             net_value=equity,
             notional={f"{name}-perp": size * prices[name] for name, size in held.items()},
+            feeds=tuple(FEEDS[name] for name in held),
         )
 
     async def probe(self, wallet: str | None) -> Probe:
@@ -305,6 +306,37 @@ class FakeVenue:
         return replace(
             simulated, call=calls[0], job=Job.PREPARE, then=then, oracle_fee_wei=fees_wei
         )
+
+
+class BatchVenue(FakeVenue):
+    """The same with a call for several accounts. ``each_alone``: one refused undoes no other."""
+
+    def __init__(self, chain: FakeChain) -> None:
+        super().__init__(chain)
+        self.capabilities = replace(self.capabilities, batch=BatchKind.CALL)
+        self.each_alone = True
+        self.batches: list[list[AccountId]] = []
+
+    async def simulate_batch(
+        self, assessments: Sequence[Assessment], wallet: str, head: Head
+    ) -> SimulatedBatch | Refused:
+        accounts = [each.account for each in assessments]
+        self.batches.append(accounts)
+        for account in accounts:
+            self._bug_at("batch", account)
+        names = {feed: name for name, feed in FEEDS.items()}
+        carried = [price for each in assessments for price in each.updates]
+        updates = {names[p.feed]: (p.price_wad, p.published_ms // 1000) for p in carried}
+        call = market.batch_call(accounts, updates, each_alone=self.each_alone)
+        try:
+            found = self.chain.simulate_batch(call, wallet)
+        except Revert as revert:
+            return Refused(REASONS.get(str(revert), "unknown"), str(revert))
+        rewards = {AccountId(account): wad for account, wad in found.items()}
+        gas, fee_wei = market.gas_of(call), call.value_wei
+        count = 1 if self.each_alone else len(accounts)
+        whole = Simulated(call, gas, sum(rewards.values()), fee_wei, head, all_or_none=count)
+        return SimulatedBatch(whole, rewards)
 
 
 STEEP_ABOVE = wad_to_float(market.STEEP_ABOVE_WAD)

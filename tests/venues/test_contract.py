@@ -19,7 +19,8 @@ from msgspec.structs import replace
 from pydantic import BaseModel, ValidationError
 
 import keeper.venues
-from keeper.capabilities import CapitalKind
+from keeper.batching import Batching
+from keeper.capabilities import BatchKind, CapitalKind
 from keeper.errors import KeeperError, TransientError
 from keeper.facts import (
     AccountId,
@@ -96,6 +97,10 @@ def test_it_has_a_recording(kind: str) -> None:
 
 def test_module_tells_what_it_is(module: ModuleType) -> None:
     assert len((module.__doc__ or "").strip().splitlines()) > 1, "describe the protocol"
+
+
+def test_it_says_how_several_accounts_go_in_one_transaction(venue: AnyVenue) -> None:
+    assert isinstance(venue, Batching) is (venue.capabilities.batch is not BatchKind.NONE)
 
 
 def test_settings_are_frozen_strict_and_described(module: ModuleType, recording: Recording) -> None:
@@ -282,13 +287,14 @@ async def test_exposures_are_what_is_decided_by(venue: AnyVenue, recording: Reco
         judged = venue.assess(state, market, {}, at_s)
         if state.due_until_s is not None:
             continue  # our own
-        for same in (market, venue.at_prices(market, prices, at_s)):
-            found = venue.exposure(state, same, at_s)
+        for same in ({}, prices):
+            found = venue.valued_at(market, same, at_s)(state)
             assert found is not None
             assert (found.equity, found.requirement) == (judged.equity_wad, judged.requirement_wad)
             assert found.bad_debt == judged.bad_debt_wad
             assert found.under or not judged.liquidatable
             assert set(found.notional) <= set(venue.markets(market))
+            assert set(judged.feeds) <= set(found.feeds) <= set(prices)
             compared += 1
     assert compared > 2
 
@@ -304,8 +310,8 @@ async def test_a_shock_moves_notional_by_as_much(venue: AnyVenue, recording: Rec
     less = dict.fromkeys(prices, 0)
     moved = 0
     for state in await venue.read_accounts(recording.accounts, recording.head):
-        before = venue.exposure(state, market, at_s)
-        after = venue.exposure(state, venue.at_prices(market, raised, at_s), at_s)
+        before = venue.valued_at(market, {}, at_s)(state)
+        after = venue.valued_at(market, raised, at_s)(state)
         assert before is not None
         assert after is not None
         if getattr(getattr(state, "balance", None), "has_orders", False):
@@ -314,7 +320,7 @@ async def test_a_shock_moves_notional_by_as_much(venue: AnyVenue, recording: Rec
             times = 1.25 if feeds[name] == feed else 1.0
             assert after.notional[name] == pytest.approx(size * times, rel=2e-3)
             moved += times != 1.0
-        unpriced = venue.exposure(state, venue.at_prices(market, less, at_s), at_s)
+        unpriced = venue.valued_at(market, less, at_s)(state)
         assert unpriced is None or not unpriced.notional
     assert moved
 

@@ -26,10 +26,10 @@ async def test_the_contract_says_after_a_shock_what_the_stress_said_before(
     chain.set_prices({FEEDS.index(feed): price for feed, price in shocked.items()})
     at_s = chain.now_s()
     assert at_s >= market.head.timestamp_s + 700
-    after = venue.at_prices(market, shocked, at_s)
+    valued = venue.valued_at(market, shocked, at_s)
     found: Solvency[int] = Solvency(ACCOUNTS)
     for number, state in zip(ids, states, strict=True):
-        one = venue.exposure(state, after, at_s)
+        one = valued(state)
         assert one is not None
         equity, net_value, maintenance, reserve, notional = chain.call("margin_of", number)
         assert (one.equity, one.net_value) == (equity, net_value)

@@ -1,0 +1,89 @@
+"""What a chain's loops run on, and what the HTTP server shows of it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from keeper.act.settle import Settlement
+from keeper.chain.heads import ChainFollower
+from keeper.chain.lanes import Lanes
+from keeper.config import Settings
+from keeper.explain import Explainer
+from keeper.facts import VenueId
+from keeper.observe.api import Reads
+from keeper.observe.http import Views
+from keeper.observe.metrics import Metrics
+from keeper.pipeline import Pipeline
+from keeper.ports import PriceSource, Rpc
+from keeper.risk.reader import RiskReader
+from keeper.status import Status
+from keeper.supervise import Heartbeats, Supervisor
+from keeper.watch.desk import Desk
+from keeper.watch.snapshot import Snapshots
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the loops run on. ``settings``: those of the start; ``status`` has those in effect."""
+
+    settings: Settings
+    metrics: Metrics
+    supervisor: Supervisor
+    rpc: Rpc
+    lanes: Lanes
+    sources: Mapping[str, PriceSource]
+    follower: ChainFollower
+    pipeline: Pipeline
+    snapshots: Snapshots
+    status: Status
+
+    @property
+    def settlement(self) -> Settlement:
+        """Return what follows attempts to their end."""
+        return self.status.settlement
+
+    @property
+    def heartbeats(self) -> Heartbeats:
+        """Return when each loop was last seen alive."""
+        return self.supervisor.heartbeats
+
+    @property
+    def desks(self) -> Mapping[VenueId, Desk]:
+        """Return the venues' accounts and decisions."""
+        return self.pipeline.desks
+
+    @cached_property
+    def risk(self) -> RiskReader:
+        """Return what works accounts out at other prices."""
+        status = self.status
+        return RiskReader(self.desks, status.board, status.quarantine, status.clock)
+
+
+def _reads(parts: Parts) -> Reads:
+    explainer = Explainer(parts.desks, parts.status.quarantine, parts.status.clock)
+
+    def config() -> Mapping[str, object]:
+        return parts.status.settings.show()  # those in effect then
+
+    return Reads(
+        accounts=explainer.nearest,
+        candidates=explainer.candidates,
+        account=explainer.account,
+        config=config,
+        stress=parts.risk.stress,
+        liquidation_map=parts.risk.liquidation_map,
+    )
+
+
+def views_of(parts: Parts) -> Views:
+    """Return what the HTTP server shows; reads the token, or raises ConfigError."""
+    token = parts.settings.http.token
+    return Views(
+        metrics=parts.metrics,
+        late=parts.heartbeats.late,
+        unready=parts.status.unready,
+        status=parts.status.snapshot,
+        reads=_reads(parts),
+        pause=parts.status.brakes.pause,
+        token=token.read() if token else None,
+    )
