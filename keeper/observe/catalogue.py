@@ -333,6 +333,17 @@ _PROCESS = (
         kind=_set(["account", "venue"]),
     ),
     _counter("reconnects_total", "Connections lost and built again.", stream=STREAM),
+    _counter(
+        "config_reloads_total",
+        "Times the config file was read again, by what came of it.",
+        result=_set(["applied", "restart_needed", "unchanged", "invalid"]),
+    ),
+    _gauge(
+        "config_hash", "First 48 bits of the SHA-256 of the configuration in effect, as a number."
+    ),
+    _gauge(
+        "config_restart_keys", "Keys of the config file that take effect with the next start only."
+    ),
     _gauge("build_info", "Always 1; the label says which version runs.", version=VERSION),
 )
 
