@@ -363,6 +363,10 @@ class Tracker(Protocol):
         """Use up the nonces that all later ones wait for; ``may`` says which of it is paid for."""
         ...
 
+    async def top_up(self, head: Head, may: Callable[[Plan, Fee], bool]) -> None:
+        """Send wallets that are low what they pay gas with; raises TransientError."""
+        ...
+
     async def close(self, settled: Sequence[Settled]) -> None:
         """Write the end of an attempt, for each of its accounts, and forget it."""
         ...

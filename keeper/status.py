@@ -122,7 +122,7 @@ class Status:
             "unready": unready,
             "dry_run": not self.lanes.wallets,
             "paused": self.brakes.paused,
-            "wallets": [_wallet(lane) for lane in self.lanes.lanes],
+            "wallets": [_wallet(lane) for lane in self.lanes.own],
             "head": {"block": head.number, "age_ms": now_ms - head.seen_ms} if head else None,
             "prices": {feed.id: self._price(feed.id, now_ms) for feed in self.settings.feeds},
             "venues": {venue: self._venue(desk) for venue, desk in self.pipeline.desks.items()},
@@ -211,7 +211,7 @@ class Status:
         if head is not None:
             gauge("keeper_head_block", head.number)
             gauge("keeper_head_age_seconds", (now_ms - head.seen_ms) / 1000)
-        for lane in self.lanes.lanes:
+        for lane in self.lanes.own:
             gauge("keeper_wallet_balance_wei", lane.balance_wei, wallet=lane.name)
             gauge("keeper_wallet_parked", 1 if lane.parked else 0, wallet=lane.name)
         for limit, left in self.budgets_left().items():

@@ -185,6 +185,10 @@ class ScriptedLane:
         return [self] if self.wallet else []
 
     @property
+    def own(self) -> "Sequence[ScriptedLane]":
+        return self.lanes
+
+    @property
     def address(self) -> str:
         assert self.wallet is not None
         return self.wallet
@@ -286,6 +290,9 @@ class ScriptedLane:
         if self.can_cancel:
             self.cancelled.append(attempt)
         return self.can_cancel
+
+    async def top_up(self, _head: Head, _may: Callable[[Plan, Fee], bool]) -> None:
+        return
 
     async def close(self, settled: Sequence[Settled]) -> None:
         self.closed += settled
