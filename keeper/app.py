@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
+from itertools import zip_longest
 
 import aiohttp
 import structlog
@@ -12,9 +13,10 @@ from keeper import __version__
 from keeper.act.brakes import Brakes
 from keeper.act.execute import Execution
 from keeper.act.settle import Settlement
+from keeper.chain.announcements import Ears, listen
 from keeper.chain.broadcast import Broadcast, BroadcastRules
-from keeper.chain.endpoints import EndpointRules, Endpoints, Role
-from keeper.chain.heads import ChainFollower, FollowSettings, announce_heads
+from keeper.chain.endpoints import Endpoints, Role
+from keeper.chain.heads import ChainFollower, FollowSettings
 from keeper.chain.journal import Journal
 from keeper.chain.jsonrpc import JsonRpcClient
 from keeper.chain.lane_rules import LaneParts
@@ -30,6 +32,7 @@ from keeper.chain_parts import (
     build_reading,
     build_reconciler,
     build_venue,
+    listen_rules,
 )
 from keeper.clock import SystemClock
 from keeper.config import Settings, find_module
@@ -43,9 +46,11 @@ from keeper.pipeline import Pipeline
 from keeper.ports import PriceSource, Rpc
 from keeper.prices.board import PriceBoard
 from keeper.quarantine import Quarantine
+from keeper.reload import Reload, Reloading, hang_up
 from keeper.rules import (
     brake_rules,
     desk_rules,
+    endpoint_rules,
     execution_rules,
     feed_rules,
     lane_rules,
@@ -69,9 +74,8 @@ BEAT_LIMIT_S = 15.0  # a loop beats every second; a slow cycle is tolerated, a s
 def build_rpc(settings: Settings, session: aiohttp.ClientSession, metrics: Metrics) -> HttpRpc:
     """Make the client of the chain's HTTP endpoints; reads the URLs that are secrets."""
     chain = settings.chain
-    rules = EndpointRules(chain.id, chain.probe_ms, chain.head_lag_blocks_max, chain.latency_ms_max)
     client = JsonRpcClient(session, chain.rpc_timeout_ms)
-    endpoints = Endpoints(client, rules, SystemClock(), metrics)
+    endpoints = Endpoints(client, endpoint_rules(settings), SystemClock(), metrics)
     endpoints.add([each.read().get_secret_value() for each in chain.http], Role.READ)
     senders = chain.send or chain.http
     endpoints.add([each.read().get_secret_value() for each in senders], Role.SEND)
@@ -196,7 +200,6 @@ def _assemble(
         execution=execution,
         settlement=settlement,
         recover=lanes.recover,
-        simulations_at_once_max=settings.gate.simulations_at_once_max,
     )
     status = Status(
         settings=settings,
@@ -266,33 +269,41 @@ def _loops(parts: Parts) -> dict[str, Callable[[], Awaitable[None]]]:
     for number, endpoint in enumerate(chain.ws):
         name = f"ws{number}"
         parts.heartbeats.register(name, BEAT_LIMIT_S + chain.head_silence_ms_max / 1000)
-        url = endpoint.read().get_secret_value()
-        body = partial(
-            announce_heads,
-            url,
-            chain.id,
-            parts.follower.wake,
-            chain.head_silence_ms_max,
-            partial(parts.heartbeats.beat, name),
-        )
+        ears = Ears(parts.follower.wake, pipeline.hint, partial(parts.heartbeats.beat, name))
+        rules = listen_rules(chain, [desk.venue for desk in parts.desks.values()])
+        body = partial(listen, endpoint.read().get_secret_value(), rules, ears)
         loops[name] = partial(supervisor.run_stream_loop, name, body)
-    parts.metrics.know("loop", loops)
-    parts.metrics.know("stream", [*loops, *parts.sources])
     return loops
 
 
-async def run_keeper(all_settings: Sequence[Settings], metrics: Metrics | None = None) -> int:
+def _reload(parts: Parts, source: Reloading) -> Reload:
+    parts.heartbeats.register("config", BEAT_LIMIT_S)
+    return Reload(source, parts.status, partial(parts.heartbeats.beat, "config"))
+
+
+async def run_keeper(
+    all_settings: Sequence[Settings],
+    metrics: Metrics | None = None,
+    reloading: Sequence[Reloading] = (),
+) -> int:
     """Run until SIGTERM or SIGINT, the settings of each chain side by side; return the exit code.
 
     Chains share the process and nothing else: each has its own parts, journal and HTTP server.
-    ``metrics``: those of the only chain.
+    ``metrics``: those of the only chain. ``reloading``: where the settings of each chain are read
+    again on SIGHUP; none: they stand.
     """
+    reloads: list[Reload] = []
     async with AsyncExitStack() as stack:
         loops: dict[str, Callable[[], Awaitable[None]]] = {}
         everyone: list[Parts] = []
-        for settings in all_settings:
+        for settings, source in zip_longest(all_settings, reloading):
             parts = await stack.enter_async_context(build(settings, metrics))
             own = _loops(parts)
+            if source is not None:
+                reloads.append(_reload(parts, source))
+                own["config"] = reloads[-1].watch
+            parts.metrics.know("loop", own)
+            parts.metrics.know("stream", [*own, *parts.sources])
             if len(all_settings) > 1:
                 id_ = settings.chain.id
                 own = {f"{id_}/{name}": _of_chain(id_, body) for name, body in own.items()}
@@ -302,7 +313,7 @@ async def run_keeper(all_settings: Sequence[Settings], metrics: Metrics | None =
             _announce(parts)
             http = parts.settings.http
             await stack.enter_async_context(serve(http.host, http.port, views_of(parts)))
-        code = await run(loops)
+        code = await run(loops, partial(hang_up, reloads) if reloads else None)
         for parts in everyone:
             await parts.snapshots.save_all(list(parts.desks.values()))
         return code
@@ -335,9 +346,13 @@ def _announce(parts: Parts) -> None:
     )
 
 
-def main_loop(all_settings: Sequence[Settings], metrics: Metrics | None = None) -> int:
+def main_loop(
+    all_settings: Sequence[Settings],
+    metrics: Metrics | None = None,
+    reloading: Sequence[Reloading] = (),
+) -> int:
     """Run the keeper in a fresh event loop."""
-    return asyncio.run(run_keeper(all_settings, metrics))
+    return asyncio.run(run_keeper(all_settings, metrics, reloading))
 
 
 __all__ = [

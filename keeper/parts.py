@@ -24,7 +24,7 @@ from keeper.watch.snapshot import Snapshots
 
 @dataclass(frozen=True)
 class Parts:
-    """What the loops run on."""
+    """What the loops run on. ``settings``: those of the start; ``status`` has those in effect."""
 
     settings: Settings
     metrics: Metrics
@@ -61,11 +61,15 @@ class Parts:
 
 def _reads(parts: Parts) -> Reads:
     explainer = Explainer(parts.desks, parts.status.quarantine, parts.status.clock)
+
+    def config() -> Mapping[str, object]:
+        return parts.status.settings.show()  # those in effect then
+
     return Reads(
         accounts=explainer.nearest,
         candidates=explainer.candidates,
         account=explainer.account,
-        config=parts.settings.show,
+        config=config,
         stress=parts.risk.stress,
         liquidation_map=parts.risk.liquidation_map,
     )

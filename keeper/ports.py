@@ -216,6 +216,8 @@ class Accounting(Protocol):
 class Chain(Protocol):
     """The head of the chain and what was logged since the last one."""
 
+    announced: bool  # the last look at the head was for a websocket's sake, not a poll's
+
     async def start(self) -> Head:
         """Return the head to follow from."""
         ...

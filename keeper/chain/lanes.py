@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 
 import structlog
 
@@ -60,6 +61,14 @@ class Lanes:
         self._turns: dict[str, int] = {}  # wallet → when it was chosen last
         self._turn = 0
         self._tip_wei: int | None = None  # what others pay, at the last head
+
+    def adopt(self, rules: LaneRules, balances_wei_min: Mapping[str, int]) -> None:
+        """Go by other rules, in what is in flight too; ``balances_wei_min``: by wallet's name."""
+        self._rules = rules
+        for lane in self._all:
+            lane.rules = rules
+            least_wei = balances_wei_min.get(lane.name, lane.wallet.balance_wei_min)
+            lane.wallet = replace(lane.wallet, balance_wei_min=least_wei)
 
     @property
     def wallets(self) -> Sequence[str]:

@@ -128,6 +128,8 @@ class Desk:
             self._block_s += (step_s - self._block_s) / 8
         self._facts += 1
         self.market = market
+        if market.head.base_fee_wei is not None:
+            self.agenda.cheaper(market.head.base_fee_wei)
         self._learn_factors(market)
         if before is not None and market.epoch != before.epoch:
             self._outdated = dict.fromkeys(self.states)

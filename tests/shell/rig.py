@@ -75,6 +75,8 @@ LOOPS = ("chain", "decide", "attempt", "settle", f"accounts/{VENUE}", "prices/ma
 class FakeFollower:
     """Says what changed on the fake chain since it was last asked. Implements ``Chain``."""
 
+    announced = False
+
     def __init__(self, chain: FakeChain) -> None:
         self._chain = chain
         self.known: list[Head] = [chain.head]
@@ -200,8 +202,6 @@ class Rig:
         waiting = self.pipeline._candidates.take()
         while waiting:
             best, some = self.pipeline._next(waiting)
-            for _ in some:
-                await self.pipeline._slots.acquire()
             await self.pipeline._work(best, some)
 
     async def settle(self) -> None:
@@ -310,7 +310,6 @@ def make_rig(  # noqa: PLR0913 - as the composition root
         execution=execution,
         settlement=settlement,
         recover=recover,
-        simulations_at_once_max=8,
     )
     return Rig(
         clock=clock,
