@@ -355,10 +355,7 @@ class Tracker(Protocol):
         ...
 
     async def cancel(self, attempt: Attempt, head: Head, cost_wei_max: int) -> bool:
-        """Take the nonce with a transfer of nothing to ourselves; False when that costs too much.
-
-        Raises TransientError.
-        """
+        """Take the nonce with a transfer of nothing; False: too dear. Raises TransientError."""
         ...
 
     async def fill_gaps(self, head: Head, may: Callable[[Plan, Fee], bool]) -> None:
