@@ -54,6 +54,7 @@ from keeper.rules import (
     execution_rules,
     feed_rules,
     lane_rules,
+    treasury_rules,
 )
 from keeper.status import Status
 from keeper.supervise import Backoff, Heartbeats, Supervisor, run
@@ -127,7 +128,7 @@ def build_lanes(settings: Settings, session: aiohttp.ClientSession, parts: LaneP
     """Make a lane for every wallet; reads the keys, or raises ConfigError."""
     wallets = load_wallets(settings.wallets, session)
     allowed = {venue.id: venue.wallets for venue in settings.venues}
-    return Lanes(wallets, allowed, lane_rules(settings), parts)
+    return Lanes(wallets, allowed, lane_rules(settings), parts, treasury_rules(settings))
 
 
 def _following(settings: Settings) -> FollowSettings:
