@@ -370,6 +370,8 @@ class MarginBook(Generic[IdT]):
 
     def _exposures(self, row: Row) -> list[Exposure]:
         """Return a row's exposures in factor order: those of its weights and of its envelope."""
+        if not row.envelope:
+            return sorted([Exposure(self._number(name), w) for name, w in row.weights.items()])
         names = {name: self._number(name) for name in (*row.weights, *row.envelope)}
         return sorted(
             Exposure(
