@@ -78,8 +78,7 @@ class Board(Protocol):
 class Rpc(Protocol):
     """JSON-RPC to one chain; fail-over, retries and error classification are behind it.
 
-    Results are JSON, but those of eth_getLogs, which are lists of Log. All of these raise RpcError
-    (TransientRpcError when it may pass).
+    Results are JSON, of eth_getLogs lists of Log. All raise RpcError (Transient… if it may pass).
     """
 
     async def call(self, method: str, params: Sequence[object] = ()) -> Any:  # noqa: ANN401 - JSON
@@ -330,6 +329,10 @@ class Tracker(Protocol):
         """Return what is in flight."""
         ...
 
+    async def reopen(self, first: int, head: Head) -> Sequence[Attempt]:
+        """Return what was settled by a block from ``first`` on that is gone: in flight again."""
+        ...
+
     async def poll(self, head: Head) -> Sequence[Mined]:
         """Return the attempts whose nonce is consumed deep enough."""
         ...
@@ -355,10 +358,7 @@ class Tracker(Protocol):
         ...
 
     async def cancel(self, attempt: Attempt, head: Head, cost_wei_max: int) -> bool:
-        """Take the nonce with a transfer of nothing to ourselves; False when that costs too much.
-
-        Raises TransientError.
-        """
+        """Take the nonce by a transfer to ourselves; False: too dear. Raises TransientError."""
         ...
 
     async def fill_gaps(self, head: Head, may: Callable[[Plan, Fee], bool]) -> None:

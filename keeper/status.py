@@ -130,11 +130,14 @@ class Status:
             "endpoints": self.endpoints.report(),
             "attempts": [
                 *(_open(attempt) for attempt in self.lanes.open_attempts),
-                *(_settled(done) for done in list(self.settlement.recent)[: -RECENT - 1 : -1]),
+                *(
+                    _settled(done)
+                    for done in list(self.settlement.tally.recent)[: -RECENT - 1 : -1]
+                ),
             ],
             "totals": {
-                "outcomes": dict(self.settlement.outcomes),
-                "profit_wei": {v: str(wei) for v, wei in self.settlement.profit_wei.items()},
+                "outcomes": dict(self.settlement.tally.outcomes),
+                "profit_wei": {v: str(wei) for v, wei in self.settlement.tally.profit_wei.items()},
             },
             "budgets": [
                 {
@@ -206,7 +209,7 @@ class Status:
             gauge("keeper_watched_accounts", desk.lead.watched, venue=venue)
             open_ = self.brakes.is_open(venue)
             gauge("keeper_breaker_open", 1 if open_ else 0, venue=venue)
-            gauge("keeper_profit_wei", self.settlement.profit_wei.get(venue, 0), venue=venue)
+            gauge("keeper_profit_wei", self.settlement.tally.profit_wei.get(venue, 0), venue=venue)
         head = self.pipeline.head
         if head is not None:
             gauge("keeper_head_block", head.number)

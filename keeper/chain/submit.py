@@ -59,7 +59,7 @@ class Lane:
         self._telemetry = parts.telemetry
         self._inclusion = Inclusion(parts.rpc, rules.confirmations, parts.clock, parts.telemetry)
         self._nonces = Nonces()
-        self._open: dict[tuple[VenueId, AccountId], Attempt] = {}
+        self._open: dict[str, Attempt] = {}  # by id: a reorg may leave an account with two
         self.balance_wei = 0
         self._unpaid_wei = 0  # balance that has to be reached to leave the parking place
         self._signer_trouble = ""  # since the last head
@@ -67,6 +67,7 @@ class Lane:
         self._head: Head | None = None  # last polled at; None: the nonces were not learned yet
         self._signed: OrderedDict[str, None] = OrderedDict()  # hashes, newest last
         self._stale: set[str] = set()  # found in the journal, decided by another process
+        self._reopened: dict[str, int] = {}  # attempt → head that showed its block gone
         self.tick_to_sent_ms: deque[float] = deque(maxlen=LATENCIES_MAX)
 
     @property
@@ -124,24 +125,31 @@ class Lane:
 
     def is_stuck(self, attempt: Attempt, head: Head) -> bool:
         """Say whether an attempt was to be replaced long ago."""
-        if not attempt.transactions:
-            return False
         late = 2 * self._rules.replace_after_blocks
-        return attempt.transactions[-1].block + late <= head.number
+        return bool(attempt.transactions) and self._sent_at(attempt) + late <= head.number
 
-    def adopt(self, attempts: Sequence[Attempt]) -> None:
+    def _sent_at(self, attempt: Attempt) -> int:
+        """Return the block from which on an attempt's newest transaction was waited for."""
+        return max(attempt.transactions[-1].block, self._reopened.get(attempt.id, 0))
+
+    def adopt(self, attempt: Attempt) -> None:
         """Take over what the journal says this wallet has in flight.
 
         What was signed and perhaps never sent is overdue at once: it is simulated again before it
         is sent or cancelled.
         """
-        for attempt in attempts:
-            self._open[attempt.plan.venue, attempt.plan.account] = attempt
-            if attempt.sent_ms is None:
-                self._stale.add(attempt.id)
-            for transaction in attempt.transactions:
-                self._note_signed(transaction)
-            logger.info("found in flight", attempt=attempt.id, nonce=attempt.nonce)
+        self._open[attempt.id] = attempt
+        if attempt.sent_ms is None:
+            self._stale.add(attempt.id)
+        for transaction in attempt.transactions:
+            self._note_signed(transaction)
+        logger.info("found in flight", attempt=attempt.id, nonce=attempt.nonce)
+
+    def reopen(self, attempt: Attempt, head: Head) -> None:
+        """Take back what a block had settled that is gone: nodes do not always send it again."""
+        self._open[attempt.id] = attempt
+        self._reopened[attempt.id] = head.number
+        logger.warning("settled by a block that is gone", attempt=attempt.id, nonce=attempt.nonce)
 
     async def _learn_nonces(self) -> None:
         answer = await self._rpc.call("eth_getTransactionCount", [self.address, "pending"])
@@ -162,7 +170,6 @@ class Lane:
         return await self._start(plan, fee, head)
 
     async def _start(self, plan: Plan, fee: Fee, head: Head) -> Attempt | NotSent:
-        key = (plan.venue, plan.account)
         attempt = Attempt(
             id=uuid.uuid4().hex,
             plan=plan,
@@ -171,33 +178,33 @@ class Lane:
             transactions=(),
             opened_ms=self._clock.wall_ms(),
         )
-        self._open[key] = attempt  # before the first await: nobody else gets this account
+        self._open[attempt.id] = attempt  # before the first await: nobody else gets this account
         try:
             transaction = await self._sign(
                 attempt, plan.call, plan.gas_limit, fee, head, TxKind.FIRST
             )
         except SigningError as error:
             logger.warning("not signed", wallet=self.name, error=str(error))
-            self._take_back(key, attempt)
+            self._take_back(attempt)
             return NotSent.NOT_SIGNED
         try:
             attempt = await self._journaled(attempt, transaction)
         except JournalUnavailableError:
-            self._take_back(key, attempt)
+            self._take_back(attempt)
             return NotSent.NOT_WRITTEN
         refused = await self._broadcast(attempt, head)
         if refused is None or not refused.is_definite:
-            return self._open.get(key, attempt)  # it may be settled already
-        self._take_back(key, attempt)
+            return self._open.get(attempt.id, attempt)  # it may be settled already
+        self._take_back(attempt)
         if refused.fault is RpcFault.INSUFFICIENT_FUNDS:
             # what we thought the wallet holds was wrong: wait for the next look at it
             self.balance_wei, self._unpaid_wei = 0, plan.cost_wei_max
         await self._journal.settle(dropped(attempt, refused.fault.value), self._clock.wall_ms())
         return NotSent.DROPPED
 
-    def _take_back(self, key: tuple[VenueId, AccountId], attempt: Attempt) -> None:
+    def _take_back(self, attempt: Attempt) -> None:
         self._nonces.give_back(attempt.nonce)
-        del self._open[key]
+        del self._open[attempt.id]
 
     async def fill_gaps(self, head: Head, may: Callable[[Plan, Fee], bool]) -> None:
         """Use up the nonces that all later ones wait for; ``may`` says which of it is paid for."""
@@ -268,7 +275,7 @@ class Lane:
             for attempt in self._open.values()
             if not self._inclusion.is_consumed(attempt)
             and attempt.transactions
-            and (attempt.id in self._stale or attempt.transactions[-1].block + after <= head.number)
+            and (attempt.id in self._stale or self._sent_at(attempt) + after <= head.number)
         ]
         return sorted(late, key=lambda attempt: attempt.nonce)
 
@@ -301,8 +308,10 @@ class Lane:
         mined = [self._inclusion.mined(attempt, head, nonce, receipts) for attempt in attempts]
         for attempt, done in zip(attempts, mined, strict=True):
             waiting = done is None and attempt.transactions and attempt.id not in self._stale
-            if waiting and attempt.nonce >= nonce and self._broadcaster.due(attempt, head):
-                await self._broadcast(attempt, head)
+            if waiting and attempt.nonce >= nonce:
+                again = self._reopened.get(attempt.id) == head.number
+                if again or self._broadcaster.due(attempt, head):
+                    await self._broadcast(attempt, head)
         await self._journal.follow(attempts, receipts, self._clock.wall_ms())
         return [done for done in mined if done is not None]
 
@@ -310,7 +319,8 @@ class Lane:
         """Write the end of an attempt, for each of its accounts, and forget it."""
         attempt = settled[0].attempt
         await self._journal.settle(settled, self._clock.wall_ms())
-        self._open.pop((attempt.plan.venue, attempt.plan.account), None)
+        self._open.pop(attempt.id, None)
+        self._reopened.pop(attempt.id, None)
         self._inclusion.forget(attempt)
 
     # --- one transaction --------------------------------------------------------------------------
@@ -354,7 +364,7 @@ class Lane:
         self._stage(plan, "journal", began_ns)
         self._note_signed(transaction)
         attempt = replace(attempt, transactions=(*attempt.transactions, transaction))
-        self._open[plan.venue, plan.account] = attempt
+        self._open[attempt.id] = attempt
         if plan.tick_ns and transaction.kind is TxKind.FIRST:
             self._stage(plan, "decided_to_signed", plan.decided_ns)
         return attempt
@@ -369,18 +379,18 @@ class Lane:
 
     async def _note_sent(self, attempt: Attempt, signed_ns: int) -> None:
         plan = attempt.plan
-        current = self._open.get((plan.venue, plan.account))
-        if current is None or current.id != attempt.id or current.sent_ms is not None:
+        current = self._open.get(attempt.id)
+        if current is None or current.sent_ms is not None:
             return
         now_ns = self._clock.monotonic_ns()
-        tick_to_sent_ms = (now_ns - plan.tick_ns) / 1e6 if plan.tick_ns else None
+        tick_to_sent_ms = None
         if plan.tick_ns:
             self._stage(plan, "signed_to_sent", signed_ns)
             self._stage(plan, "tick_to_sent", plan.tick_ns)
-        if tick_to_sent_ms is not None:
+            tick_to_sent_ms = (now_ns - plan.tick_ns) / 1e6
             self.tick_to_sent_ms.append(tick_to_sent_ms)
         sent = replace(current, sent_ms=self._clock.wall_ms())
-        self._open[plan.venue, plan.account] = sent
+        self._open[attempt.id] = sent
         await self._journal.sent(sent.id, sent.sent_ms or 0, tick_to_sent_ms)
 
     def _stage(self, plan: Plan, stage: str, since_ns: int) -> None:

@@ -65,9 +65,9 @@ async def test_won(logs: list[EventDict]) -> None:
     assert done.reward_wei == WAD // 10
     assert done.cost_wei == receipt.cost_wei == GAS * 2 * GWEI
     assert rig.published == [done]
-    assert list(rig.settlement.recent) == [done]
-    assert rig.settlement.profit_wei == {VENUE: done.reward_wei - done.cost_wei}
-    assert rig.settlement.outcomes == {"won": 1}
+    assert list(rig.settlement.tally.recent) == [done]
+    assert rig.settlement.tally.profit_wei == {VENUE: done.reward_wei - done.cost_wei}
+    assert rig.settlement.tally.outcomes == {"won": 1}
     totals = rig.telemetry.totals
     assert totals["keeper_attempts_total", VENUE, "won"] == 1
     assert totals["keeper_reward_wei_total", VENUE] == done.reward_wei
@@ -102,7 +102,7 @@ async def test_what_a_transaction_left_us_with_is_its_reward(logs: list[EventDic
     done = await settled(rig, lane, attempt, receipt, TxKind.FIRST)
     assert (done.outcome, done.gains, done.reward_wad) == (Outcome.WON, parts, -40 * WAD)
     assert done.reward_wei == -WAD // 50
-    assert rig.settlement.profit_wei == {VENUE: done.reward_wei - done.cost_wei}
+    assert rig.settlement.tally.profit_wei == {VENUE: done.reward_wei - done.cost_wei}
     totals = rig.telemetry.totals
     assert totals["keeper_reward_wei_total", VENUE] == 0
     assert totals["keeper_losses_wei_total", VENUE] == WAD // 50
@@ -261,7 +261,7 @@ async def test_reverted_because_somebody_was_faster_is_lost() -> None:
     done = await settled(rig, lane, attempt, receipt, TxKind.FIRST)
     assert done.outcome is Outcome.LOST
     assert done.cost_wei == REVERT_GAS * receipt.gas_price_wei
-    assert rig.settlement.profit_wei == {VENUE: -done.cost_wei}
+    assert rig.settlement.tally.profit_wei == {VENUE: -done.cost_wei}
 
 
 async def test_reverted_while_still_liquidatable_is_reverted_and_backs_off() -> None:

@@ -259,7 +259,7 @@ def gauges(seen: Seen) -> list[str]:
 
 async def test_gauges_follow(seen: Seen) -> None:
     await seen.ready()
-    seen.rig.settlement.profit_wei[VENUE] = -12
+    seen.rig.settlement.tally.profit_wei[VENUE] = -12
     seen.rig.clock.advance(2)
     found = gauges(seen)
     for line in (

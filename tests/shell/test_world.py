@@ -239,7 +239,14 @@ async def start(world: World, rpc: FakeRpc, stack: AsyncExitStack) -> tuple[Rig,
     lane = JudgedLanes(wallets, {}, LANE_RULES, parts)
     lane.world = world
     rules = replace(EXECUTION_RULES, transaction_cost_wei_max=10**17, profit_wei_min=10**15)
-    rig = make_rig(lane, world.chain, world.clock, telemetry=world.telemetry, execution_rules=rules)
+    rig = make_rig(
+        lane,
+        world.chain,
+        world.clock,
+        telemetry=world.telemetry,
+        books=journal,
+        execution_rules=rules,
+    )
     rig.venue.lost = rpc.lost
     ledger = await stack.enter_async_context(Ledger(world.path.with_name("ledger.sqlite"), 8))
     reader = LogReader(rpc, ReadRules(1_000, 2, 1_000))
@@ -250,6 +257,7 @@ async def start(world: World, rpc: FakeRpc, stack: AsyncExitStack) -> tuple[Rig,
     rig.reading.warm = WarmStart(rpc, ledger, snapshots)
     faulty, world.faulty = world.faulty, False  # a start that fails is tried again until it works
     await lane.recover()
+    await rig.settlement.learn_past(world.clock.wall_ms())
     rig.follow()
     await rig.reading.find(rig.desk, rig.intake, world.chain.head)
     await rig.reading.restore(rig.desk, rig.intake, world.chain.head)
