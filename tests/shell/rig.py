@@ -179,6 +179,8 @@ class Rig:
         update = self.follower.since(resync=resync)
         if update is not None:
             self.intake.post(update)
+            if update.reorged_from is not None:
+                self.settlement.reorged(update.reorged_from)
         self.pipeline._advance(self.chain.head)
 
     async def read(self) -> bool:

@@ -82,6 +82,7 @@ class World:
 
     def __post_init__(self) -> None:
         self.random = random.Random(f"{self.seed}/{self.pull}")  # noqa: S311 - reproducible
+        self.depths = random.Random(f"{self.seed}/{self.pull}/depths")  # noqa: S311
         self.clock = ManualClock()
         self.telemetry = CountingTelemetry()
         self.chain = FakeChain(pull=self.pull, now_ms=self.clock.wall_ms)
@@ -140,8 +141,10 @@ class World:
         """Add a block, or replace the newest one with another and add one."""
         chain, dice = self.chain, self.random
         if self.luck(0.07) and len(chain.blocks) > 3:
-            chain.orphan(1)
-            chain.mine(*self.actions(), pool_first=dice.random() < 0.5)
+            deep = self.depths.random() < 0.3 and len(chain.blocks) > 5
+            for _ in range(chain.head.number - chain.orphan(3 if deep else 1) + 1):
+                chain.mine(*self.actions(), pool_first=dice.random() < 0.5)
+            self.seen["deep reorg"] += deep
             self.seen["reorg"] += 1
         rig.mine(*self.actions(), pool_first=dice.random() < 0.5)
         if self.luck(0.1) and chain.pool:
