@@ -95,6 +95,31 @@ TABLE: Sequence[Case] = (
         "set aside and named, the others are served",
         ["e2e/test_poisoned_account.py::test_the_others_are_liquidated_and_it_is_named"],
     ),
+    Case(
+        "200 accounts become liquidatable at once, four wallets",
+        "all are sent, the best first; printed: how long it took",
+        ["faults/test_bursts.py::test_all_are_sent_the_best_first"],
+    ),
+    # --- money
+    Case(
+        "all of it at once by seed, with restarts: base fees, rivals, reverts, drops, reorgs, "
+        "endpoints",
+        "no budget is exceeded, by the wallets' balances at every step and by the journal",
+        [
+            "faults/test_spending.py::test_no_budget_is_exceeded",
+            "faults/test_spending.py::test_no_budget_is_exceeded_in_long",
+        ],
+    ),
+    Case(
+        "cancels that bid higher and higher, gaps in the nonces, replacements",
+        "they stay within the budgets",
+        [
+            "shell/test_budget.py::test_cancel_after_cancel_stays_within_the_budget",
+            "shell/test_budget.py::test_a_gap_in_the_nonces_is_filled_within_the_budget",
+            "shell/test_budget.py::"
+            "test_a_replacement_takes_over_the_reservation_of_what_it_replaces",
+        ],
+    ),
     # --- endpoints
     Case(
         "one endpoint of three: reset in mid-answer, hung, 429 with Retry-After, HTML, HTTP 500, "
