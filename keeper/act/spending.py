@@ -63,6 +63,12 @@ class Spending:
         self._record = Record(rules.prior)
         self._claims: dict[Key, Amounts] = {}  # let through, perhaps not in flight yet
 
+    def adopt(self, rules: ExecutionRules) -> None:
+        """Go by other rules; what was spent and learned counts on."""
+        self._rules = rules
+        self._budget.limits = rules.limits
+        self._record.prior = rules.prior
+
     def settled(self, settled: Settled) -> None:
         """Let an attempt count that ended just now."""
         self.note(Past.of(settled, self._clock.wall_ms()))

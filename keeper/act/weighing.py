@@ -26,6 +26,11 @@ class Weighing:
         self._board = board
         self._clock = clock
 
+    def adopt(self, rules: ExecutionRules) -> None:
+        """Go by other rules from the next account on."""
+        self.rules = rules
+        self.spending.adopt(rules)
+
     # --- prices -----------------------------------------------------------------------------------
 
     def native_usd_wad(self) -> int | None:

@@ -51,7 +51,7 @@ class Lane:
     def __init__(self, wallet: Wallet, rules: LaneRules, parts: LaneParts) -> None:
         """Nothing is asked or sent before the first ``poll``."""
         self.wallet = wallet
-        self._rules = rules
+        self.rules = rules
         self._rpc = parts.rpc
         self._broadcaster = parts.broadcaster
         self._journal = parts.journal
@@ -101,6 +101,16 @@ class Lane:
         return self.balance_wei - sum(open_.plan.cost_wei_max for open_ in self._open.values())
 
     @property
+    def spare_wei(self) -> int:
+        """Return what the wallet could give away: not what it sends already, nor its floor."""
+        sending = (open_.plan.call.value_wei for open_ in self._open.values())
+        return self.free_wei - sum(sending) - self.wallet.balance_wei_min
+
+    def is_low(self, below_wei: int) -> bool:
+        """Say whether the wallet, whose balance is known, holds less than this."""
+        return self._head is not None and self.balance_wei < below_wei
+
+    @property
     def parked(self) -> str:
         """Return why the lane starts nothing now, or nothing."""
         if self.wallet.signer is None:
@@ -126,7 +136,7 @@ class Lane:
         """Say whether an attempt was to be replaced long ago."""
         if not attempt.transactions:
             return False
-        late = 2 * self._rules.replace_after_blocks
+        late = 2 * self.rules.replace_after_blocks
         return attempt.transactions[-1].block + late <= head.number
 
     def adopt(self, attempts: Sequence[Attempt]) -> None:
@@ -201,7 +211,7 @@ class Lane:
 
     async def fill_gaps(self, head: Head, may: Callable[[Plan, Fee], bool]) -> None:
         """Use up the nonces that all later ones wait for; ``may`` says which of it is paid for."""
-        fee = transfer_fee(head, self._rules.fees, self._tip_wei)
+        fee = transfer_fee(head, self.rules.fees, self._tip_wei)
         if self.wallet.signer is None or fee is None or self._head != head:
             return
         for nonce in self._nonces.gaps[:FILLED_AT_ONCE_MAX]:
@@ -214,7 +224,7 @@ class Lane:
 
     def replacement_fee(self, attempt: Attempt, head: Head, spend: Spend) -> Fee | None:
         """Return a fee that replaces what is in flight; None when it would cost too much."""
-        ceiling_wei = fee_ceiling_wei(spend, self._rules.cost_wei_max, self._rules.fees)
+        ceiling_wei = fee_ceiling_wei(spend, self.rules.cost_wei_max, self.rules.fees)
         return self._dearer(attempt, head, ceiling_wei)
 
     def _dearer(self, attempt: Attempt, head: Head, ceiling_wei: int) -> Fee | None:
@@ -224,7 +234,7 @@ class Lane:
             max(transaction.max_fee_wei for transaction in sent),
             max(transaction.priority_fee_wei for transaction in sent),
         )
-        return replacement_fee(before, head, self._rules.fees, ceiling_wei, self._tip_wei)
+        return replacement_fee(before, head, self.rules.fees, ceiling_wei, self._tip_wei)
 
     async def replace(self, attempt: Attempt, plan: Plan, fee: Fee, head: Head) -> None:
         """Send a dearer transaction at the attempt's nonce; raises SigningError."""
@@ -239,7 +249,7 @@ class Lane:
 
         Raises SigningError.
         """
-        ceiling_wei = min(cost_wei_max, self._rules.cost_wei_max) // TRANSFER_GAS
+        ceiling_wei = min(cost_wei_max, self.rules.cost_wei_max) // TRANSFER_GAS
         fee = self._dearer(attempt, head, ceiling_wei)
         if fee is None or self.wallet.signer is None:
             return False
@@ -262,7 +272,7 @@ class Lane:
         """Return the attempts whose newest transaction has waited too long, by nonce."""
         if self.wallet.signer is None:
             return []
-        after = self._rules.replace_after_blocks
+        after = self.rules.replace_after_blocks
         late = [
             attempt
             for attempt in self._open.values()
@@ -328,7 +338,7 @@ class Lane:
             raise ValueError(msg)
         if self._signer_trouble:  # once a head is often enough to wait for it in vain
             raise SigningError(self._signer_trouble)
-        unsigned = Unsigned(call, attempt.nonce, gas, fee, self._rules.chain_id)
+        unsigned = Unsigned(call, attempt.nonce, gas, fee, self.rules.chain_id)
         began_ns = self._clock.monotonic_ns()
         try:
             tx_hash, raw = await self.wallet.signer.sign(unsigned)

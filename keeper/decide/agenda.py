@@ -50,6 +50,20 @@ class HoldReason(StrEnum):
     SUSPECT = "suspect"  # its venue drifts: the fresh reading was another one than the book's
 
 
+RULED = (  # what other limits in the config may end at once
+    HoldReason.STALE_PRICE,
+    HoldReason.STALE_HEAD,
+    HoldReason.NO_NATIVE_PRICE,
+    HoldReason.UNPROFITABLE,
+    HoldReason.COST_CAP,
+    HoldReason.BUDGET,
+    HoldReason.FEE_UNKNOWN,
+    HoldReason.OPEN_ATTEMPTS,
+    HoldReason.LANE_PARKED,
+    HoldReason.PAUSED,
+    HoldReason.BREAKER_OPEN,
+    HoldReason.BACKUP_DELAY,
+)
 BACKOFFS = frozenset({HoldReason.BACKOFF, HoldReason.SEND_FAILED})  # no new fact ends these
 
 
@@ -98,6 +112,13 @@ class Agenda(Generic[AccountT]):
         self._by_time: list[tuple[int, int, AccountT]] = []
         self._by_block: list[tuple[int, int, AccountT]] = []
         self._ticket = 0  # ties in the heaps: accounts need not be comparable
+
+    def adopt(self, backoff_ms_min: int, backoff_ms_max: int) -> None:
+        """Back off by other limits from now on, and look again at all that limits may hold."""
+        self._backoff_ms_min = backoff_ms_min
+        self._backoff_ms_max = backoff_ms_max
+        for reason in RULED:
+            self.release(reason)
 
     def __len__(self) -> int:
         """Return how many accounts are on the agenda."""

@@ -3,7 +3,8 @@
 from keeper.margin import MarginBook, Row
 """
 
-from keeper.margin.book import MarginBook, Moved
+from keeper.margin.book import MarginBook
+from keeper.margin.moved import Moved
 from keeper.margin.rows import Row
 
 __all__ = ["MarginBook", "Moved", "Row"]

@@ -20,6 +20,7 @@ class Case:
 CRASH = (
     "faults/test_crash_points.py::test_each_account_once_each_nonce_once_and_the_money_to_the_wei"
 )
+BUDGET = "shell/test_budget.py::"
 CROWDS = "faults/test_crowds.py::"
 ENDPOINTS = "e2e/test_endpoint_faults.py::"
 ONE_OF_THREE = ENDPOINTS + "test_one_of_three_fails_and_the_work_goes_on"
@@ -106,6 +107,7 @@ TABLE: Sequence[Case] = (
         "endpoints",
         "no budget is exceeded, by the wallets' balances at every step and by the journal",
         [
+            "decide/test_budget.py::test_no_budget_is_exceeded_in_any_window",
             "faults/test_spending.py::test_no_budget_is_exceeded",
             "faults/test_spending.py::test_no_budget_is_exceeded_in_long",
         ],
@@ -114,10 +116,9 @@ TABLE: Sequence[Case] = (
         "cancels that bid higher and higher, gaps in the nonces, replacements",
         "they stay within the budgets",
         [
-            "shell/test_budget.py::test_cancel_after_cancel_stays_within_the_budget",
-            "shell/test_budget.py::test_a_gap_in_the_nonces_is_filled_within_the_budget",
-            "shell/test_budget.py::"
-            "test_a_replacement_takes_over_the_reservation_of_what_it_replaces",
+            BUDGET + "test_cancel_after_cancel_stays_within_the_budget",
+            BUDGET + "test_a_gap_in_the_nonces_is_filled_within_the_budget",
+            BUDGET + "test_a_replacement_takes_over_the_reservation_of_what_it_replaces",
         ],
     ),
     # --- endpoints
