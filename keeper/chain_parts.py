@@ -18,11 +18,12 @@ from keeper.observe.metrics import Metrics
 from keeper.observe.progress import LogProgress
 from keeper.ports import AnyVenue, Rpc
 from keeper.quarantine import Quarantine
+from keeper.rules import reconcile_rules
 from keeper.supervise import Heartbeats
 from keeper.watch.desk import Desk
 from keeper.watch.intake import Intake
 from keeper.watch.reading import Reading
-from keeper.watch.reconcile import Reconciler, ReconcileRules, fields_of
+from keeper.watch.reconcile import Reconciler, fields_of
 from keeper.watch.snapshot import WarmStart
 
 
@@ -82,8 +83,7 @@ def build_reconciler(
 ) -> Reconciler:
     """Make what compares books with the chain; its metrics' labels become known."""
     parts[1].know("field", {name for desk in desks.values() for name in fields_of(desk.venue)})
-    rules = ReconcileRules(**settings.reconcile.model_dump())
-    return Reconciler(rules, partial(implementations, rpc), *parts)
+    return Reconciler(reconcile_rules(settings), partial(implementations, rpc), *parts)
 
 
 def listen_rules(chain: ChainSettings, venues: Iterable[AnyVenue]) -> ListenRules:

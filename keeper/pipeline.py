@@ -10,7 +10,7 @@ Each is a few lines; the work is in ``watch/desk.py``, ``act/execute.py`` and ``
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import structlog
 
@@ -43,7 +43,7 @@ SLICE_NS = 4_000_000  # assess this long, then let the other loops run
 class Pipeline:
     """Everything between a price and a settled outcome."""
 
-    def __init__(  # noqa: PLR0913 - one composition root calls it
+    def __init__(
         self,
         *,
         reading: Reading,
@@ -52,7 +52,6 @@ class Pipeline:
         execution: Execution,
         settlement: Settlement,
         recover: Callable[[], Awaitable[object]],
-        simulations_at_once_max: int,
     ) -> None:
         """Wire the parts; nothing runs before the loops do."""
         self.reading = reading
@@ -64,7 +63,7 @@ class Pipeline:
         self._board = board
         self._chain = chain
         self.execution = execution
-        self.together = Together(execution, simulations_at_once_max)
+        self.together = Together(execution)
         self._settlement = settlement
         self._submitter = reading.submitter
         self._recover = recover
@@ -73,7 +72,6 @@ class Pipeline:
         self._telemetry = reading.telemetry
         self._clock = reading.clock
         self._unlearned: set[VenueId] = set()  # whose market a bug kept from being learned
-        self._slots = asyncio.Semaphore(simulations_at_once_max)
         self._inbox = reading.inbox
         self._candidates: LatestWins[tuple[VenueId, AccountId], Nominated] = LatestWins()
         self._settle_at: LatestWins[str, Head] = LatestWins()
@@ -153,9 +151,15 @@ class Pipeline:
             return BEAT_S
         return min(BEAT_S, max(0.001, (soonest - self._clock.wall_ms()) / 1000))
 
+    def between_decisions(self, change: Callable[[], None]) -> None:
+        """Have this done between two decisions; of several at a time the last alone."""
+        self._inbox.put("change", change)
+
     def _learn(self) -> None:
         for fact in self._inbox.take().items():
             match fact:
+                case "change", change if callable(change):
+                    change()
                 case ("price", _), Price() as price:
                     for desk in self.desks.values():
                         desk.learn_price(price)
@@ -197,6 +201,7 @@ class Pipeline:
     async def attempt(self) -> None:
         """Simulate and send the best candidates, a bounded number at once."""
         waiting: dict[tuple[VenueId, AccountId], Nominated] = {}
+        running: dict[asyncio.Task[None], int] = {}  # of how many accounts each is
         async with asyncio.TaskGroup() as group:
             while True:
                 self._heartbeats.beat("attempt")
@@ -207,12 +212,20 @@ class Pipeline:
                 waiting.update(self._candidates.take())
                 if not waiting:
                     continue
-                await self._slots.acquire()
+                await self._room(running, 1)
                 waiting.update(self._candidates.take())
                 key, some = self._next(waiting)
-                for _ in some[1:]:
-                    await self._slots.acquire()
-                group.create_task(self._work(key, some), name=f"attempt/{key}")
+                await self._room(running, len(some))
+                task = group.create_task(self._work(key, some), name=f"attempt/{key}")
+                running[task] = len(some)
+                task.add_done_callback(running.pop)
+
+    async def _room(self, running: Mapping[asyncio.Task[None], int], accounts: int) -> None:
+        """Wait until so many accounts more can be simulated at once, or none is."""
+        while running:
+            if sum(running.values()) + accounts <= self.execution.rules.simulations_at_once_max:
+                return
+            await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
 
     def _next(
         self, waiting: dict[tuple[VenueId, AccountId], Nominated]
@@ -225,12 +238,8 @@ class Pipeline:
     async def _work(self, best: tuple[VenueId, AccountId], some: Sequence[Nominated]) -> None:
         if len(some) == 1:
             await self._one(best, some[0])
-            return
-        try:
+        else:
             await self.together.attempt(self.desks[best[0]], some)
-        finally:
-            for _ in some:
-                self._slots.release()
 
     async def _one(self, key: tuple[VenueId, AccountId], nominated: Nominated) -> None:
         venue, account = key
@@ -244,8 +253,6 @@ class Pipeline:
         except (TransientError, RpcError) as error:
             logger.warning("simulation failed", venue=venue, account=account, error=str(error))
             desk.failed_to_ask(account, self.execution.rules.hold_ms)
-        finally:
-            self._slots.release()
 
     async def _confirmed(self, desk: Desk, account: AccountId) -> bool:
         """Read an account of a suspect venue; if the book has it otherwise, have it learned."""

@@ -314,10 +314,7 @@ class Broadcaster(Protocol):
         ...
 
     async def send(self, attempt: Attempt, head: Head) -> RpcError | None:
-        """Send the newest transaction of an attempt; None as soon as an endpoint has it.
-
-        Else the refusal that leaves most open: one endpoint that gave no answer may hold it.
-        """
+        """Send its newest transaction; None once accepted, else the refusal that is least sure."""
         ...
 
 
@@ -358,11 +355,15 @@ class Tracker(Protocol):
         ...
 
     async def cancel(self, attempt: Attempt, head: Head, cost_wei_max: int) -> bool:
-        """Take the nonce by a transfer to ourselves; False: too dear. Raises TransientError."""
+        """Take the nonce with a transfer of nothing; False: too dear. Raises TransientError."""
         ...
 
     async def fill_gaps(self, head: Head, may: Callable[[Plan, Fee], bool]) -> None:
         """Use up the nonces that all later ones wait for; ``may`` says which of it is paid for."""
+        ...
+
+    async def top_up(self, head: Head, may: Callable[[Plan, Fee], bool]) -> None:
+        """Send wallets that are low what they pay gas with; raises TransientError."""
         ...
 
     async def close(self, settled: Sequence[Settled]) -> None:

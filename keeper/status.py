@@ -9,7 +9,7 @@ from keeper.decide.budget import Unit
 from keeper.units import WAD
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from keeper.act.brakes import Brakes
     from keeper.act.settle import Settlement
@@ -33,9 +33,9 @@ NEAREST = 20  # accounts in the status document
 RECENT = 20  # settled attempts in it
 
 
-@dataclass(frozen=True)
+@dataclass
 class Status:
-    """Reads the parts; changes nothing but gauges."""
+    """Reads the parts; changes nothing but gauges. ``settings``: those in effect."""
 
     settings: Settings
     pipeline: Pipeline
@@ -49,6 +49,7 @@ class Status:
     heartbeats: Heartbeats
     metrics: Metrics
     clock: SystemClock
+    restart_keys: Sequence[str] = ()  # of the config file; they take effect with the next start
 
     def budgets_left(self) -> Mapping[Limit, int | None]:
         """Return what each budget has left; None for USD while the native price is unknown."""
@@ -122,7 +123,11 @@ class Status:
             "unready": unready,
             "dry_run": not self.lanes.wallets,
             "paused": self.brakes.paused,
-            "wallets": [_wallet(lane) for lane in self.lanes.lanes],
+            "config": {
+                "digest": self.settings.digest[:12],
+                "restart_keys": list(self.restart_keys),
+            },
+            "wallets": [_wallet(lane) for lane in self.lanes.own],
             "head": _head(head, now_ms, self.pipeline.head_how) if head else None,
             "prices": {feed.id: self._price(feed.id, now_ms) for feed in self.settings.feeds},
             "venues": {venue: self._venue(desk) for venue, desk in self.pipeline.desks.items()},
@@ -214,7 +219,7 @@ class Status:
         if head is not None:
             gauge("keeper_head_block", head.number)
             gauge("keeper_head_age_seconds", (now_ms - head.seen_ms) / 1000)
-        for lane in self.lanes.lanes:
+        for lane in self.lanes.own:
             gauge("keeper_wallet_balance_wei", lane.balance_wei, wallet=lane.name)
             gauge("keeper_wallet_parked", 1 if lane.parked else 0, wallet=lane.name)
         for limit, left in self.budgets_left().items():

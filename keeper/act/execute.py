@@ -10,7 +10,7 @@ import structlog
 from keeper.act.brakes import Brakes
 from keeper.act.execution_rules import ExecutionRules
 from keeper.act.halves import Halves
-from keeper.act.holds import NOT_SENT, REFUSALS, waiting
+from keeper.act.holds import NOT_SENT, REFUSALS, too_dear, waiting
 from keeper.act.in_flight import leaves_no_room, taking_over
 from keeper.act.spending import Spending
 from keeper.act.weighing import Weighing
@@ -188,6 +188,9 @@ class Execution:
         if isinstance(simulation, Refused):
             return self._refused(desk, account, simulation, head)
         weighed = self.weigh(desk, nominated, simulation, head)
+        worth_wei = self.weighing.worth_per_gas_wei(desk, simulation)
+        if weighed is HoldReason.UNPROFITABLE and worth_wei is not None:
+            return too_dear(head, self._clock.wall_ms(), self.rules.hold_ms, worth_wei)
         if isinstance(weighed, HoldReason):
             return self._wait(weighed, head)
         if simulation.takes_over and self._taking_over(desk, account) != in_flight:

@@ -69,6 +69,12 @@ class Spending:
         for past in all_past:
             self.note(past)
 
+    def adopt(self, rules: ExecutionRules) -> None:
+        """Go by other rules; what was spent and learned counts on."""
+        self._rules = rules
+        self._budget.limits = rules.limits
+        self._record.prior = rules.prior
+
     def settled(self, settled: Settled) -> None:
         """Let an attempt count that ended just now."""
         self.note(Past.of(settled, self._clock.wall_ms()))

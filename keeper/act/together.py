@@ -29,10 +29,9 @@ T = TypeVar("T")
 class Together:
     """Chooses what goes together."""
 
-    def __init__(self, execution: Execution, simulations_at_once_max: int) -> None:
+    def __init__(self, execution: Execution) -> None:
         """Every account may go with as many as its venue's config says, at first."""
         self._execution = execution
-        self._at_once_max = simulations_at_once_max
 
     def group(self, desk: Desk, best: Key, waiting: Mapping[Key, Nominated]) -> list[Key]:
         """Return who is to be tried together with the best candidate, itself first."""
@@ -49,7 +48,8 @@ class Together:
     def _most(self, desk: Desk, account: AccountId) -> int:
         if desk.suspect:
             return 1
-        most = min(desk.rules.batch_accounts_max, self._at_once_max)
+        at_once_max = self._execution.rules.simulations_at_once_max
+        most = min(desk.rules.batch_accounts_max, at_once_max)
         return self._execution.halves.most(desk.venue.id, account, most)
 
     async def attempt(self, desk: Desk, some: Sequence[Nominated]) -> None:

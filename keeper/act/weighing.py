@@ -26,6 +26,11 @@ class Weighing:
         self._board = board
         self._clock = clock
 
+    def adopt(self, rules: ExecutionRules) -> None:
+        """Go by other rules from the next account on."""
+        self.rules = rules
+        self.spending.adopt(rules)
+
     # --- prices -----------------------------------------------------------------------------------
 
     def native_usd_wad(self) -> int | None:
@@ -72,6 +77,14 @@ class Weighing:
             gas_limit=simulation.gas * self.rules.gas_limit_factor_ppm // PPM,
             value_wei=simulation.call.value_wei,
         )
+
+    def worth_per_gas_wei(self, desk: Desk, simulation: Simulated) -> int | None:
+        """Return the price of gas up to which a simulated liquidation pays; None: not known."""
+        spend = self.spend(desk, simulation)
+        if spend is None:
+            return None
+        least_wei = self.rules.profit_wei_min if desk.rules.objective is Objective.PROFIT else 0
+        return (spend.worth_wei - spend.value_wei - least_wei) // spend.gas
 
     def plan(
         self, desk: Desk, nominated: Nominated, simulation: Simulated, fee: Fee

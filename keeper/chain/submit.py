@@ -2,9 +2,8 @@
 
 Order of things for every transaction: nonce, signature, journal (on disk), broadcast. An attempt
 stays open until its nonce is consumed ``confirmations`` blocks deep, by whichever of its hashes.
-What is not included in time is replaced at the same nonce or cancelled by a self-transfer; one
-whose broadcast got no answer is sent again, byte for byte. A lane that cannot pay, sign or get on
-parks itself, and says why.
+What is not included in time is replaced or cancelled at the same nonce; what got no answer is sent
+again, byte for byte. A lane that cannot pay, sign or get on parks itself, and says why.
 """
 
 import uuid
@@ -20,6 +19,7 @@ from keeper.chain.filling import filling
 from keeper.chain.inclusion import Inclusion
 from keeper.chain.lane_rules import LaneParts, LaneRules
 from keeper.chain.nonces import Nonces
+from keeper.chain.patience import Patience
 from keeper.chain.rpc import quantity
 from keeper.chain.signer import SigningError, Unsigned, Wallet
 from keeper.decide.economics import Fee, Spend
@@ -51,7 +51,7 @@ class Lane:
     def __init__(self, wallet: Wallet, rules: LaneRules, parts: LaneParts) -> None:
         """Nothing is asked or sent before the first ``poll``."""
         self.wallet = wallet
-        self._rules = rules
+        self.rules = rules
         self._rpc = parts.rpc
         self._broadcaster = parts.broadcaster
         self._journal = parts.journal
@@ -66,8 +66,7 @@ class Lane:
         self._tip_wei: int | None = None  # what others pay, at the last head
         self._head: Head | None = None  # last polled at; None: the nonces were not learned yet
         self._signed: OrderedDict[str, None] = OrderedDict()  # hashes, newest last
-        self._stale: set[str] = set()  # found in the journal, decided by another process
-        self._reopened: dict[str, int] = {}  # attempt → head that showed its block gone
+        self._patience = Patience()
         self.tick_to_sent_ms: deque[float] = deque(maxlen=LATENCIES_MAX)
 
     @property
@@ -102,6 +101,16 @@ class Lane:
         return self.balance_wei - sum(open_.plan.cost_wei_max for open_ in self._open.values())
 
     @property
+    def spare_wei(self) -> int:
+        """Return what the wallet could give away: not what it sends already, nor its floor."""
+        sending = (open_.plan.call.value_wei for open_ in self._open.values())
+        return self.free_wei - sum(sending) - self.wallet.balance_wei_min
+
+    def is_low(self, below_wei: int) -> bool:
+        """Say whether the wallet, whose balance is known, holds less than this."""
+        return self._head is not None and self.balance_wei < below_wei
+
+    @property
     def parked(self) -> str:
         """Return why the lane starts nothing now, or nothing."""
         if self.wallet.signer is None:
@@ -125,12 +134,7 @@ class Lane:
 
     def is_stuck(self, attempt: Attempt, head: Head) -> bool:
         """Say whether an attempt was to be replaced long ago."""
-        late = 2 * self._rules.replace_after_blocks
-        return bool(attempt.transactions) and self._sent_at(attempt) + late <= head.number
-
-    def _sent_at(self, attempt: Attempt) -> int:
-        """Return the block from which on an attempt's newest transaction was waited for."""
-        return max(attempt.transactions[-1].block, self._reopened.get(attempt.id, 0))
+        return self._patience.is_over(attempt, 2 * self.rules.replace_after_blocks, head)
 
     def adopt(self, attempt: Attempt) -> None:
         """Take over what the journal says this wallet has in flight.
@@ -140,7 +144,7 @@ class Lane:
         """
         self._open[attempt.id] = attempt
         if attempt.sent_ms is None:
-            self._stale.add(attempt.id)
+            self._patience.distrust(attempt)
         for transaction in attempt.transactions:
             self._note_signed(transaction)
         logger.info("found in flight", attempt=attempt.id, nonce=attempt.nonce)
@@ -148,7 +152,7 @@ class Lane:
     def reopen(self, attempt: Attempt, head: Head) -> None:
         """Take back what a block had settled that is gone: nodes do not always send it again."""
         self._open[attempt.id] = attempt
-        self._reopened[attempt.id] = head.number
+        self._patience.reopen(attempt, head)
         logger.warning("settled by a block that is gone", attempt=attempt.id, nonce=attempt.nonce)
 
     async def _learn_nonces(self) -> None:
@@ -208,7 +212,7 @@ class Lane:
 
     async def fill_gaps(self, head: Head, may: Callable[[Plan, Fee], bool]) -> None:
         """Use up the nonces that all later ones wait for; ``may`` says which of it is paid for."""
-        fee = transfer_fee(head, self._rules.fees, self._tip_wei)
+        fee = transfer_fee(head, self.rules.fees, self._tip_wei)
         if self.wallet.signer is None or fee is None or self._head != head:
             return
         for nonce in self._nonces.gaps[:FILLED_AT_ONCE_MAX]:
@@ -221,7 +225,7 @@ class Lane:
 
     def replacement_fee(self, attempt: Attempt, head: Head, spend: Spend) -> Fee | None:
         """Return a fee that replaces what is in flight; None when it would cost too much."""
-        ceiling_wei = fee_ceiling_wei(spend, self._rules.cost_wei_max, self._rules.fees)
+        ceiling_wei = fee_ceiling_wei(spend, self.rules.cost_wei_max, self.rules.fees)
         return self._dearer(attempt, head, ceiling_wei)
 
     def _dearer(self, attempt: Attempt, head: Head, ceiling_wei: int) -> Fee | None:
@@ -231,7 +235,7 @@ class Lane:
             max(transaction.max_fee_wei for transaction in sent),
             max(transaction.priority_fee_wei for transaction in sent),
         )
-        return replacement_fee(before, head, self._rules.fees, ceiling_wei, self._tip_wei)
+        return replacement_fee(before, head, self.rules.fees, ceiling_wei, self._tip_wei)
 
     async def replace(self, attempt: Attempt, plan: Plan, fee: Fee, head: Head) -> None:
         """Send a dearer transaction at the attempt's nonce; raises SigningError."""
@@ -246,7 +250,7 @@ class Lane:
 
         Raises SigningError.
         """
-        ceiling_wei = min(cost_wei_max, self._rules.cost_wei_max) // TRANSFER_GAS
+        ceiling_wei = min(cost_wei_max, self.rules.cost_wei_max) // TRANSFER_GAS
         fee = self._dearer(attempt, head, ceiling_wei)
         if fee is None or self.wallet.signer is None:
             return False
@@ -259,23 +263,21 @@ class Lane:
     ) -> None:
         transaction = await self._sign(attempt, call, gas, fee, head, kind)
         attempt = await self._journaled(attempt, transaction)
-        self._stale.discard(attempt.id)
+        self._patience.renew(attempt)
         self._telemetry.count("keeper_replacements_total", kind=kind.value)
         await self._broadcast(attempt, head)
-
-    # --- following --------------------------------------------------------------------------------
 
     def overdue(self, head: Head) -> list[Attempt]:
         """Return the attempts whose newest transaction has waited too long, by nonce."""
         if self.wallet.signer is None:
             return []
-        after = self._rules.replace_after_blocks
+        after, patience = self.rules.replace_after_blocks, self._patience
         late = [
             attempt
             for attempt in self._open.values()
             if not self._inclusion.is_consumed(attempt)
             and attempt.transactions
-            and (attempt.id in self._stale or self._sent_at(attempt) + after <= head.number)
+            and (patience.is_stale(attempt) or patience.is_over(attempt, after, head))
         ]
         return sorted(late, key=lambda attempt: attempt.nonce)
 
@@ -307,9 +309,9 @@ class Lane:
             self._unpaid_wei = 0
         mined = [self._inclusion.mined(attempt, head, nonce, receipts) for attempt in attempts]
         for attempt, done in zip(attempts, mined, strict=True):
-            waiting = done is None and attempt.transactions and attempt.id not in self._stale
+            waiting = done is None and attempt.transactions and not self._patience.is_stale(attempt)
             if waiting and attempt.nonce >= nonce:
-                again = self._reopened.get(attempt.id) == head.number
+                again = self._patience.was_reopened_at(attempt, head)
                 if again or self._broadcaster.due(attempt, head):
                     await self._broadcast(attempt, head)
         await self._journal.follow(attempts, receipts, self._clock.wall_ms())
@@ -320,7 +322,7 @@ class Lane:
         attempt = settled[0].attempt
         await self._journal.settle(settled, self._clock.wall_ms())
         self._open.pop(attempt.id, None)
-        self._reopened.pop(attempt.id, None)
+        self._patience.renew(attempt)
         self._inclusion.forget(attempt)
 
     # --- one transaction --------------------------------------------------------------------------
@@ -338,7 +340,7 @@ class Lane:
             raise ValueError(msg)
         if self._signer_trouble:  # once a head is often enough to wait for it in vain
             raise SigningError(self._signer_trouble)
-        unsigned = Unsigned(call, attempt.nonce, gas, fee, self._rules.chain_id)
+        unsigned = Unsigned(call, attempt.nonce, gas, fee, self.rules.chain_id)
         began_ns = self._clock.monotonic_ns()
         try:
             tx_hash, raw = await self.wallet.signer.sign(unsigned)

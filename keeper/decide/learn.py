@@ -64,8 +64,8 @@ class Record:
     """The results by venue, oldest first."""
 
     def __init__(self, prior: Prior) -> None:
-        """Start knowing what is configured."""
-        self._prior = prior
+        """Start knowing what is configured; ``prior`` may be exchanged."""
+        self.prior = prior
         self._results: dict[Hashable, deque[Result]] = {}
 
     def note(self, venue: Hashable, result: Result) -> None:
@@ -77,7 +77,7 @@ class Record:
         results = self._results.get(venue, deque())
         while results and results[0].at_ms + AGE_MS_MAX < now_ms:
             results.popleft()
-        prior, tried = self._prior, len(results)
+        prior, tried = self.prior, len(results)
         won = sum(result.won for result in results)
         learned = (P_WIN_WEIGHT * prior.p_win_ppm + won * PPM) // (P_WIN_WEIGHT + tried)
         low, high = prior.p_win_bounds_ppm

@@ -13,6 +13,7 @@ from keeper.observe._metric import counter as _counter
 from keeper.observe._metric import gauge as _gauge
 from keeper.observe._metric import histogram as _histogram
 from keeper.observe._metric import one_of as _set
+from keeper.observe.catalogue_risk import RISK
 
 __all__ = ["TABLE", "Given", "Metric", "as_markdown"]
 
@@ -110,6 +111,16 @@ _ACCOUNTS = (
         "tick_seconds",
         "Time the book took to follow a price: who is under-margined now.",
         buckets_s=TICK_BUCKETS_S,
+        venue=VENUE,
+    ),
+    _counter(
+        "evaluations_total",
+        "Accounts that stood on a price, each time a new one of it was followed.",
+        venue=VENUE,
+    ),
+    _counter(
+        "fence_rebuilds_total",
+        "Times that a price or index left its fence, so that all accounts on it were looked at.",
         venue=VENUE,
     ),
     _gauge(
@@ -335,10 +346,29 @@ _PROCESS = (
         kind=_set(["account", "venue"]),
     ),
     _counter("reconnects_total", "Connections lost and built again.", stream=STREAM),
+    _counter(
+        "config_reloads_total",
+        "Times the config file was read again, by what came of it.",
+        result=_set(["applied", "restart_needed", "unchanged", "invalid"]),
+    ),
+    _gauge(
+        "config_hash", "First 48 bits of the SHA-256 of the configuration in effect, as a number."
+    ),
+    _gauge(
+        "config_restart_keys", "Keys of the config file that take effect with the next start only."
+    ),
     _gauge("build_info", "Always 1; the label says which version runs.", version=VERSION),
 )
 
-TABLE: tuple[Metric, ...] = (*_PRICES, *_ACCOUNTS, *_RECONCILE, *_ATTEMPTS, *_CHAIN, *_PROCESS)
+TABLE: tuple[Metric, ...] = (
+    *_PRICES,
+    *_ACCOUNTS,
+    *RISK,
+    *_RECONCILE,
+    *_ATTEMPTS,
+    *_CHAIN,
+    *_PROCESS,
+)
 
 
 def as_markdown() -> str:

@@ -21,7 +21,7 @@ from keeper.watch.snapshot import WarmStart
 
 logger = structlog.get_logger(__name__)
 
-Fact = Price | MarketState | AccountState | Head
+Fact = Price | MarketState | AccountState | Head | Callable[[], None]
 Discover = Callable[[Desk, Head], AsyncIterator[list[AccountId]]]
 BEAT_S = 1.0  # how often an idle loop shows that it is alive
 RETRY_S = 0.2  # after a failed reading; the next head may be long in coming

@@ -212,8 +212,6 @@ class Rig:
         waiting = self.pipeline._candidates.take()
         while waiting:
             best, some = self.pipeline._next(waiting)
-            for _ in some:
-                await self.pipeline._slots.acquire()
             await self.pipeline._work(best, some)
 
     async def settle(self) -> None:
@@ -329,7 +327,6 @@ def make_rig(  # noqa: PLR0913 - as the composition root
         execution=execution,
         settlement=settlement,
         recover=recover,
-        simulations_at_once_max=8,
     )
     return Rig(
         clock=clock,
