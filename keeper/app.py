@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
+from itertools import zip_longest
 
 import aiohttp
 import structlog
@@ -12,37 +13,49 @@ from keeper import __version__
 from keeper.act.brakes import Brakes
 from keeper.act.execute import Execution
 from keeper.act.settle import Settlement
+from keeper.chain.announcements import Ears, listen
 from keeper.chain.broadcast import Broadcast, BroadcastRules
-from keeper.chain.endpoints import EndpointRules, Endpoints, Role
-from keeper.chain.heads import ChainFollower, FollowSettings, announce_heads
+from keeper.chain.endpoints import Endpoints, Role
+from keeper.chain.heads import ChainFollower, FollowSettings
 from keeper.chain.journal import Journal
 from keeper.chain.jsonrpc import JsonRpcClient
+from keeper.chain.lane_rules import LaneParts
 from keeper.chain.lanes import Lanes
 from keeper.chain.ledger import Ledger
 from keeper.chain.relay import Relay, RelayProtocol, load_relay_key
 from keeper.chain.rpc import HttpRpc
 from keeper.chain.sequencer import NOT_READ, watch_sequencer
 from keeper.chain.signer import load_wallets
-from keeper.chain.submit import LaneParts
 from keeper.chain_parts import (
     build_ledger,
     build_readers,
     build_reading,
     build_reconciler,
+    build_venue,
+    listen_rules,
 )
 from keeper.clock import SystemClock
-from keeper.config import Settings, VenueSettings, find_module
+from keeper.config import Settings, find_module
 from keeper.decide.learn import AGE_MS_MAX
 from keeper.facts import OWN
 from keeper.observe.http import serve
 from keeper.observe.metrics import Metrics
 from keeper.observe.outcomes import publishers
-from keeper.parts import Parts, views_of
+from keeper.parts import Parts, risk_loops, views_of
 from keeper.pipeline import Pipeline
-from keeper.ports import AnyVenue, PriceSource, Rpc
+from keeper.ports import PriceSource, Rpc
 from keeper.prices.board import PriceBoard
 from keeper.quarantine import Quarantine
-from keeper.rules import brake_rules, desk_rules, execution_rules, feed_rules, lane_rules
+from keeper.reload import Reload, Reloading, hang_up
+from keeper.rules import (
+    brake_rules,
+    desk_rules,
+    endpoint_rules,
+    execution_rules,
+    feed_rules,
+    lane_rules,
+    treasury_rules,
+)
 from keeper.status import Status
 from keeper.supervise import Backoff, Heartbeats, Supervisor, run
 from keeper.watch.desk import Desk
@@ -61,9 +74,8 @@ BEAT_LIMIT_S = 15.0  # a loop beats every second; a slow cycle is tolerated, a s
 def build_rpc(settings: Settings, session: aiohttp.ClientSession, metrics: Metrics) -> HttpRpc:
     """Make the client of the chain's HTTP endpoints; reads the URLs that are secrets."""
     chain = settings.chain
-    rules = EndpointRules(chain.id, chain.probe_ms, chain.head_lag_blocks_max, chain.latency_ms_max)
     client = JsonRpcClient(session, chain.rpc_timeout_ms)
-    endpoints = Endpoints(client, rules, SystemClock(), metrics)
+    endpoints = Endpoints(client, endpoint_rules(settings), SystemClock(), metrics)
     endpoints.add([each.read().get_secret_value() for each in chain.http], Role.READ)
     senders = chain.send or chain.http
     endpoints.add([each.read().get_secret_value() for each in senders], Role.SEND)
@@ -85,13 +97,6 @@ def build_broadcast(settings: Settings, rpc: HttpRpc, metrics: Metrics) -> Broad
     chain = settings.chain
     rules = BroadcastRules(chain.rpc_attempts_max, relays, chain.public_after_blocks)
     return Broadcast(rpc.endpoints, rules, metrics)
-
-
-def build_venue(settings: VenueSettings, rpc: Rpc, chain_id: int) -> AnyVenue:
-    """Make a venue by the ``build`` of its kind's module."""
-    venue: AnyVenue = find_module("venues", settings.kind).build(settings.options, rpc, chain_id)
-    venue.capabilities.refuse_unsupported(settings.kind)
-    return venue
 
 
 def build_sources(
@@ -123,7 +128,7 @@ def build_lanes(settings: Settings, session: aiohttp.ClientSession, parts: LaneP
     """Make a lane for every wallet; reads the keys, or raises ConfigError."""
     wallets = load_wallets(settings.wallets, session)
     allowed = {venue.id: venue.wallets for venue in settings.venues}
-    return Lanes(wallets, allowed, lane_rules(settings), parts)
+    return Lanes(wallets, allowed, lane_rules(settings), parts, treasury_rules(settings))
 
 
 def _following(settings: Settings) -> FollowSettings:
@@ -195,7 +200,6 @@ def _assemble(
         execution=execution,
         settlement=settlement,
         recover=lanes.recover,
-        simulations_at_once_max=settings.gate.simulations_at_once_max,
     )
     status = Status(
         settings=settings,
@@ -241,8 +245,9 @@ def _loops(parts: Parts) -> dict[str, Callable[[], Awaitable[None]]]:
         name = f"prices/{source.name}"
         parts.heartbeats.register(name, PRICES_LIMIT_S)
         loops[name] = partial(pipeline.prices, source)
-    parts.heartbeats.register("map", BEAT_LIMIT_S)
-    loops["map"] = partial(parts.risk.draw_maps, partial(parts.heartbeats.beat, "map"))
+    for name, keep in risk_loops(parts).items():
+        parts.heartbeats.register(name, BEAT_LIMIT_S)
+        loops[name] = partial(keep, partial(parts.heartbeats.beat, name))
     parts.heartbeats.register("snapshots", SNAPSHOT_LIMIT_S)
     loops["snapshots"] = partial(
         parts.snapshots.keep,
@@ -251,9 +256,8 @@ def _loops(parts: Parts) -> dict[str, Callable[[], Awaitable[None]]]:
         partial(parts.heartbeats.beat, "snapshots"),
     )
     parts.heartbeats.register("endpoints", BEAT_LIMIT_S + slowest_s + chain.probe_ms / 1000)
-    loops["endpoints"] = partial(
-        parts.status.endpoints.watch, partial(parts.heartbeats.beat, "endpoints")
-    )
+    watch_endpoints = parts.status.endpoints.watch
+    loops["endpoints"] = partial(watch_endpoints, partial(parts.heartbeats.beat, "endpoints"))
     if chain.sequencer_feed is not None:
         board = parts.status.board
         board.close(NOT_READ)
@@ -265,33 +269,41 @@ def _loops(parts: Parts) -> dict[str, Callable[[], Awaitable[None]]]:
     for number, endpoint in enumerate(chain.ws):
         name = f"ws{number}"
         parts.heartbeats.register(name, BEAT_LIMIT_S + chain.head_silence_ms_max / 1000)
-        url = endpoint.read().get_secret_value()
-        body = partial(
-            announce_heads,
-            url,
-            chain.id,
-            parts.follower.wake,
-            chain.head_silence_ms_max,
-            partial(parts.heartbeats.beat, name),
-        )
+        ears = Ears(parts.follower.wake, pipeline.hint, partial(parts.heartbeats.beat, name))
+        rules = listen_rules(chain, [desk.venue for desk in parts.desks.values()])
+        body = partial(listen, endpoint.read().get_secret_value(), rules, ears)
         loops[name] = partial(supervisor.run_stream_loop, name, body)
-    parts.metrics.know("loop", loops)
-    parts.metrics.know("stream", [*loops, *parts.sources])
     return loops
 
 
-async def run_keeper(all_settings: Sequence[Settings], metrics: Metrics | None = None) -> int:
+def _reload(parts: Parts, source: Reloading) -> Reload:
+    parts.heartbeats.register("config", BEAT_LIMIT_S)
+    return Reload(source, parts.status, partial(parts.heartbeats.beat, "config"))
+
+
+async def run_keeper(
+    all_settings: Sequence[Settings],
+    metrics: Metrics | None = None,
+    reloading: Sequence[Reloading] = (),
+) -> int:
     """Run until SIGTERM or SIGINT, the settings of each chain side by side; return the exit code.
 
     Chains share the process and nothing else: each has its own parts, journal and HTTP server.
-    ``metrics``: those of the only chain.
+    ``metrics``: those of the only chain. ``reloading``: where the settings of each chain are read
+    again on SIGHUP; none: they stand.
     """
+    reloads: list[Reload] = []
     async with AsyncExitStack() as stack:
         loops: dict[str, Callable[[], Awaitable[None]]] = {}
         everyone: list[Parts] = []
-        for settings in all_settings:
+        for settings, source in zip_longest(all_settings, reloading):
             parts = await stack.enter_async_context(build(settings, metrics))
             own = _loops(parts)
+            if source is not None:
+                reloads.append(_reload(parts, source))
+                own["config"] = reloads[-1].watch
+            parts.metrics.know("loop", own)
+            parts.metrics.know("stream", [*own, *parts.sources])
             if len(all_settings) > 1:
                 id_ = settings.chain.id
                 own = {f"{id_}/{name}": _of_chain(id_, body) for name, body in own.items()}
@@ -301,7 +313,7 @@ async def run_keeper(all_settings: Sequence[Settings], metrics: Metrics | None =
             _announce(parts)
             http = parts.settings.http
             await stack.enter_async_context(serve(http.host, http.port, views_of(parts)))
-        code = await run(loops)
+        code = await run(loops, partial(hang_up, reloads) if reloads else None)
         for parts in everyone:
             await parts.snapshots.save_all(list(parts.desks.values()))
         return code
@@ -334,9 +346,13 @@ def _announce(parts: Parts) -> None:
     )
 
 
-def main_loop(all_settings: Sequence[Settings], metrics: Metrics | None = None) -> int:
+def main_loop(
+    all_settings: Sequence[Settings],
+    metrics: Metrics | None = None,
+    reloading: Sequence[Reloading] = (),
+) -> int:
     """Run the keeper in a fresh event loop."""
-    return asyncio.run(run_keeper(all_settings, metrics))
+    return asyncio.run(run_keeper(all_settings, metrics, reloading))
 
 
 __all__ = [

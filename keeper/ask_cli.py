@@ -140,7 +140,9 @@ def _status(document: Document) -> Group:
     if document["dry_run"]:
         lines.append(Text("dry run: nothing is sent", "yellow"))
     if head:
-        lines.append(Text(f"block {head['block']}, {head['age_ms'] / 1000:.1f} s old"))
+        age_s, delay_s = head["age_ms"] / 1000, head["delay_ms"] / 1000
+        late = f"{head['how']} {delay_s:.1f} s after its time stamp"
+        lines.append(Text(f"block {head['block']}, {age_s:.1f} s old, {late}"))
     if wait["count"]:
         said = f"tick to sent: p50 {wait['p50']:.1f} ms, p99 {wait['p99']:.1f} ms"
         lines.append(Text(f"{said} of {wait['count']}"))

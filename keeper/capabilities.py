@@ -42,6 +42,14 @@ class CapitalKind(StrEnum):
     MARGIN = "margin"  # its own, deposited at the venue, for the positions it takes over
 
 
+class BatchKind(StrEnum):
+    """How several accounts are liquidated in one transaction, the sender being paid for all."""
+
+    NONE = "none"  # whoever calls the venue is paid or bound, and there is no call for several
+    CALL = "call"  # the venue has one
+    MULTICALL = "multicall"  # through a contract that the venue knows the sender behind
+
+
 @dataclass(frozen=True, slots=True)
 class Capabilities:
     """One venue's kinds."""
@@ -51,6 +59,7 @@ class Capabilities:
     discovery: DiscoveryKind = DiscoveryKind.EVENTS
     action: ActionKind = ActionKind.TRANSACTION
     capital: CapitalKind = CapitalKind.NONE
+    batch: BatchKind = BatchKind.NONE
     learns_from_reads: bool = False  # what a log touches depends on accounts read: no warm start
 
     def refuse_unsupported(self, kind: str) -> None:

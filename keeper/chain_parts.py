@@ -1,26 +1,44 @@
 """The composition root's part about what is read from a chain."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 
+from keeper.capabilities import BatchKind
+from keeper.chain.announcements import ListenRules
 from keeper.chain.backfill import Finder, LogReader, ReadRules
 from keeper.chain.lanes import Lanes
 from keeper.chain.ledger import Ledger
 from keeper.chain.proxies import implementations
 from keeper.clock import SystemClock
-from keeper.config import Settings
+from keeper.config import Settings, VenueSettings, find_module
 from keeper.config.settings import ChainSettings
+from keeper.errors import ConfigError
 from keeper.facts import VenueId
 from keeper.observe.metrics import Metrics
 from keeper.observe.progress import LogProgress
-from keeper.ports import Rpc
+from keeper.ports import AnyVenue, Rpc
 from keeper.quarantine import Quarantine
+from keeper.rules import reconcile_rules
 from keeper.supervise import Heartbeats
 from keeper.watch.desk import Desk
 from keeper.watch.intake import Intake
 from keeper.watch.reading import Reading
-from keeper.watch.reconcile import Reconciler, ReconcileRules, fields_of
+from keeper.watch.reconcile import Reconciler, fields_of
 from keeper.watch.snapshot import WarmStart
+
+
+def build_venue(settings: VenueSettings, rpc: Rpc, chain_id: int) -> AnyVenue:
+    """Make a venue by the ``build`` of its kind's module; raises ConfigError for what it is not."""
+    venue: AnyVenue = find_module("venues", settings.kind).build(settings.options, rpc, chain_id)
+    venue.capabilities.refuse_unsupported(settings.kind)
+    if settings.batch_accounts_max > 1 and venue.capabilities.batch is BatchKind.NONE:
+        msg = (
+            f"venues.batch_accounts_max = {settings.batch_accounts_max}: {settings.kind} "
+            f"({settings.id}) pays or binds whoever calls it and has no call for several accounts; "
+            "take it out"
+        )
+        raise ConfigError([msg])
+    return venue
 
 
 def build_ledger(settings: Settings) -> Ledger:
@@ -65,8 +83,13 @@ def build_reconciler(
 ) -> Reconciler:
     """Make what compares books with the chain; its metrics' labels become known."""
     parts[1].know("field", {name for desk in desks.values() for name in fields_of(desk.venue)})
-    rules = ReconcileRules(**settings.reconcile.model_dump())
-    return Reconciler(rules, partial(implementations, rpc), *parts)
+    return Reconciler(reconcile_rules(settings), partial(implementations, rpc), *parts)
+
+
+def listen_rules(chain: ChainSettings, venues: Iterable[AnyVenue]) -> ListenRules:
+    """Map ``[chain]`` and the venues' contracts to what a websocket is asked for."""
+    addresses = [address for venue in venues for address in venue.addresses()]
+    return ListenRules(chain.id, chain.head_silence_ms_max, addresses, chain.pending_logs)
 
 
 def build_readers(

@@ -11,14 +11,18 @@ from typing import Literal
 import aiohttp
 
 from keeper import __version__
-from keeper.app import build_board, build_broadcast, build_rpc, build_sources, build_venue
+from keeper.app import build_board, build_broadcast, build_rpc, build_sources
+from keeper.chain.announcements import Ears, listen
 from keeper.chain.endpoints import Endpoint, Role
-from keeper.chain.heads import announce_heads, head_from_json
+from keeper.chain.heads import head_from_json
 from keeper.chain.journal import Journal, JournalError, JournalInUseError
 from keeper.chain.rpc import HttpRpc, quantity
+from keeper.chain.sequencer import sequencer_trouble
 from keeper.chain.signer import RemoteSigner, SigningError, Wallet, load_wallets
+from keeper.chain_parts import build_venue, listen_rules
 from keeper.clock import SystemClock
 from keeper.config import FeedSettings, Settings, VenueSettings
+from keeper.config.settings import ChainSettings
 from keeper.errors import ConfigError, EndpointState, ProtocolError, RpcError, TransientError
 from keeper.facts import FeedId, Rejected
 from keeper.observe.metrics import Metrics
@@ -58,9 +62,13 @@ async def preflight(settings: Settings) -> list[Finding]:
         await _websockets(settings, findings)
         if alive:
             await _balances(settings, rpc, wallets, findings)
+            await _sequencer(settings.chain, rpc, findings)
             for venue in settings.venues:
                 own: list[str | None] = [
-                    one.address for one in wallets if not venue.wallets or one.name in venue.wallets
+                    one.address
+                    for one in wallets
+                    if one.name != settings.treasury.wallet
+                    and (not venue.wallets or one.name in venue.wallets)
                 ]
                 findings += [
                     await _venue(settings, venue, rpc, address) for address in own or [None]
@@ -133,24 +141,30 @@ def _relay_keys(settings: Settings, rpc: HttpRpc, metrics: Metrics) -> list[Find
     return []
 
 
+def _polled(chain: ChainSettings) -> str:
+    return f"heads are polled every {chain.poll_ms} ms, and seen up to that much later"
+
+
 async def _websockets(settings: Settings, findings: list[Finding]) -> None:
     """Wait for one announced head, or for as long as the keeper would."""
     chain = settings.chain
+    if not chain.ws:
+        findings.append(Finding("heads", "ok", f"{_polled(chain)}; chain.ws tells at once"))
     for number, endpoint in enumerate(chain.ws):
         announced = asyncio.Event()
         try:
             async with asyncio.TaskGroup() as group:
                 url = endpoint.read().get_secret_value()
-                listening = announce_heads(
-                    url, chain.id, announced.set, chain.head_silence_ms_max, lambda: None
+                ears = Ears(announced.set, lambda _: None, lambda: None)
+                task = group.create_task(
+                    listen(url, listen_rules(chain, ()), ears), name=f"ws{number}"
                 )
-                task = group.create_task(listening, name=f"ws{number}")
                 await announced.wait()
                 task.cancel()
             finding = Finding(f"websocket ws{number}", "ok", "announces heads")
         except* (TransientError, ConfigError) as lost:
             detail = "; ".join(str(error) for error in lost.exceptions)
-            mend = "mend or remove it in chain.ws: heads are polled without it"
+            mend = f"mend or remove it in chain.ws: without it {_polled(chain)}"
             finding = Finding(f"websocket ws{number}", "failed", detail, mend)
         findings.append(finding)
 
@@ -166,6 +180,18 @@ async def _balances(
             findings.append(_balance(settings, wallet, balance))
     except RpcError as error:
         findings.append(Finding("head", "failed", str(error), "see the endpoints above"))
+
+
+async def _sequencer(chain: ChainSettings, rpc: HttpRpc, findings: list[Finding]) -> None:
+    if chain.sequencer_feed is None:
+        return
+    try:
+        trouble = await sequencer_trouble(rpc, chain.sequencer_feed, chain.sequencer_grace_s)
+    except TransientError as error:
+        trouble = str(error)
+    mend = "no price counts until it is up; if it is, see chain.sequencer_feed" if trouble else ""
+    verdict: Verdict = "failed" if trouble else "ok"
+    findings.append(Finding("sequencer", verdict, trouble or "up, and past its grace", mend))
 
 
 def _balance(settings: Settings, wallet: Wallet, balance_wei: int) -> Finding:
@@ -189,6 +215,8 @@ async def _venue(
         probe = await made.probe(wallet)
     except (TransientError, RpcError, ProtocolError) as error:
         return Finding(what, "failed", str(error), "see the endpoints above")
+    except ConfigError as error:
+        return Finding(what, "failed", str(error), "see its [[venues]] table")
     if not probe.found:
         return Finding(what, "failed", probe.detail, "check the address and the chain")
     kinds = {f"{name} kind": kind for name, kind in made.capabilities.as_text().items()}

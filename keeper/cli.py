@@ -7,6 +7,7 @@ import asyncio
 import json
 import sys
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from rich.table import Table
 
 from keeper import __version__
 from keeper.ask_cli import explain, status
-from keeper.config import difference, flat, json_schema, load, load_chains, read_private
+from keeper.config import ConfigFile, difference, flat, json_schema, load, load_chains, read_private
 from keeper.errors import ConfigError, FatalError
 from keeper.journal_cli import journal
 from keeper.stress_cli import stress
@@ -54,17 +55,25 @@ def run(paths: tuple[Path, ...], dry_run: bool) -> None:  # noqa: FBT001 - click
     """Run the keeper until SIGTERM or SIGINT.
 
     Several chains run side by side in one process, each by its own file: wallets, venues, state_dir
-    and HTTP port. How it logs is said by the first file.
+    and HTTP port. How it logs is said by the first file. On SIGHUP every file is read again: keys
+    marked [live] are taken over, others are named and need a restart.
     """
     from keeper.app import main_loop  # noqa: PLC0415 - it imports web3, which --help need not
     from keeper.observe.log import configure  # noqa: PLC0415
+    from keeper.reload import Reloading  # noqa: PLC0415
 
     chains = load_chains(paths)
     if dry_run:
         chains = [settings.model_copy(update={"wallets": ()}) for settings in chains]
     secrets = [secret for settings in chains for secret in settings.secret_values()]
-    configure(chains[0].log.level, chains[0].log.format, secrets=secrets)
-    sys.exit(main_loop(chains))
+    first = chains[0].log
+    log_at = partial(configure, style=first.format, secrets=secrets)
+    log_at(first.level)
+    reloading = [
+        Reloading(ConfigFile(path, dry_run), log_at if path == paths[0] else lambda _level: None)
+        for path in paths
+    ]
+    sys.exit(main_loop(chains, reloading=reloading))
 
 
 @cli.command()

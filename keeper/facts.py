@@ -269,8 +269,7 @@ class TakenOver:
 class Simulated:
     """The chain would accept it: the call to send, what it uses and pays.
 
-    ``then``: what has to follow before anything is paid. Each step is simulated after the ones
-    before it, sent when the former is settled, and decided anew by then.
+    ``then``: what has to follow before anything is paid; each step is decided anew by then.
     """
 
     call: Call
@@ -282,6 +281,7 @@ class Simulated:
     then: tuple[Step, ...] = ()
     takes_over: TakenOver | None = None
     data_fee_wei: int = 0  # of the whole plan, on rollups; the keeper's to find out
+    all_or_none: int = 1  # liquidations in it of which one that fails undoes the others
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,8 +297,7 @@ class Refused:
 class Plan:
     """What the gate let through: a call, its limits, why it is worth it, and since when.
 
-    A plan of several steps is an attempt for each: ``call`` is the present one's, ``then`` what is
-    to follow. ``cost_wei_max`` and ``expected`` are of all of them.
+    A plan of several steps is an attempt for each; cost and expectation are of all of them.
     """
 
     venue: VenueId
@@ -315,6 +314,7 @@ class Plan:
     job: Job = Job.LIQUIDATE
     then: tuple[Step, ...] = ()
     takes_over: TakenOver | None = None
+    batch: tuple[AccountId, ...] = ()  # all accounts of one transaction; none: it is for one alone
 
 
 class Outcome(StrEnum):

@@ -166,7 +166,8 @@ def export(ctx: click.Context, /, form: str, output: TextIO, **options: Any) -> 
 def _told(told: dict[str, Any]) -> Iterator[str]:
     opened_ms = told["opened_ms"]
     yield f"attempt {told['id']}: {told['outcome']}"
-    yield f"  account {told['account']} at {told['venue']}, job {told['job']}"
+    others = f" and {told['accounts'] - 1} more" if told["accounts"] > 1 else ""
+    yield f"  account {told['account']}{others} at {told['venue']}, job {told['job']}"
     yield f"  wallet {told['wallet']}, nonce {told['nonce']}, opened {_time(opened_ms)} UTC"
     for line in told["history"]:
         yield f"{_after(line['at_ms'] - opened_ms):>12}  {line['event']:<9}  {_line(line)}".rstrip()
@@ -176,6 +177,10 @@ def _told(told: dict[str, Any]) -> Iterator[str]:
         return
     gain = int(told["reward_wei"]) - int(told["cost_wei"])
     usd = f" ({_native(told['reward_wad'])} USD)" if int(told["reward_wad"]) else ""
+    for share in told["shares"]:
+        reward, cost = _native(share["reward_wei"]), _native(share["cost_wei"])
+        ended = ", ".join(word for word in (share["outcome"], share["detail"]) if word)
+        yield f"  account {share['account']}: {ended}; reward {reward} - cost {cost}"
     yield (
         f"  reward {_native(told['reward_wei'])}{usd} - cost {_native(told['cost_wei'])}"
         f" = {_native(gain)} native tokens"

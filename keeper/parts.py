@@ -1,6 +1,6 @@
 """What a chain's loops run on, and what the HTTP server shows of it."""
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,6 +15,7 @@ from keeper.observe.http import Views
 from keeper.observe.metrics import Metrics
 from keeper.pipeline import Pipeline
 from keeper.ports import PriceSource, Rpc
+from keeper.risk.gauges import RiskGauges
 from keeper.risk.reader import RiskReader
 from keeper.status import Status
 from keeper.supervise import Heartbeats, Supervisor
@@ -24,7 +25,7 @@ from keeper.watch.snapshot import Snapshots
 
 @dataclass(frozen=True)
 class Parts:
-    """What the loops run on."""
+    """What the loops run on. ``settings``: those of the start; ``status`` has those in effect."""
 
     settings: Settings
     metrics: Metrics
@@ -59,13 +60,23 @@ class Parts:
         return RiskReader(self.desks, status.board, status.quarantine, status.clock)
 
 
+def risk_loops(parts: Parts) -> dict[str, Callable[[Callable[[], None]], Awaitable[None]]]:
+    """Return the loops that work out risk; each takes what shows that it lives."""
+    gauges = RiskGauges(parts.risk, parts.metrics, parts.status.clock)
+    return {"risk": gauges.keep, "map": parts.risk.draw_maps}
+
+
 def _reads(parts: Parts) -> Reads:
     explainer = Explainer(parts.desks, parts.status.quarantine, parts.status.clock)
+
+    def config() -> Mapping[str, object]:
+        return parts.status.settings.show()  # those in effect then
+
     return Reads(
         accounts=explainer.nearest,
         candidates=explainer.candidates,
         account=explainer.account,
-        config=parts.settings.show,
+        config=config,
         stress=parts.risk.stress,
         liquidation_map=parts.risk.liquidation_map,
     )

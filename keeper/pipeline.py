@@ -10,18 +10,20 @@ Each is a few lines; the work is in ``watch/desk.py``, ``act/execute.py`` and ``
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import structlog
 
 from keeper.act.execute import Execution
 from keeper.act.settle import Settlement
+from keeper.act.together import Together
 from keeper.decide.agenda import Hold, HoldReason
 from keeper.errors import RpcError, TransientError
 from keeper.facts import (
     AccountId,
     AccountState,
     Head,
+    Log,
     MarketState,
     Price,
     VenueId,
@@ -41,7 +43,7 @@ SLICE_NS = 4_000_000  # assess this long, then let the other loops run
 class Pipeline:
     """Everything between a price and a settled outcome."""
 
-    def __init__(  # noqa: PLR0913 - one composition root calls it
+    def __init__(
         self,
         *,
         reading: Reading,
@@ -50,17 +52,18 @@ class Pipeline:
         execution: Execution,
         settlement: Settlement,
         recover: Callable[[], Awaitable[object]],
-        simulations_at_once_max: int,
     ) -> None:
         """Wire the parts; nothing runs before the loops do."""
         self.reading = reading
         self.desks = reading.desks
         self.intakes = reading.intakes
         self.head: Head | None = None
+        self.head_how = "polled"  # how it was learned of
         self.chain_trouble = ""  # what the last failed reading of the head said
         self._board = board
         self._chain = chain
         self.execution = execution
+        self.together = Together(execution)
         self._settlement = settlement
         self._submitter = reading.submitter
         self._recover = recover
@@ -69,7 +72,6 @@ class Pipeline:
         self._telemetry = reading.telemetry
         self._clock = reading.clock
         self._unlearned: set[VenueId] = set()  # whose market a bug kept from being learned
-        self._slots = asyncio.Semaphore(simulations_at_once_max)
         self._inbox = reading.inbox
         self._candidates: LatestWins[tuple[VenueId, AccountId], Nominated] = LatestWins()
         self._settle_at: LatestWins[str, Head] = LatestWins()
@@ -107,9 +109,17 @@ class Pipeline:
                     continue
                 if update.reorged_from is not None:
                     self._telemetry.count("keeper_reorgs_total")
+                self.head_how = "announced" if self._chain.announced else "polled"
+                delay_s = max(0.0, update.head.seen_ms / 1000 - update.head.timestamp_s)
+                self._telemetry.observe("keeper_head_delay_seconds", delay_s, how=self.head_how)
                 for intake in self.intakes.values():
                     intake.post(update)
                 self._advance(update.head)
+
+    def hint(self, log: Log) -> None:
+        """Take in a log that was announced, perhaps of a block not yet made."""
+        for intake in self.intakes.values():
+            intake.hint(log)
 
     def _advance(self, head: Head) -> None:
         self.head = head
@@ -140,9 +150,15 @@ class Pipeline:
             return BEAT_S
         return min(BEAT_S, max(0.001, (soonest - self._clock.wall_ms()) / 1000))
 
+    def between_decisions(self, change: Callable[[], None]) -> None:
+        """Have this done between two decisions; of several at a time the last alone."""
+        self._inbox.put("change", change)
+
     def _learn(self) -> None:
         for fact in self._inbox.take().items():
             match fact:
+                case "change", change if callable(change):
+                    change()
                 case ("price", _), Price() as price:
                     for desk in self.desks.values():
                         desk.learn_price(price)
@@ -184,6 +200,7 @@ class Pipeline:
     async def attempt(self) -> None:
         """Simulate and send the best candidates, a bounded number at once."""
         waiting: dict[tuple[VenueId, AccountId], Nominated] = {}
+        running: dict[asyncio.Task[None], int] = {}  # of how many accounts each is
         async with asyncio.TaskGroup() as group:
             while True:
                 self._heartbeats.beat("attempt")
@@ -194,10 +211,34 @@ class Pipeline:
                 waiting.update(self._candidates.take())
                 if not waiting:
                     continue
-                await self._slots.acquire()
+                await self._room(running, 1)
                 waiting.update(self._candidates.take())
-                best = min(waiting, key=lambda key: waiting[key].priority)
-                group.create_task(self._one(best, waiting.pop(best)), name=f"attempt/{best}")
+                key, some = self._next(waiting)
+                await self._room(running, len(some))
+                task = group.create_task(self._work(key, some), name=f"attempt/{key}")
+                running[task] = len(some)
+                task.add_done_callback(running.pop)
+
+    async def _room(self, running: Mapping[asyncio.Task[None], int], accounts: int) -> None:
+        """Wait until so many accounts more can be simulated at once, or none is."""
+        while running:
+            if sum(running.values()) + accounts <= self.execution.rules.simulations_at_once_max:
+                return
+            await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+
+    def _next(
+        self, waiting: dict[tuple[VenueId, AccountId], Nominated]
+    ) -> tuple[tuple[VenueId, AccountId], list[Nominated]]:
+        """Take out the best candidate, and who is to be tried together with it."""
+        best = min(waiting, key=lambda key: waiting[key].priority)
+        keys = self.together.group(self.desks[best[0]], best, waiting)
+        return best, [waiting.pop(key) for key in keys]
+
+    async def _work(self, best: tuple[VenueId, AccountId], some: Sequence[Nominated]) -> None:
+        if len(some) == 1:
+            await self._one(best, some[0])
+        else:
+            await self.together.attempt(self.desks[best[0]], some)
 
     async def _one(self, key: tuple[VenueId, AccountId], nominated: Nominated) -> None:
         venue, account = key
@@ -211,8 +252,6 @@ class Pipeline:
         except (TransientError, RpcError) as error:
             logger.warning("simulation failed", venue=venue, account=account, error=str(error))
             desk.failed_to_ask(account, self.execution.rules.hold_ms)
-        finally:
-            self._slots.release()
 
     async def _confirmed(self, desk: Desk, account: AccountId) -> bool:
         """Read an account of a suspect venue; if the book has it otherwise, have it learned."""

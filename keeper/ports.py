@@ -216,6 +216,8 @@ class Accounting(Protocol):
 class Chain(Protocol):
     """The head of the chain and what was logged since the last one."""
 
+    announced: bool  # the last look at the head was for a websocket's sake, not a poll's
+
     async def start(self) -> Head:
         """Return the head to follow from."""
         ...
@@ -353,18 +355,19 @@ class Tracker(Protocol):
         ...
 
     async def cancel(self, attempt: Attempt, head: Head, cost_wei_max: int) -> bool:
-        """Take the nonce with a transfer of nothing to ourselves; False when that costs too much.
-
-        Raises TransientError.
-        """
+        """Take the nonce with a transfer of nothing; False: too dear. Raises TransientError."""
         ...
 
     async def fill_gaps(self, head: Head, may: Callable[[Plan, Fee], bool]) -> None:
         """Use up the nonces that all later ones wait for; ``may`` says which of it is paid for."""
         ...
 
-    async def close(self, settled: Settled) -> None:
-        """Write the end of an attempt and forget it."""
+    async def top_up(self, head: Head, may: Callable[[Plan, Fee], bool]) -> None:
+        """Send wallets that are low what they pay gas with; raises TransientError."""
+        ...
+
+    async def close(self, settled: Sequence[Settled]) -> None:
+        """Write the end of an attempt, for each of its accounts, and forget it."""
         ...
 
 

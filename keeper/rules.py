@@ -4,9 +4,11 @@ from collections.abc import Mapping
 
 from keeper.act.brakes import BrakeRules
 from keeper.act.execution_rules import ExecutionRules
+from keeper.chain.endpoints import EndpointRules
 from keeper.chain.fees import FeeRules
 from keeper.chain.lane_rules import LaneRules
 from keeper.chain.rpc import WATCHER
+from keeper.chain.treasury import TreasuryRules
 from keeper.config import Settings, VenueSettings
 from keeper.config.settings import GateSettings
 from keeper.decide.budget import Limit, Sort, Span, Unit
@@ -16,6 +18,7 @@ from keeper.facts import FeedId
 from keeper.prices.board import FeedRules
 from keeper.units import WAD
 from keeper.watch.desk import DeskRules
+from keeper.watch.reconcile import ReconcileRules
 
 
 def feed_rules(settings: Settings) -> Mapping[FeedId, FeedRules]:
@@ -37,6 +40,17 @@ def feed_rules(settings: Settings) -> Mapping[FeedId, FeedRules]:
         )
         for feed in settings.feeds
     }
+
+
+def endpoint_rules(settings: Settings) -> EndpointRules:
+    """Return what endpoints are judged by."""
+    chain = settings.chain
+    return EndpointRules(chain.id, chain.probe_ms, chain.head_lag_blocks_max, chain.latency_ms_max)
+
+
+def reconcile_rules(settings: Settings) -> ReconcileRules:
+    """Return how the books are compared with the chain."""
+    return ReconcileRules(**settings.reconcile.model_dump())
 
 
 def lane_rules(settings: Settings) -> LaneRules:
@@ -62,6 +76,11 @@ def lane_rules(settings: Settings) -> LaneRules:
             },
         ),
     )
+
+
+def treasury_rules(settings: Settings) -> TreasuryRules:
+    """Return when wallets are topped up, by which."""
+    return TreasuryRules(**settings.treasury.model_dump())
 
 
 def budget_limits(gate: GateSettings) -> tuple[Limit, ...]:
@@ -105,6 +124,7 @@ def execution_rules(settings: Settings) -> ExecutionRules:
         native_feed=settings.chain.native_feed,
         watcher=WATCHER,
         candidate_ms_max=gate.candidate_ms_max,
+        simulations_at_once_max=gate.simulations_at_once_max,
         backup_delay_blocks=gate.backup_delay_blocks,
     )
 
@@ -130,4 +150,5 @@ def desk_rules(settings: Settings, venue: VenueSettings) -> DeskRules:
         backoff_ms_max=settings.gate.backoff_ms_max,
         candidates_per_step_max=settings.gate.candidates_per_step_max,
         probe_ms=venue.probe_ms,
+        batch_accounts_max=venue.batch_accounts_max,
     )

@@ -9,7 +9,7 @@ from keeper.decide.budget import Unit
 from keeper.units import WAD
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from keeper.act.brakes import Brakes
     from keeper.act.settle import Settlement
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from keeper.config import Settings
     from keeper.decide.agenda import Hold
     from keeper.decide.budget import Limit
-    from keeper.facts import Attempt, FeedId, Settled, VenueId
+    from keeper.facts import Attempt, FeedId, Head, Settled, VenueId
     from keeper.observe.metrics import Metrics
     from keeper.pipeline import Pipeline
     from keeper.prices.board import PriceBoard
@@ -33,9 +33,9 @@ NEAREST = 20  # accounts in the status document
 RECENT = 20  # settled attempts in it
 
 
-@dataclass(frozen=True)
+@dataclass
 class Status:
-    """Reads the parts; changes nothing but gauges."""
+    """Reads the parts; changes nothing but gauges. ``settings``: those in effect."""
 
     settings: Settings
     pipeline: Pipeline
@@ -49,6 +49,7 @@ class Status:
     heartbeats: Heartbeats
     metrics: Metrics
     clock: SystemClock
+    restart_keys: Sequence[str] = ()  # of the config file; they take effect with the next start
 
     def budgets_left(self) -> Mapping[Limit, int | None]:
         """Return what each budget has left; None for USD while the native price is unknown."""
@@ -124,8 +125,12 @@ class Status:
             "unready": unready,
             "dry_run": not self.lanes.wallets,
             "paused": self.brakes.paused,
-            "wallets": [_wallet(lane) for lane in self.lanes.lanes],
-            "head": {"block": head.number, "age_ms": now_ms - head.seen_ms} if head else None,
+            "config": {
+                "digest": self.settings.digest[:12],
+                "restart_keys": list(self.restart_keys),
+            },
+            "wallets": [_wallet(lane) for lane in self.lanes.own],
+            "head": _head(head, now_ms, self.pipeline.head_how) if head else None,
             "prices": {feed.id: self._price(feed.id, now_ms) for feed in self.settings.feeds},
             "venues": {venue: self._venue(desk) for venue, desk in self.pipeline.desks.items()},
             "accounts": self._nearest(),
@@ -223,7 +228,7 @@ class Status:
         if head is not None:
             gauge("keeper_head_block", head.number)
             gauge("keeper_head_age_seconds", (now_ms - head.seen_ms) / 1000)
-        for lane in self.lanes.lanes:
+        for lane in self.lanes.own:
             gauge("keeper_wallet_balance_wei", lane.balance_wei, wallet=lane.name)
             gauge("keeper_wallet_parked", 1 if lane.parked else 0, wallet=lane.name)
         for limit, left in self.budgets_left().items():
@@ -240,6 +245,13 @@ class Status:
         self.endpoints.set_gauges()
         self.heartbeats.publish(self.metrics)
         self.quarantine.publish(self.metrics, list(self.pipeline.desks))
+
+
+def _head(head: Head, now_ms: int, how: str) -> dict[str, object]:
+    """Say how old the newest block is, and how long after its time stamp it was learned of."""
+    delay_ms = max(0, head.seen_ms - head.timestamp_s * 1000)
+    age_ms = now_ms - head.seen_ms
+    return {"block": head.number, "age_ms": age_ms, "delay_ms": delay_ms, "how": how}
 
 
 def _held(hold: Hold | None) -> dict[str, object]:

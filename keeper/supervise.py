@@ -202,20 +202,24 @@ class _Stopped(Exception):  # noqa: N818 - no error: it carries a signal through
     """The process was told to stop."""
 
 
-async def run(loops: Mapping[str, Callable[[], Awaitable[None]]]) -> int:
+async def run(
+    loops: Mapping[str, Callable[[], Awaitable[None]]],
+    on_hangup: Callable[[], None] | None = None,
+) -> int:
     """Run the loops side by side until SIGINT or SIGTERM, then cancel them; return exit code 0.
 
     The first exception of a loop cancels the others and is raised, with the loop's name as a note;
     an ExceptionGroup only when several failed. A loop that ends by itself is a bug (RuntimeError).
     Further signals while the loops clean up are ignored; the handlers found are put back at the
-    end. Main thread only. Raises ValueError without loops.
+    end. ``on_hangup`` is called on every SIGHUP; without it that signal is left alone. Main thread
+    only. Raises ValueError without loops.
     """
     if not loops:
         msg = "no loops to run"
         raise ValueError(msg)
     stopping = asyncio.Event()
     try:
-        with _signals_set(stopping):
+        with _signals_set(stopping, on_hangup):
             await _run_until(stopping, loops)
     except BaseExceptionGroup as failed:
         errors = list(leaves(failed))
@@ -271,14 +275,15 @@ def _note(error: BaseException | None, note: str) -> bool:
 
 
 @contextmanager
-def _signals_set(stopping: asyncio.Event) -> Iterator[None]:
-    """Let SIGINT and SIGTERM set the event.
+def _signals_set(stopping: asyncio.Event, on_hangup: Callable[[], None] | None) -> Iterator[None]:
+    """Let SIGINT and SIGTERM set the event, and SIGHUP make the call.
 
     Both explicitly: a shell starts what runs in its background with SIGINT ignored, and Python then
     installs no handler of its own.
     """
     loop = asyncio.get_running_loop()
-    previous = {number: signal.getsignal(number) for number in _SIGNALS}
+    numbers = _SIGNALS if on_hangup is None else (*_SIGNALS, signal.SIGHUP)
+    previous = {number: signal.getsignal(number) for number in numbers}
 
     def stop(number: signal.Signals) -> None:
         log.info("stopping", signal=number.name)
@@ -286,6 +291,8 @@ def _signals_set(stopping: asyncio.Event) -> Iterator[None]:
 
     for number in _SIGNALS:
         loop.add_signal_handler(number, stop, number)
+    if on_hangup is not None:
+        loop.add_signal_handler(signal.SIGHUP, on_hangup)
     try:
         yield
     finally:

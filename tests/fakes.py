@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequenc
 from dataclasses import replace
 from typing import NoReturn
 
+from keeper.batching import accounts_of
 from keeper.coverage import Covered
 from keeper.decide.agenda import HoldReason
 from keeper.decide.economics import DataFee, Fee, Spend
@@ -169,6 +170,7 @@ class ScriptedLane:
         self.plans: list[Plan] = []
         self.replaced: list[tuple[Attempt, Plan, Fee]] = []
         self.cancelled: list[Attempt] = []
+        self.topped_up: list[Head] = []
         self.cancel_wei_max: list[int] = []
         self.gaps: list[Plan] = []
         self.filled: list[Plan] = []
@@ -182,6 +184,10 @@ class ScriptedLane:
     @property
     def lanes(self) -> "Sequence[ScriptedLane]":
         return [self] if self.wallet else []
+
+    @property
+    def own(self) -> "Sequence[ScriptedLane]":
+        return self.lanes
 
     @property
     def address(self) -> str:
@@ -206,7 +212,10 @@ class ScriptedLane:
         return any(tx.hash == tx_hash for a in self.open_attempts for tx in a.transactions)
 
     def attempt_of(self, venue: VenueId, account: AccountId) -> Attempt | None:
-        return self._open.get((venue, account))
+        for (at, _), attempt in self._open.items():
+            if at == venue and account in accounts_of(attempt.plan):
+                return attempt
+        return None
 
     def first_fee(self, _venue: VenueId, _head: Head, _spend: Spend) -> Fee | HoldReason:
         return self.fee
@@ -283,6 +292,10 @@ class ScriptedLane:
             self.cancelled.append(attempt)
         return self.can_cancel
 
-    async def close(self, settled: Settled) -> None:
-        self.closed.append(settled)
-        self._open.pop((settled.attempt.plan.venue, settled.attempt.plan.account), None)
+    async def top_up(self, head: Head, _may: Callable[[Plan, Fee], bool]) -> None:
+        self.topped_up.append(head)
+
+    async def close(self, settled: Sequence[Settled]) -> None:
+        self.closed += settled
+        plan = settled[0].attempt.plan
+        self._open.pop((plan.venue, plan.account), None)

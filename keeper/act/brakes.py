@@ -36,6 +36,13 @@ class Brakes:
             venue: Breaker(rules.reverts_in_a_row_max, rules.breaker_ms) for venue in venues
         }
 
+    def adopt(self, rules: BrakeRules) -> None:
+        """Go by other rules; a pause by hand and what breakers have counted stand."""
+        self._rules = rules
+        for breaker in self._breakers.values():
+            breaker.reverts_in_a_row_max = rules.reverts_in_a_row_max
+            breaker.open_ms = rules.breaker_ms
+
     @property
     def paused(self) -> str:
         """Say what pauses the keeper; "" when nothing does."""

@@ -1,19 +1,23 @@
 """From a nomination to an open attempt: assess once more, gate, simulate, gate, submit."""
 
 from collections import Counter
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 import structlog
 
 from keeper.act.brakes import Brakes
 from keeper.act.execution_rules import ExecutionRules
-from keeper.act.holds import NOT_SENT, REFUSALS, waiting
+from keeper.act.halves import Halves
+from keeper.act.holds import NOT_SENT, REFUSALS, too_dear, waiting
 from keeper.act.in_flight import leaves_no_room, taking_over
 from keeper.act.spending import Spending
+from keeper.act.weighing import Weighing
+from keeper.batching import Batching, SimulatedBatch, accounts_of
 from keeper.decide.agenda import Hold, HoldReason
-from keeper.decide.economics import Economics, Fee, Spend, reward_in_wei
-from keeper.decide.gate import Facts, Limits, after_simulation, before_simulation
-from keeper.decide.rank import Objective
+from keeper.decide.economics import Fee
+from keeper.decide.gate import Facts, before_simulation
 from keeper.facts import (
     AccountId,
     Assessment,
@@ -27,18 +31,24 @@ from keeper.facts import (
     Step,
     VenueId,
 )
-from keeper.jobs import UPKEEP
 from keeper.ports import Board, Clock, Submitter, Telemetry
-from keeper.units import PPM, WAD
 from keeper.watch.desk import Desk, Nominated
 
 logger = structlog.get_logger(__name__)
 
-DATA_FEE_HEADROOM = 2  # layer 1 may become dearer until inclusion
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """What was simulated and may be sent: for one nominated account, or for several at once."""
+
+    nominated: tuple[Nominated, ...]
+    plan: Plan
+    fee: Fee
+    wallet: str
 
 
 class Execution:
-    """Turns nominations into attempts, one account at a time."""
+    """Turns nominations into attempts."""
 
     def __init__(
         self,
@@ -49,50 +59,91 @@ class Execution:
         clock: Clock,
         brakes: Brakes,
     ) -> None:
-        """Hold no state but which accounts are being worked on."""
-        self.rules = rules
-        self.spending = Spending(rules, clock, self.native_usd_wad)
+        """Hold no state but which accounts are worked on, and what has failed together."""
+        self.weighing = Weighing(rules, board, clock)
         self._submitter = submitter
-        self._board = board
         self._telemetry = telemetry
         self._clock = clock
         self.brakes = brakes
+        self.halves = Halves()
         self._working: set[tuple[VenueId, AccountId]] = set()
+
+    @property
+    def rules(self) -> ExecutionRules:
+        """Return what sending goes by."""
+        return self.weighing.rules
+
+    @property
+    def spending(self) -> Spending:
+        """Return what was spent and learned so far."""
+        return self.weighing.spending
 
     async def attempt(self, desk: Desk, nominated: Nominated) -> None:
         """Take one nominated account as far as it goes now; what stops it becomes a hold."""
-        account = nominated.assessment.account
-        key = (desk.venue.id, account)
         head = desk.head
         if head is None:
             return
-        if key in self._working or self._submitter.attempt_of(*key) is not None:
-            desk.hold(account, Hold(HoldReason.ATTEMPT_OPEN, until_block=head.number + 1))
-            return
-        self._working.add(key)
-        try:
-            await self._attempt(desk, desk.renewed(nominated), head)
-        finally:
-            self._working.discard(key)
-            self.spending.release(*key)
+        with self.working(desk, [nominated], head) as free:
+            for each in free:
+                ready = await self.prepare(desk, desk.renewed(each), head)
+                if ready is not None:
+                    await self.commit(desk, ready, head)
 
-    async def _attempt(self, desk: Desk, nominated: Nominated, head: Head) -> None:
+    @contextmanager
+    def working(
+        self, desk: Desk, some: Sequence[Nominated], head: Head
+    ) -> Iterator[Sequence[Nominated]]:
+        """Yield those that nobody works on and that have nothing in flight; the rest is held."""
+        free: list[Nominated] = []
+        for nominated in some:
+            account = nominated.assessment.account
+            key = (desk.venue.id, account)
+            if key in self._working or self._submitter.attempt_of(*key) is not None:
+                desk.hold(account, Hold(HoldReason.ATTEMPT_OPEN, until_block=head.number + 1))
+                continue
+            self._working.add(key)
+            free.append(nominated)
+        try:
+            yield free
+        finally:
+            for nominated in free:
+                key = (desk.venue.id, nominated.assessment.account)
+                self._working.discard(key)
+                self.spending.release(*key)
+
+    async def prepare(
+        self, desk: Desk, nominated: Nominated, head: Head, wallet: str | None = None
+    ) -> Ready | None:
+        """Gate, simulate and weigh one account; None: it is held. ``wallet``: who is to send."""
         assessment = nominated.assessment
         if not assessment.liquidatable:
             desk.not_yet(assessment)
-            return
-        held = (
+            return None
+        ready = (
             self._before(desk, head)
             or self._left_to_others(desk, assessment.account, head)
             or self._behind(desk, assessment, head)
-            or await self._simulate_and_send(desk, nominated, head)
+            or await self._ready(desk, nominated, wallet, head)
         )
+        if isinstance(ready, Hold):
+            desk.hold(assessment.account, ready)
+            return None
+        return ready
+
+    async def commit(self, desk: Desk, ready: Ready, head: Head) -> None:
+        """Send what is ready, unless others were faster or the budgets have no room for it."""
+        began_ns = self._clock.monotonic_ns()
+        held = self._overtaken(desk, ready, head)
+        held = held or self.spending.claim(ready.plan, ready.fee, self._submitter.open_attempts)
+        self._stage(desk, "gate", began_ns, self._clock.monotonic_ns())
+        held = held or await self._send(desk, ready, head)
         if held is not None:
-            desk.hold(assessment.account, held)
+            for account in accounts_of(ready.plan):
+                desk.hold(account, held)
 
     def _before(self, desk: Desk, head: Head) -> Hold | None:
         reason = self.brakes.hold(desk.venue.id) or before_simulation(
-            self._facts(desk, head), self._limits(desk)
+            self._facts(desk, head), self.weighing.limits(desk)
         )
         return self._wait(reason, head) if reason else None
 
@@ -106,9 +157,9 @@ class Execution:
         no_room = leaves_no_room(assessment, desk.venue.id, self._submitter.open_attempts)
         return self._wait(HoldReason.CAPACITY_IN_USE, head) if no_room else None
 
-    def _overtaken(self, desk: Desk, nominated: Nominated, head: Head) -> Hold | None:
+    def _overtaken(self, desk: Desk, ready: Ready, head: Head) -> Hold | None:
         """Hold what came too late: others were sent meanwhile, or it took too long."""
-        waited_ns = self._clock.monotonic_ns() - nominated.decided_ns
+        waited_ns = self._clock.monotonic_ns() - ready.plan.decided_ns
         if waited_ns > self.rules.candidate_ms_max * 1_000_000:
             return self._wait(HoldReason.CANDIDATE_EXPIRED, head)
         reason = self.brakes.hold(desk.venue.id)
@@ -116,93 +167,73 @@ class Execution:
             return self._wait(reason, head)
         if len(self._submitter.open_attempts) >= self.rules.open_attempts_max:
             return self._wait(HoldReason.OPEN_ATTEMPTS, head)
-        return self._behind(desk, nominated.assessment, head)
+        found = (self._behind(desk, each.assessment, head) for each in ready.nominated)
+        return next((held for held in found if held is not None), None)
 
-    async def _simulate_and_send(self, desk: Desk, nominated: Nominated, head: Head) -> Hold | None:
+    async def _ready(
+        self, desk: Desk, nominated: Nominated, wallet: str | None, head: Head
+    ) -> Ready | Hold:
         if nominated.tick_ns:
             self._stage(desk, "price_to_decided", nominated.tick_ns, nominated.decided_ns)
         # known before the simulation: who is paid, and may act at all, depends on the sender
         account = nominated.assessment.account
-        wallet = self._sender(desk, account)
+        wallet = wallet or self.sender(desk, account)
         if wallet is None:
             return self._wait(HoldReason.LANE_PARKED, head)
         in_flight = self._taking_over(desk, account)
         began_ns = self._clock.monotonic_ns()
         self._stage(desk, "waiting", nominated.decided_ns, began_ns)
         simulation = await self.simulate(desk, nominated.assessment, wallet, head)
-        simulated_ns = self._clock.monotonic_ns()
-        self._stage(desk, "simulate", began_ns, simulated_ns)
+        self._stage(desk, "simulate", began_ns, self._clock.monotonic_ns())
         if isinstance(simulation, Refused):
             return self._refused(desk, account, simulation, head)
-        weighed = self._weigh(desk, nominated, simulation, head)
+        weighed = self.weigh(desk, nominated, simulation, head)
+        worth_wei = self.weighing.worth_per_gas_wei(desk, simulation)
+        if weighed is HoldReason.UNPROFITABLE and worth_wei is not None:
+            return too_dear(head, self._clock.wall_ms(), self.rules.hold_ms, worth_wei)
         if isinstance(weighed, HoldReason):
             return self._wait(weighed, head)
         if simulation.takes_over and self._taking_over(desk, account) != in_flight:
             return self._wait(HoldReason.CAPACITY_IN_USE, head)  # it was simulated without these
-        held = self._overtaken(desk, nominated, head)
-        held = held or self.spending.claim(*weighed, self._submitter.open_attempts)
-        self._stage(desk, "gate", simulated_ns, self._clock.monotonic_ns())
-        return held or await self._send(desk, *weighed, wallet, head)
+        return Ready((nominated,), *weighed, wallet)
 
-    def _sender(self, desk: Desk, account: AccountId) -> str | None:
+    def sender(self, desk: Desk, account: AccountId) -> str | None:
         """Return who is to send: for a wallet's own account that wallet; None: all are parked."""
         wallets = self._submitter.wallets_of(desk.venue.id)
         own = next((wallet for wallet in wallets if wallet.lower() == account), None)
         chosen = own or self._submitter.wallet_for(desk.venue.id)
         return chosen if self._submitter.wallets else self.rules.watcher
 
-    def _weigh(
+    def weigh(
         self, desk: Desk, nominated: Nominated, simulation: Simulated, head: Head
     ) -> tuple[Plan, Fee] | HoldReason:
         """Return what to send at which fee, or why not to."""
-        spend = self.spend(desk, simulation)
+        spend = self.weighing.spend(desk, simulation)
         if spend is None:
             return HoldReason.NO_NATIVE_PRICE
         fee = self._submitter.first_fee(desk.venue.id, head, spend)
         if isinstance(fee, HoldReason):
             return fee
-        plan = self.plan(desk, nominated, simulation, fee)
+        plan = self.weighing.plan(desk, nominated, simulation, fee)
         return plan if isinstance(plan, HoldReason) else (plan, fee)
 
-    def spend(self, desk: Desk, simulation: Simulated) -> Spend | None:
-        """Say what a simulated liquidation is worth at most; None: a price for that is missing.
-
-        That is what is expected of it before all costs, and for solvency the budget on top.
-        """
-        reward_wei = self.reward_wei(desk, simulation.reward_wad)
-        taken = simulation.takes_over
-        exit_cost_wei = self.reward_wei(desk, taken.exit_cost_wad) if taken else 0
-        if reward_wei is None or exit_cost_wei is None:
-            return None
-        p_win_ppm = self.spending.odds(desk.venue.id).p_win_ppm
-        worth_wei = (reward_wei - exit_cost_wei) * p_win_ppm // PPM
-        if desk.rules.objective is Objective.SOLVENCY:
-            worth_wei += desk.rules.solvency_budget_wei
-        if simulation.job in UPKEEP:  # it is not done for its own profit
-            worth_wei = self.rules.transaction_cost_wei_max
-        return Spend(
-            worth_wei=worth_wei
-            - simulation.data_fee_wei
-            - sum(step.call.value_wei for step in simulation.then),
-            gas=simulation.gas + sum(step.gas for step in simulation.then),
-            gas_limit=simulation.gas * self.rules.gas_limit_factor_ppm // PPM,
-            value_wei=simulation.call.value_wei,
-        )
-
-    async def _send(self, desk: Desk, plan: Plan, fee: Fee, wallet: str, head: Head) -> Hold | None:
+    async def _send(self, desk: Desk, ready: Ready, head: Head) -> Hold | None:
+        plan = ready.plan
         if not self._submitter.wallets:
             self._would_send(plan)
         self.brakes.sending(plan.venue)
-        result = await self._submitter.submit(plan, wallet, fee, head)
+        result = await self._submitter.submit(plan, ready.wallet, ready.fee, head)
         if isinstance(result, Attempt):
             # it may have been settled before its sending was noted: then nobody ends the work
             if self._submitter.attempt_of(plan.venue, plan.account) is not None:
-                desk.agenda.start(plan.account)
+                for account in accounts_of(plan):
+                    desk.agenda.start(account)
             return None
         self.brakes.not_sent(plan.venue)
         if result is NotSent.DROPPED:
-            self._dropped(plan)
-            desk.send_failed(plan.account)
+            for account in accounts_of(plan):
+                self._dropped(plan, account)
+                desk.send_failed(account)
             return None
         return self._wait(NOT_SENT[result], head)
 
@@ -216,6 +247,21 @@ class Execution:
         result = "ok" if isinstance(simulation, Simulated) else simulation.reason
         self._telemetry.count("keeper_simulated_total", venue=desk.venue.id, result=result)
         return simulation
+
+    async def simulate_batch(
+        self, desk: Desk, assessments: Sequence[Assessment], wallet: str, head: Head
+    ) -> SimulatedBatch | Refused:
+        """Ask the chain what one transaction for all of these would do from a wallet."""
+        venue = desk.venue
+        if not isinstance(venue, Batching):
+            return Refused("unknown", "the venue takes one account a transaction")
+        batch = await venue.simulate_batch(assessments, wallet, head)
+        whole = await self._with_data_fee(batch if isinstance(batch, Refused) else batch.whole)
+        result = "ok" if isinstance(whole, Simulated) else whole.reason
+        self._telemetry.count("keeper_simulated_total", venue=venue.id, result=result)
+        if isinstance(batch, Refused) or isinstance(whole, Refused):
+            return batch if isinstance(batch, Refused) else Refused("fee", "")
+        return replace(batch, whole=whole)
 
     async def _with_data_fee(self, simulation: Simulated | Refused) -> Simulated | Refused:
         if isinstance(simulation, Refused):
@@ -235,99 +281,14 @@ class Execution:
     def _taking_over(self, desk: Desk, account: AccountId) -> Counter[str]:
         return taking_over(desk.venue.id, account, self._submitter.open_attempts)
 
-    def plan(
-        self, desk: Desk, nominated: Nominated, simulation: Simulated, fee: Fee
-    ) -> Plan | HoldReason:
-        """Weigh a simulated liquidation at a fee; the answer of the gate."""
-        economics = self._economics(desk, simulation, fee)
-        if economics is None:
-            return HoldReason.NO_NATIVE_PRICE
-        gas_limit = simulation.gas * self.rules.gas_limit_factor_ppm // PPM
-        worst = [gas_limit * fee.max_fee_wei + simulation.call.value_wei]
-        for step in simulation.then:
-            step_limit = step.gas * self.rules.gas_limit_factor_ppm // PPM
-            worst.append(step_limit * fee.max_fee_wei + step.call.value_wei)
-        upkeep = simulation.job in UPKEEP
-        data_fee_wei = simulation.data_fee_wei * DATA_FEE_HEADROOM
-        dearest = max(worst) + data_fee_wei
-        reason = after_simulation(economics, dearest, self._limits(desk), upkeep=upkeep)
-        if reason is not None:
-            return reason
-        return Plan(
-            venue=desk.venue.id,
-            account=nominated.assessment.account,
-            call=simulation.call,
-            gas_limit=gas_limit,
-            cost_wei_max=sum(worst) + data_fee_wei,
-            expected=economics,
-            tick_ns=nominated.tick_ns,
-            decided_ns=nominated.decided_ns,
-            simulated_at=simulation.head.number,
-            uses=nominated.assessment.uses,
-            takes=nominated.assessment.takes,
-            job=simulation.job,
-            then=simulation.then,
-            takes_over=simulation.takes_over,
-        )
-
-    def native_usd_wad(self) -> int | None:
-        """Return the price of the native token; None while it is missing or stale."""
-        native = self._board.fresh(self.rules.native_feed, self._clock.wall_ms())
-        return native.price_wad if native else None
-
-    def _economics(self, desk: Desk, simulation: Simulated, fee: Fee) -> Economics | None:
-        reward_wei = self.reward_wei(desk, simulation.reward_wad)
-        taken = simulation.takes_over
-        exit_cost_wei = self.reward_wei(desk, taken.exit_cost_wad) if taken else 0
-        if reward_wei is None or exit_cost_wei is None:
-            return None
-        gas = simulation.gas + sum(step.gas for step in simulation.then)
-        fee_per_gas = fee.paid_at(simulation.head.base_fee_wei)
-        odds = self.spending.odds(desk.venue.id)
-        return Economics(
-            reward_wei=reward_wei,
-            gas_cost_wei=gas * fee_per_gas,
-            oracle_fee_wei=simulation.oracle_fee_wei,
-            revert_cost_wei=odds.revert_gas * fee_per_gas,
-            p_win_ppm=odds.p_win_ppm,
-            exit_cost_wei=exit_cost_wei,
-            data_fee_wei=simulation.data_fee_wei,
-        )
-
-    def reward_wei(self, desk: Desk, reward_wad: int) -> int | None:
-        """Value a reward in wei; None while a price for that is missing or stale."""
-        now_ms = self._clock.wall_ms()
-        native = self._board.fresh(self.rules.native_feed, now_ms)
-        reward_price_wad = self._reward_price_wad(desk, now_ms)
-        if native is None or reward_price_wad is None:
-            return None
-        return reward_in_wei(reward_wad, reward_price_wad, native.price_wad)
-
-    def _reward_price_wad(self, desk: Desk, now_ms: int) -> int | None:
-        if desk.rules.reward_feed is None:
-            return WAD
-        price = self._board.fresh(desk.rules.reward_feed, now_ms)
-        return price.price_wad if price else None
-
     def _facts(self, desk: Desk, head: Head) -> Facts:
         now_ms = self._clock.wall_ms()
         return Facts(
             venue_open=desk.access.open,
             head_age_ms=now_ms - head.seen_ms,
-            native_price_wad=self.native_usd_wad(),
-            reward_price_wad=self._reward_price_wad(desk, now_ms),
+            native_price_wad=self.weighing.native_usd_wad(),
+            reward_price_wad=self.weighing.reward_price_wad(desk),
             attempts_open=len(self._submitter.open_attempts),
-        )
-
-    def _limits(self, desk: Desk) -> Limits:
-        rules = self.rules
-        return Limits(
-            head_age_ms_max=rules.head_age_ms_max,
-            transaction_cost_wei_max=rules.transaction_cost_wei_max,
-            profit_wei_min=rules.profit_wei_min,
-            open_attempts_max=rules.open_attempts_max,
-            objective=desk.rules.objective,
-            solvency_budget_wei=desk.rules.solvency_budget_wei,
         )
 
     def _refused(self, desk: Desk, account: AccountId, refused: Refused, head: Head) -> Hold:
@@ -350,7 +311,7 @@ class Execution:
     def _wait(self, reason: HoldReason, head: Head) -> Hold:
         return waiting(reason, head, self._clock.wall_ms() + self.rules.hold_ms)
 
-    def _dropped(self, plan: Plan) -> None:
+    def _dropped(self, plan: Plan, account: AccountId) -> None:
         """Count and tell an attempt that ended before it began; the lane has told why."""
         outcome = Outcome.DROPPED.value
         self._telemetry.count("keeper_attempts_total", venue=plan.venue, outcome=outcome)
@@ -358,7 +319,7 @@ class Execution:
             "attempt",
             outcome=outcome,
             venue=plan.venue,
-            account=plan.account,
+            account=account,
             expected_wei=plan.expected.expected_wei,
             reward_wei=0,
             cost_wei=0,
@@ -368,7 +329,7 @@ class Execution:
         logger.info(
             "dry run: would liquidate",
             venue=plan.venue,
-            account=plan.account,
+            accounts=list(accounts_of(plan)),
             expected_wei=plan.expected.expected_wei,
             reward_wei=plan.expected.reward_wei,
             cost_wei=plan.expected.gas_cost_wei + plan.expected.oracle_fee_wei,

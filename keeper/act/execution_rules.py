@@ -23,3 +23,4 @@ class ExecutionRules:
     watcher: str  # the address dry runs simulate from
     candidate_ms_max: int = 60_000
     backup_delay_blocks: int = 0
+    simulations_at_once_max: int = 8

@@ -3,17 +3,21 @@
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
 from keeper.act.execute import Execution
+from keeper.act.judge import Judge, Judged
+from keeper.batching import accounts_of, divided
+from keeper.decide.agenda import Hold, HoldReason
 from keeper.decide.economics import Fee
 from keeper.errors import RpcError, TransientError
 from keeper.facts import (
+    AccountId,
+    Assessment,
     Attempt,
     Head,
-    LiquidationSeen,
     Mined,
     Outcome,
     Plan,
@@ -24,7 +28,7 @@ from keeper.facts import (
     TxKind,
     VenueId,
 )
-from keeper.jobs import PAID, Gain, Job
+from keeper.jobs import OURS, PAID, Gain, Job
 from keeper.ports import Accounting, Telemetry, Tracker
 from keeper.units import wad_to_float
 from keeper.watch.desk import Desk, Nominated
@@ -34,7 +38,6 @@ logger = structlog.get_logger(__name__)
 RECENT_MAX = 200  # settled attempts kept for the status page
 # outcomes after which the account is left alone for a growing while
 FAILED = frozenset({Outcome.REVERTED, Outcome.LOST, Outcome.EXPIRED, Outcome.DROPPED})
-Judged = tuple[Outcome, str, LiquidationSeen | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,7 @@ class Settlement:
     ) -> None:
         """``publish`` hears of every settled attempt."""
         self._desks = desks
+        self._judge = Judge(desks, execution)
         self._execution = execution
         self._tracker = tracker
         self._publish = publish
@@ -74,26 +78,32 @@ class Settlement:
         """Settle what is mined deep enough; replace or cancel what has waited too long."""
         for mined in await self._tracker.poll(head):
             await self._alone(mined.attempt, self._settle(mined, head))
-        await self._fill_gaps(head)
+        await self._maintain(head)
         for attempt in self._tracker.overdue(head):
             await self._alone(attempt, self._renew(attempt, head))
         for attempt in self._tracker.waiting(head):
             if self._is_over(attempt, head):
                 await self._alone(attempt, self._cancel(attempt, head, "cured, or others did it"))
 
-    async def _fill_gaps(self, head: Head) -> None:
+    async def _maintain(self, head: Head) -> None:
+        """Fill gaps in the nonces and keep wallets able to pay, within the budgets."""
         spending, claimed = self._execution.spending, list[Plan]()
 
         def may(plan: Plan, fee: Fee) -> bool:
             over = spending.claim(plan, fee, self._tracker.open_attempts)
             if over is not None:
-                logger.warning("a gap in the nonces waits", reason=over.reason, detail=over.detail)
+                said = {"job": plan.job, "reason": over.reason, "detail": over.detail}
+                logger.warning("a wallet's upkeep waits", **said)
                 return False
             claimed.append(plan)
             return True
 
         try:
             await self._tracker.fill_gaps(head, may)
+            if not self._execution.brakes.paused:
+                await self._tracker.top_up(head, may)
+        except (TransientError, RpcError) as error:
+            logger.warning("upkeep of wallets again at the next head", error=str(error))
         finally:
             for plan in claimed:
                 spending.release(plan.venue, plan.account)
@@ -114,41 +124,67 @@ class Settlement:
         return desk.guard(attempt.plan.account) if desk else nullcontext()
 
     async def _settle(self, mined: Mined, head: Head) -> None:
+        """Judge each account that the transaction was for, and divide its cost among them."""
         attempt, receipt = mined.attempt, mined.receipt
+        accounts = accounts_of(attempt.plan)
+        value_wei = self._value_spent(mined)
+        cost_wei = (receipt.cost_wei if receipt else 0) + value_wei
+        shares = zip(accounts, divided(cost_wei, len(accounts)), strict=True)
+        done = [await self._settled(mined, head, *share) for share in shares]
+        await self._tracker.close(done)
+        kind = mined.transaction.kind if mined.transaction else None
+        self._execution.brakes.settled(done[0], kind)
+        self._report_cost(attempt, receipt, value_wei)
+        for settled in done:
+            self._execution.spending.settled(settled)
+            self._end(settled, receipt.block_number if receipt else head.number)
+            self._report(settled, mined)
+            for publish in self._publish:
+                publish(settled)
+
+    async def _settled(
+        self, mined: Mined, head: Head, account: AccountId, cost_wei: int
+    ) -> Settled:
+        """Return what became of one account of a transaction. ``cost_wei``: its share."""
+        whole, receipt = mined.attempt, mined.receipt
+        attempt = replace(whole, plan=replace(whole.plan, account=account))
         failed = Outcome.LOST if receipt and receipt.success else Outcome.REVERTED
         judged: Judged = (failed, "not judged: the account is in quarantine", None)
         gains: Mapping[Gain, int] = {}
         desk = self._desks.get(attempt.plan.venue)
         with self._guard(attempt):
-            judged = await self._judge(mined, head)
+            judged = await self._judge.judged(replace(mined, attempt=attempt), head)
             gains = self._gains(desk, attempt, receipt)
         outcome, detail, seen = judged
         reward_wad = sum(gains.values()) if gains else seen.reward_wad if seen else 0
-        reward_wei = self._execution.reward_wei(desk, reward_wad) if desk and reward_wad else 0
+        weighing = self._execution.weighing
+        reward_wei = weighing.reward_wei(desk, reward_wad) if desk and reward_wad else 0
         if reward_wei is None:  # no fresh native price now: value it at what it was planned with
-            reward_wei = attempt.plan.expected.reward_wei
-        value_wei = self._value_spent(mined)
-        settled = Settled(
+            reward_wei = attempt.plan.expected.reward_wei // len(accounts_of(attempt.plan))
+        return Settled(
             attempt=attempt,
             outcome=outcome,
             detail=detail,
             receipt=receipt,
             reward_wad=reward_wad,
             reward_wei=reward_wei,
-            cost_wei=(receipt.cost_wei if receipt else 0) + value_wei,
+            cost_wei=cost_wei,
             gains=gains,
-            native_usd_wad=self._execution.native_usd_wad(),
+            native_usd_wad=weighing.native_usd_wad(),
         )
-        await self._tracker.close(settled)
-        self._execution.spending.settled(settled)
-        kind = mined.transaction.kind if mined.transaction else None
-        self._execution.brakes.settled(settled, kind)
-        if desk is not None:
-            block = receipt.block_number if receipt else head.number
-            desk.settled(attempt.plan.account, failed=outcome in FAILED, block=block)
-        self._report(settled, mined, value_wei)
-        for publish in self._publish:
-            publish(settled)
+
+    def _end(self, settled: Settled, block: int) -> None:
+        """End the work on an account: what failed with others is tried with fewer of them."""
+        plan, halves = settled.attempt.plan, self._execution.halves
+        desk = self._desks.get(plan.venue)
+        if desk is None:
+            return
+        if settled.outcome is Outcome.REVERTED and len(plan.batch) > 1 and not _went_in(settled):
+            halves.failed(plan.venue, plan.batch)
+            desk.hold(plan.account, Hold(HoldReason.HALVED, until_block=block + 1))
+            return
+        halves.forget(plan.venue, plan.account)
+        desk.settled(plan.account, failed=settled.outcome in FAILED, block=block)
 
     def _gains(
         self, desk: Desk | None, attempt: Attempt, receipt: Receipt | None
@@ -165,57 +201,9 @@ class Settlement:
         """Return the value that stayed with the venue: a revert and a cancel give it back."""
         if mined.receipt is None or not mined.receipt.success or mined.transaction is None:
             return 0
-        if mined.transaction.kind is TxKind.CANCEL:
-            return 0
+        if mined.transaction.kind is TxKind.CANCEL or mined.transaction.job is Job.TOP_UP:
+            return 0  # nobody was paid: a top-up is still ours
         return mined.value_wei
-
-    async def _judge(self, mined: Mined, head: Head) -> Judged:
-        receipt = mined.receipt
-        if receipt is None or mined.transaction is None:
-            return Outcome.EXPIRED, "the nonce was used by a transaction we did not sign", None
-        if mined.transaction.kind is TxKind.CANCEL:
-            return Outcome.CANCELLED, "", None
-        if mined.transaction.job is Job.FILL:
-            return Outcome.DONE, "", None
-        desk = self._desks.get(mined.attempt.plan.venue)
-        if desk is None:
-            return Outcome.EXPIRED, "its venue is no longer configured", None
-        if receipt.success:
-            return self._included(desk, mined.attempt, receipt, mined.transaction.job)
-        return await self._reverted(desk, mined.attempt, head)
-
-    def _included(self, desk: Desk, attempt: Attempt, receipt: Receipt, job: Job) -> Judged:
-        if job not in PAID:
-            return Outcome.DONE, "", None
-        seen = self._liquidation(desk, attempt, receipt)
-        if seen is None:
-            return Outcome.LOST, "included, but nothing was liquidated", None
-        return Outcome.WON, "", seen
-
-    async def _reverted(self, desk: Desk, attempt: Attempt, head: Head) -> Judged:
-        """Tell a lost race, or a cure in the block of inclusion, from a wrong transaction."""
-        account = attempt.plan.account
-        if account not in desk.states or desk.market is None:
-            return Outcome.REVERTED, "reverted; the account is not in the book", None
-        simulation = await self._execution.simulate(
-            desk, desk.assess(account), attempt.wallet, head
-        )
-        if isinstance(simulation, Refused) and simulation.reason == "not_liquidatable":
-            return Outcome.LOST, "no longer liquidatable: cured, or somebody was faster", None
-        detail = simulation.detail if isinstance(simulation, Refused) else "it would succeed now"
-        return Outcome.REVERTED, detail, None
-
-    def _liquidation(
-        self, desk: Desk, attempt: Attempt, receipt: Receipt
-    ) -> LiquidationSeen | None:
-        ours = frozenset(desk.venue.addresses())
-        for log in receipt.logs:
-            if log.address not in ours:
-                continue
-            for seen in desk.venue.touched(log).liquidations:
-                if seen.account == attempt.plan.account:
-                    return seen
-        return None
 
     async def _renew(self, attempt: Attempt, head: Head) -> None:
         """Simulate again: still worth it → dearer at the same nonce; else → cancel."""
@@ -251,34 +239,51 @@ class Settlement:
         A price that came back is none of these: what is in flight may carry one that still counts.
         """
         desk = self._desks.get(attempt.plan.venue)
-        state = desk.states.get(attempt.plan.account) if desk else None
-        if desk is None or state is None or desk.head is None or attempt.plan.job not in PAID:
+        if desk is None or desk.head is None or attempt.plan.job not in PAID:
+            return False
+        return all(self._is_cured(desk, attempt, each, head) for each in accounts_of(attempt.plan))
+
+    def _is_cured(self, desk: Desk, attempt: Attempt, account: AccountId, head: Head) -> bool:
+        state = desk.states.get(account)
+        if state is None or desk.head is None:
             return False
         # what was read ahead of the head may be our own success, not yet seen by the lane
         if not attempt.plan.simulated_at < state.head.number <= desk.head.number <= head.number:
             return False
-        with desk.guard(attempt.plan.account):
-            return not desk.assess(attempt.plan.account).liquidatable
+        with desk.guard(account):
+            return not desk.assess(account).liquidatable
         return False
 
     async def _plan_again(self, attempt: Attempt, head: Head) -> tuple[Plan, Fee] | Wait | str:
         """Return the plan at a replacement's fee, why to wait, or why to cancel."""
-        if attempt.plan.job is Job.FILL:
-            return "it only has to be included"
+        if attempt.plan.job in OURS:
+            return "it only has to be included, or comes again if it is still wanted"
         desk = self._desks.get(attempt.plan.venue)
         if desk is None:
             return "its venue is no longer configured"
-        account = attempt.plan.account
-        if not desk.loaded or account not in desk.states:
+        accounts = accounts_of(attempt.plan)
+        if not desk.loaded or any(account not in desk.states for account in accounts):
             return Wait("the account was not read yet")
-        assessment = desk.assess(account)
-        if not assessment.liquidatable:
+        assessed = [desk.assess(account) for account in accounts]
+        under = [each for each in assessed if each.liquidatable]
+        if not under:
             return "no longer liquidatable"
-        simulation = await self._execution.simulate(desk, assessment, attempt.wallet, head)
+        simulation = await self._simulate_again(desk, under, attempt, head)
         if isinstance(simulation, Simulated):
-            return self._dearer(desk, attempt, desk.nomination(assessment), simulation, head)
+            return self._dearer(desk, attempt, desk.nomination(under[0]), simulation, head)
         unasked = simulation.reason in {"unreachable", "fee"}
         return Wait("the chain could not be asked") if unasked else simulation.reason
+
+    async def _simulate_again(
+        self, desk: Desk, under: Sequence[Assessment], attempt: Attempt, head: Head
+    ) -> Simulated | Refused:
+        if len(under) == 1:
+            return await self._execution.simulate(desk, under[0], attempt.wallet, head)
+        batch = await self._execution.simulate_batch(desk, under, attempt.wallet, head)
+        if isinstance(batch, Refused):
+            self._execution.halves.failed(attempt.plan.venue, attempt.plan.batch)
+            return batch
+        return batch.whole
 
     def _dearer(
         self,
@@ -288,23 +293,30 @@ class Settlement:
         simulation: Simulated,
         head: Head,
     ) -> tuple[Plan, Fee] | Wait:
-        spend = self._execution.spend(desk, simulation)
+        spend = self._execution.weighing.spend(desk, simulation)
         if spend is None:
             return Wait("what it pays cannot be valued now")
         fee = self._tracker.replacement_fee(attempt, head, spend)
         if fee is None:
             return Wait("a replacement would cost too much", too_dear=True)
-        plan = self._execution.plan(desk, nominated, simulation, fee)
+        plan = self._execution.weighing.plan(desk, nominated, simulation, fee)
         # what would not pay at the higher fee may still be included at the one it has
         if not isinstance(plan, Plan):
             return Wait(plan.value, too_dear=True)
+        # what was sent before may still be included: it stays the attempt of the same accounts
+        plan = replace(plan, account=attempt.plan.account, batch=attempt.plan.batch)
         over = self._execution.spending.claim(plan, fee, self._tracker.open_attempts)
         if over is not None:
             return Wait(f"{over.reason}: {over.detail}", too_dear=True)
         return plan, fee
 
-    def _report(self, settled: Settled, mined: Mined, value_wei: int) -> None:
-        """Write the canonical line and the counters of one attempt."""
+    def _report_cost(self, attempt: Attempt, receipt: Receipt | None, value_wei: int) -> None:
+        count, venue = self._telemetry.count, attempt.plan.venue
+        count("keeper_gas_spent_wei_total", receipt.cost_wei if receipt else 0, venue=venue)
+        count("keeper_oracle_fee_wei_total", value_wei, venue=venue)
+
+    def _report(self, settled: Settled, mined: Mined) -> None:
+        """Write the canonical line and the counters of one account's attempt."""
         attempt, receipt, venue = settled.attempt, settled.receipt, settled.attempt.plan.venue
         self.recent.append(settled)
         self.outcomes[settled.outcome.value] += 1
@@ -318,8 +330,6 @@ class Settlement:
             self.gains_wad[venue, part] += wad
             usd = wad_to_float(self.gains_wad[venue, part])
             self._telemetry.gauge("keeper_gains_usd", usd, venue=venue, part=part.value)
-        count("keeper_gas_spent_wei_total", receipt.cost_wei if receipt else 0, venue=venue)
-        count("keeper_oracle_fee_wei_total", value_wei, venue=venue)
         logger.info(
             "attempt",
             outcome=settled.outcome.value,
@@ -334,6 +344,7 @@ class Settlement:
             transactions=len(attempt.transactions),
             job=mined.transaction.job.value if mined.transaction else attempt.plan.job.value,
             steps_left=len(attempt.plan.then),
+            together=len(accounts_of(attempt.plan)),
             expected_wei=attempt.plan.expected.expected_wei,
             reward_wad=settled.reward_wad,
             gains={part.value: wad for part, wad in settled.gains.items()},
@@ -341,3 +352,8 @@ class Settlement:
             cost_wei=settled.cost_wei,
             detail=settled.detail,
         )
+
+
+def _went_in(settled: Settled) -> bool:
+    """Say whether the transaction succeeded: then each account in it was refused or done alone."""
+    return settled.receipt is not None and settled.receipt.success

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from keeper.act.execution_rules import ExecutionRules
+from keeper.batching import accounts_of
 from keeper.decide.agenda import Hold, HoldReason
 from keeper.decide.budget import Amounts, Budget, Limit, Spent, Unit
 from keeper.decide.economics import Fee
@@ -35,6 +36,7 @@ class Past:
     @classmethod
     def of(cls, settled: Settled, settled_ms: int) -> Self:
         """Return what counts of a settled attempt later."""
+        accounts = len(accounts_of(settled.attempt.plan))
         return cls(
             venue=settled.attempt.plan.venue,
             job=settled.attempt.plan.job,
@@ -43,7 +45,7 @@ class Past:
             reward_wei=settled.reward_wei,
             cost_wei=settled.cost_wei,
             native_usd_wad=settled.native_usd_wad,
-            gas_used=settled.receipt.gas_used if settled.receipt else None,
+            gas_used=settled.receipt.gas_used // accounts if settled.receipt else None,
         )
 
 
@@ -60,6 +62,12 @@ class Spending:
         self._budget = Budget(rules.limits)
         self._record = Record(rules.prior)
         self._claims: dict[Key, Amounts] = {}  # let through, perhaps not in flight yet
+
+    def adopt(self, rules: ExecutionRules) -> None:
+        """Go by other rules; what was spent and learned counts on."""
+        self._rules = rules
+        self._budget.limits = rules.limits
+        self._record.prior = rules.prior
 
     def settled(self, settled: Settled) -> None:
         """Let an attempt count that ended just now."""

@@ -42,6 +42,15 @@ class RawLog(msgspec.Struct, gc=False, rename="camel"):
     transaction_hash: str
 
 
+class RawHint(msgspec.Struct, rename="camel"):
+    """A log object as it is announced, perhaps before its block is made."""
+
+    address: str
+    topics: list[str]
+    data: str
+    block_number: str | None = None
+
+
 RAW_LOGS = msgspec.json.Decoder(list[RawLog])
 
 
@@ -51,11 +60,20 @@ def logs_from_json(answer: bytes | msgspec.Raw) -> list[Log]:
     gc.disable()  # a collection finds nothing among what is being made, and takes as long as that
     try:
         return [_log(raw) for raw in RAW_LOGS.decode(answer)]
-    except ValueError as error:  # msgspec's are such too
+    except (ValueError, RecursionError) as error:
         raise rpc_error(RpcFault.GARBAGE, f"not an answer of eth_getLogs: {error}") from None
     finally:
         if collecting:
             gc.enable()
+
+
+def hint_from_json(raw: bytes | msgspec.Raw) -> Log:
+    """Decode a log that is announced: hashes are left out, and a block that has no number is 0.
+
+    Raises ValueError for what is no log.
+    """
+    hint = msgspec.json.decode(raw, type=RawHint)
+    return _log(RawLog(hint.address, hint.topics, hint.data, hint.block_number or "0x0", "", ""))
 
 
 def log_from_json(raw: Mapping[str, Any]) -> Log:
@@ -113,7 +131,7 @@ def answers_from(body: bytes) -> list[Answer]:
     """Decode what was answered to one request or to a batch."""
     try:
         return ANSWERS.decode(body) if body.lstrip()[:1] == b"[" else [ANSWER.decode(body)]
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (ValueError, RecursionError):  # msgspec's are ValueErrors too
         raise rpc_error(RpcFault.GARBAGE, f"no JSON-RPC answer: {body[:60]!r}") from None
 
 
@@ -130,7 +148,7 @@ def result_of(method: str, answer: Answer) -> Any:  # noqa: ANN401 - JSON
         return logs_from_json(answer.result)
     try:
         return msgspec.json.decode(answer.result)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (ValueError, RecursionError):  # msgspec's are ValueErrors too
         raise rpc_error(RpcFault.GARBAGE, f"{method}: result is not JSON") from None
 
 

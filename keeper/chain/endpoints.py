@@ -124,7 +124,7 @@ class Endpoints:
     ) -> None:
         """Start without endpoints."""
         self.client = client
-        self._rules = rules
+        self.rules = rules
         self._clock = clock
         self._telemetry = telemetry
         self.all: list[Endpoint] = []
@@ -143,7 +143,7 @@ class Endpoints:
 
     def state(self, endpoint: Endpoint) -> EndpointState:
         """Return how an endpoint is now."""
-        return endpoint.state(self._rules, self._clock.monotonic_ns())
+        return endpoint.state(self.rules, self._clock.monotonic_ns())
 
     def ranked(self, role: Role) -> list[Endpoint]:
         """Return the endpoints of a role: the healthy ones first, as configured among equals."""
@@ -199,7 +199,7 @@ class Endpoints:
         self._accept_chain(endpoint, quantity(answer))
 
     def _accept_chain(self, endpoint: Endpoint, found: int) -> None:
-        wanted = self._rules.chain_id
+        wanted = self.rules.chain_id
         if found != wanted:
             msg = f"{endpoint.label} serves chain {found}, config says chain.id = {wanted}"
             raise rpc_error(RpcFault.WRONG_CHAIN, msg)
@@ -251,7 +251,7 @@ class Endpoints:
                     )
                     told[each.label] = state
             beat()
-            await asyncio.sleep(self._rules.probe_ms / 1000)
+            await asyncio.sleep(self.rules.probe_ms / 1000)
 
     def report(self) -> list[dict[str, object]]:
         """Return each endpoint as the status document shows it."""

@@ -9,15 +9,14 @@ reliably push ``removed`` logs) and answered with the first block number that ch
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import structlog
 
 from keeper.chain.backfill import LogReader
 from keeper.chain.rpc import quantity, rpc_error
-from keeper.errors import RpcError, RpcFault, TransientError
+from keeper.errors import RpcError, RpcFault
 from keeper.facts import ChainUpdate, Head, Log
 from keeper.ports import Clock, Rpc
 
@@ -69,6 +68,7 @@ class ChainFollower:
         self._settings = settings
         self._clock = clock
         self._wake = asyncio.Event()
+        self.announced = False  # the last look was for a websocket's sake, not a poll's
         self._recent: deque[Head] = deque(maxlen=settings.reorg_depth_max)
 
     def wake(self) -> None:
@@ -95,6 +95,7 @@ class ChainFollower:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._settings.poll_ms / 1000):
                     await self._wake.wait()
+            self.announced = self._wake.is_set()
             self._wake.clear()
             head = await self.newest()
             if head.hash == self._recent[-1].hash:
@@ -170,48 +171,3 @@ class ChainFollower:
             if isinstance(answer, dict) and answer.get("hash") == head.hash:
                 return head
         return None
-
-
-async def announce_heads(
-    url: str,
-    chain_id: int,
-    wake: Callable[[], None],
-    silence_ms_max: int,
-    beat: Callable[[], None],
-) -> None:
-    """Call ``wake`` on every head a websocket announces; ends with TransientError.
-
-    A socket of another chain is not listened to; one that is silent for ``silence_ms_max`` counts
-    as lost even when it looks alive.
-    """
-    # imported here: web3 costs 0.4 s to import, and chains that are polled do not need it
-    from web3 import AsyncWeb3, WebSocketProvider  # noqa: PLC0415
-    from web3.exceptions import Web3Exception  # noqa: PLC0415
-    from websockets.exceptions import WebSocketException  # noqa: PLC0415
-
-    try:
-        async with asyncio.timeout(silence_ms_max / 1000) as watchdog:
-            provider: Any = WebSocketProvider(url)
-            async with AsyncWeb3(provider) as w3:
-                found = await w3.eth.chain_id
-                if found != chain_id:
-                    msg = f"websocket serves chain {found}, config says chain.id = {chain_id}"
-                    raise TransientError(msg)
-                await w3.eth.subscribe("newHeads")
-                async for _ in w3.socket.process_subscriptions():
-                    wake()
-                    beat()
-                    deadline = asyncio.get_running_loop().time() + silence_ms_max / 1000
-                    watchdog.reschedule(deadline)
-    except TimeoutError:
-        msg = f"websocket silent for {silence_ms_max} ms"
-        raise TransientError(msg) from None
-    except (Web3Exception, WebSocketException, OSError) as error:
-        msg = f"websocket lost: {type(error).__name__}"
-        raise TransientError(msg) from None
-    except (ValueError, TypeError, AttributeError) as error:
-        # web3 takes a frame apart unchecked: this is what garbage in it comes out as
-        msg = f"websocket sent garbage: {type(error).__name__}"
-        raise TransientError(msg) from None
-    msg = "websocket closed"
-    raise TransientError(msg)

@@ -13,8 +13,10 @@ import fcntl
 import os
 import sqlite3
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self, TypeVar
 
@@ -53,6 +55,15 @@ class JournalInUseError(JournalError):
     """Another keeper runs on the journal."""
 
 
+@dataclass(slots=True)
+class Intent:
+    """Something that must be on disk before anybody acts on it, and whether it is."""
+
+    work: Work
+    error: Exception | None = None
+    is_over: bool = False
+
+
 class Journal:
     """All writes and reads run in one thread; callers await them."""
 
@@ -66,6 +77,7 @@ class Journal:
         self._db: sqlite3.Connection | None = None
         self._lock: int | None = None
         self._try_again_at = 0.0  # monotonic seconds
+        self._intents: deque[Intent] = deque()  # put by the callers, taken by the thread
         # the thread's own: what could not be written yet
         self._late: list[Work] = []
         self._on_chain: dict[str, tuple[str, str]] = {}  # attempt → transaction, block hash
@@ -159,11 +171,14 @@ class Journal:
 
     # --- writing ----------------------------------------------------------------------------------
 
-    def _commit(self, work: Work | None = None) -> None:
-        """Write what is late, and ``work`` after it: all or nothing, on disk if there is work."""
+    def _commit(self, work: Work | None = None) -> bool:
+        """Write what is late, and ``work`` after it: all or nothing, on disk if there is work.
+
+        Returns whether anything was written.
+        """
         db = self._open_db
         if work is None and not self._late and not self.trouble:
-            return
+            return False
         if work is not None:
             db.execute("PRAGMA synchronous = FULL")  # on disk before anybody else sees the bytes
         try:
@@ -181,30 +196,59 @@ class Journal:
             # the rest can be found out again from the chain, and an fsync costs a millisecond
             db.execute("PRAGMA synchronous = NORMAL")
         self._late.clear()
+        return True
 
     async def _note(self, keep: Callable[[], None]) -> None:
         """Let ``keep`` add to what is late, and write that now if it is possible."""
-        await self._run(keep)
-        if self.trouble and time.monotonic() < self._try_again_at:
-            return
+        waits = bool(self.trouble) and time.monotonic() < self._try_again_at
         work = rows.probe if self.trouble else None  # a file is whole again when it can be written
+
+        def note() -> bool:
+            keep()
+            return not waits and self._commit(work)
+
         try:
-            await self._run(lambda: self._commit(work))
+            written = await self._run(note)
         except JournalUnavailableError as error:
             logger.debug("kept to be written later", error=str(error))
         else:
-            self._worked()
+            if written:  # else another's failure meanwhile still stands
+                self._worked()
 
     async def intend(self, attempt: Attempt, transaction: SignedTx) -> None:
         """Write an attempt and one signed transaction; on disk when this returns.
 
-        Raises JournalUnavailableError when it is not: then nobody may see the transaction.
+        Raises JournalUnavailableError when it is not: then nobody may see the transaction. Those
+        that come while another is being written share one commit: it waits for the disk once.
         """
         if self.trouble and time.monotonic() < self._try_again_at:
             msg = f"journal {self._path}: {self.trouble}; tried again in a moment"
             raise JournalUnavailableError(msg)
-        await self._run(lambda: self._commit(lambda db: rows.intend(db, attempt, transaction)))
+        intent = Intent(lambda db: rows.intend(db, attempt, transaction))
+        self._intents.append(intent)
+        await self._run(lambda: self._commit_intents(intent))
         self._worked()
+
+    def _commit_intents(self, own: Intent) -> None:
+        """Write all that wait, unless another's commit had this one in it."""
+        if not own.is_over:
+            together: list[Intent] = []
+            while self._intents:
+                together.append(self._intents.popleft())
+
+            def work(db: sqlite3.Connection) -> None:
+                for intent in together:
+                    intent.work(db)
+
+            error: Exception | None = None
+            try:
+                self._commit(work)
+            except (sqlite3.Error, OSError) as failed:
+                error = failed
+            for intent in together:
+                intent.error, intent.is_over = error, True
+        if own.error is not None:
+            raise own.error
 
     async def sent(self, attempt_id: str, sent_ms: int, tick_to_sent_ms: float | None) -> None:
         """Note the first acceptance by an endpoint, and how long after the price it came."""
@@ -242,11 +286,11 @@ class Journal:
 
         await self._note(keep)
 
-    async def settle(self, settled: Settled, now_ms: int) -> None:
-        """Write the end of an attempt; once a day, delete what is too old."""
+    async def settle(self, settled: Sequence[Settled], now_ms: int) -> None:
+        """Write the end of an attempt, for each of its accounts; once a day, delete what is old."""
 
         def keep() -> None:
-            self._on_chain.pop(settled.attempt.id, None)
+            self._on_chain.pop(settled[0].attempt.id, None)
             self._late.append(lambda db: rows.settle(db, settled, now_ms))
             if now_ms - self._pruned_ms > DAY_MS:
                 self._pruned_ms = now_ms
@@ -264,6 +308,10 @@ class Journal:
     async def profit_wei(self) -> dict[str, int]:
         """Return reward less cost by venue, over everything settled."""
         return await self._run(lambda: rows.profit_wei(self._open_db))
+
+    async def topped_up_wei(self, since_ms: int) -> int:
+        """Return what left the treasury since, or is about to."""
+        return await self._run(lambda: rows.topped_up_wei(self._open_db, since_ms))
 
     async def past(self, since_ms: int) -> list[Past]:
         """Return what was settled since, oldest first."""

@@ -60,12 +60,17 @@ def reading(path: Path) -> Iterator[sqlite3.Connection]:
 
 
 def read_attempts(path: Path) -> list[AttemptRow]:
-    """Read all attempts of a journal, oldest first."""
+    """Read all attempts of a journal, oldest first; of one for several accounts each account."""
     with reading(path) as db:
         rows = db.execute(
-            "SELECT id, venue, account, nonce, opened_ms, outcome, detail, tick_to_sent_ms,"
-            " included_block, tx_hash, reward_wad, reward_wei, cost_wei, (SELECT count(*) - 1 FROM"
-            " transactions WHERE attempt = attempts.id), job, gains FROM attempts"
+            "SELECT id, venue, coalesce(shares.account, attempts.account), nonce, opened_ms,"
+            " coalesce(shares.outcome, attempts.outcome), coalesce(shares.detail, attempts.detail),"
+            " tick_to_sent_ms, included_block, tx_hash,"
+            " coalesce(shares.reward_wad, attempts.reward_wad),"
+            " coalesce(shares.reward_wei, attempts.reward_wei),"
+            " coalesce(shares.cost_wei, attempts.cost_wei), (SELECT count(*) - 1 FROM"
+            " transactions WHERE attempt = attempts.id), job, gains"
+            " FROM attempts LEFT JOIN shares ON shares.attempt = attempts.id"
             " ORDER BY opened_ms, nonce"
         ).fetchall()
     return [
@@ -109,13 +114,15 @@ SELECT id, venue, account, wallet, nonce, job, opened_ms, sent_ms, tick_to_sent_
     coalesce(outcome, 'open') AS outcome, detail, settled_ms, tx_hash, included_block,
     reward_wad, reward_wei, cost_wei, native_usd_wad,
     (SELECT count(*) FROM transactions WHERE attempt = attempts.id) AS transactions,
+    max(1, (SELECT count(*) FROM shares WHERE attempt = attempts.id)) AS accounts,
     (SELECT event FROM history WHERE attempt = attempts.id AND event != 'resumed'
         ORDER BY seq DESC LIMIT 1) AS state
 FROM attempts"""
 _FIND = """
 SELECT * FROM told WHERE id IN (
     SELECT id FROM attempts
-    WHERE (:venue IS NULL OR venue = :venue) AND (:account IS NULL OR account = :account)
+    WHERE (:venue IS NULL OR venue = :venue) AND (:account IS NULL OR account = :account
+            OR EXISTS (SELECT 1 FROM shares WHERE attempt = id AND shares.account = :account))
         AND (:outcome IS NULL OR coalesce(outcome, 'open') = :outcome)
         AND (:wallet IS NULL OR lower(wallet) = lower(:wallet))
         AND (:since_ms IS NULL OR opened_ms >= :since_ms)
@@ -151,7 +158,12 @@ def story(db: sqlite3.Connection, path: Path, name: str) -> Document:
 
 
 def whole(db: sqlite3.Connection, attempt: Document) -> Document:
-    """Add transactions and history to an attempt."""
+    """Add transactions, history and each account's share to an attempt."""
+    shares = db.execute(
+        "SELECT account, outcome, detail, reward_wad, reward_wei, cost_wei FROM shares"
+        " WHERE attempt = ? ORDER BY account",
+        (attempt["id"],),
+    )
     signed = db.execute(
         "SELECT hash, kind, job, max_fee_wei, priority_fee_wei, cost_wei_max, signed_ms, block"
         " FROM transactions WHERE attempt = ? ORDER BY rowid",
@@ -166,6 +178,7 @@ def whole(db: sqlite3.Connection, attempt: Document) -> Document:
     return {
         **attempt,
         "gains_wad": json.loads(gains or "{}"),
+        "shares": [dict(row) for row in shares],
         "transactions": [dict(row) for row in signed],
         "history": history,
     }

@@ -2,7 +2,7 @@
 
 import json
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from enum import StrEnum
 from typing import Any
@@ -57,6 +57,7 @@ def plan_from_json(text: str) -> Plan:
         Step(Job(step["job"]), _call(step["call"]), step["gas"]) for step in raw.get("then", ())
     )
     taken = raw.get("takes_over")
+    raw["batch"] = tuple(raw.get("batch", ()))
     raw["takes_over"] = TakenOver(**taken) if taken else None
     return replace(Plan(**raw), tick_ns=0, decided_ns=0)
 
@@ -181,6 +182,10 @@ def _open(db: sqlite3.Connection, attempt: Attempt) -> None:
             plan.job.value,
         ),
     )
+    db.executemany(
+        "INSERT INTO shares (attempt, account) VALUES (?, ?)",
+        [(attempt.id, account) for account in plan.batch],
+    )
     _happened(
         db,
         attempt.id,
@@ -192,6 +197,7 @@ def _open(db: sqlite3.Connection, attempt: Attempt) -> None:
         p_win_ppm=plan.expected.p_win_ppm,
         cost_wei_max=str(plan.cost_wei_max),
         steps_to_follow=len(plan.then) or None,
+        accounts=list(plan.batch) or None,
     )
 
 
@@ -236,11 +242,13 @@ def _receipt_facts(receipt: Receipt) -> dict[str, object]:
     }
 
 
-def settle(db: sqlite3.Connection, settled: Settled, now_ms: int) -> None:
-    """Write the end of an attempt."""
+def settle(db: sqlite3.Connection, done: Sequence[Settled], now_ms: int) -> None:
+    """Write the end of an attempt: how it went for each account, and for all of them together."""
+    settled = max(done, key=lambda each: each.outcome is Outcome.WON)  # the first one that won
     receipt, attempt_id = settled.receipt, settled.attempt.id
     place = (receipt.tx_hash, receipt.block_number) if receipt else (None, None)
     usd = settled.native_usd_wad
+    reward_wei, cost_wei = (sum(each.reward_wei for each in done), sum(e.cost_wei for e in done))
     db.execute(
         "UPDATE attempts SET outcome = ?, detail = ?, settled_ms = ?, tx_hash = ?,"
         " included_block = ?, reward_wad = ?, reward_wei = ?, cost_wei = ?, gains = ?,"
@@ -250,14 +258,20 @@ def settle(db: sqlite3.Connection, settled: Settled, now_ms: int) -> None:
             settled.detail,
             now_ms,
             *place,
-            str(settled.reward_wad),
-            str(settled.reward_wei),
-            str(settled.cost_wei),
+            str(sum(each.reward_wad for each in done)),
+            str(reward_wei),
+            str(cost_wei),
             json.dumps({name: str(wad) for name, wad in settled.gains.items()}),
             str(usd) if usd is not None else None,
             attempt_id,
         ),
     )
+    if len(done) > 1:
+        db.executemany(
+            "UPDATE shares SET outcome = ?, detail = ?, reward_wad = ?, reward_wei = ?,"
+            " cost_wei = ? WHERE attempt = ? AND account = ?",
+            [_share(each) for each in done],
+        )
     _happened(
         db,
         attempt_id,
@@ -266,8 +280,20 @@ def settle(db: sqlite3.Connection, settled: Settled, now_ms: int) -> None:
         place,
         outcome=settled.outcome.value,
         detail=settled.detail,
-        reward_wei=str(settled.reward_wei),
-        cost_wei=str(settled.cost_wei),
+        reward_wei=str(reward_wei),
+        cost_wei=str(cost_wei),
+    )
+
+
+def _share(settled: Settled) -> tuple[str, ...]:
+    return (
+        settled.outcome.value,
+        settled.detail,
+        str(settled.reward_wad),
+        str(settled.reward_wei),
+        str(settled.cost_wei),
+        settled.attempt.id,
+        settled.attempt.plan.account,
     )
 
 
@@ -285,6 +311,16 @@ def profit_wei(db: sqlite3.Connection) -> dict[str, int]:
     return profits
 
 
+def topped_up_wei(db: sqlite3.Connection, since_ms: int) -> int:
+    """Return what top-ups sent since, those in flight and those not settled yet included."""
+    plans = db.execute(
+        "SELECT plan FROM attempts WHERE job = ?"
+        " AND (outcome IS NULL OR outcome = ? AND settled_ms >= ?)",
+        (Job.TOP_UP.value, Outcome.DONE.value, since_ms),
+    )
+    return sum(plan_from_json(text).call.value_wei for (text,) in plans)
+
+
 def probe(db: sqlite3.Connection) -> None:
     """Write something, to see whether that is possible."""
     db.execute("UPDATE meta SET value = value WHERE key = 'version'")
@@ -293,10 +329,14 @@ def probe(db: sqlite3.Connection) -> None:
 def past(db: sqlite3.Connection, since_ms: int) -> list[Past]:
     """Read what was settled since, oldest first, as budgets and odds count it."""
     rows = db.execute(
-        "SELECT venue, job, outcome, settled_ms, reward_wei, cost_wei, native_usd_wad, ("
+        "SELECT venue, job, coalesce(shares.outcome, attempts.outcome), settled_ms,"
+        " coalesce(shares.reward_wei, attempts.reward_wei),"
+        " coalesce(shares.cost_wei, attempts.cost_wei), native_usd_wad, ("
         " SELECT json_extract(facts, '$.gas_used') FROM history"
         " WHERE attempt = attempts.id AND event = 'included' ORDER BY seq DESC LIMIT 1)"
-        " FROM attempts WHERE settled_ms >= ? ORDER BY settled_ms",
+        " / max(1, (SELECT count(*) FROM shares WHERE attempt = attempts.id))"
+        " FROM attempts LEFT JOIN shares ON shares.attempt = attempts.id"
+        " WHERE settled_ms >= ? ORDER BY settled_ms",
         (since_ms,),
     )
     return [
@@ -331,6 +371,7 @@ def prune(db: sqlite3.Connection, before_ms: int, limit: int) -> None:
         )
         db.execute("DELETE FROM history WHERE attempt = ?", (attempt_id,))
         db.execute("DELETE FROM transactions WHERE attempt = ?", (attempt_id,))
+        db.execute("DELETE FROM shares WHERE attempt = ?", (attempt_id,))
         db.execute("DELETE FROM attempts WHERE id = ?", (attempt_id,))
 
 

@@ -3,6 +3,7 @@
 ``attempts`` holds one row a nonce spent on an account, ``transactions`` everything signed for it,
 ``history`` what happened to it, step by step: rows are only ever added, and go with their attempt
 when its time is over (``totals`` keeps what they earned). ``open_attempts`` is what is in flight.
+``shares`` has a row for each account of a transaction that was for several.
 """
 
 import sqlite3
@@ -12,7 +13,7 @@ from pathlib import Path
 from keeper.chain.signer import worst_cost_wei
 from keeper.errors import FatalError
 
-VERSION = 3
+VERSION = 4
 SCHEMA = (
     "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
     """
@@ -61,6 +62,15 @@ SELECT id, venue, account, wallet, nonce, opened_ms,
     (SELECT count(*) FROM transactions WHERE attempt = attempts.id) AS transactions
 FROM attempts WHERE outcome IS NULL ORDER BY wallet, nonce""",
 )
+SINCE_4 = (
+    """
+CREATE TABLE shares (
+    attempt TEXT NOT NULL REFERENCES attempts (id), account TEXT NOT NULL,
+    outcome TEXT, detail TEXT, reward_wad TEXT, reward_wei TEXT, cost_wei TEXT,
+    PRIMARY KEY (attempt, account)
+) WITHOUT ROWID""",
+    "CREATE INDEX shares_account ON shares (account)",
+)
 FROM_1 = (  # it knew one job
     "ALTER TABLE attempts ADD COLUMN job TEXT",
     "ALTER TABLE attempts ADD COLUMN gains TEXT",
@@ -100,7 +110,7 @@ def prepare(db: sqlite3.Connection, path: Path, chain_id: int) -> None:
     db.execute("BEGIN IMMEDIATE")
     try:
         if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
-            for statement in (*SCHEMA, *SINCE_3):
+            for statement in (*SCHEMA, *SINCE_3, *SINCE_4):
                 db.execute(statement)
             rows = [("version", str(VERSION)), ("chain_id", str(chain_id))]
             db.executemany("INSERT INTO meta VALUES (?, ?)", rows)
@@ -147,7 +157,16 @@ def _from_2(db: sqlite3.Connection) -> None:
         db.execute("UPDATE transactions SET cost_wei_max = ? WHERE hash = ?", (cost, tx_hash))
 
 
-UPGRADES: Mapping[str, Callable[[sqlite3.Connection], None]] = {"1": _from_1, "2": _from_2}
+def _from_3(db: sqlite3.Connection) -> None:
+    for statement in SINCE_4:
+        db.execute(statement)
+
+
+UPGRADES: Mapping[str, Callable[[sqlite3.Connection], None]] = {
+    "1": _from_1,
+    "2": _from_2,
+    "3": _from_3,
+}
 
 
 def _check(db: sqlite3.Connection, path: Path) -> None:

@@ -1,14 +1,16 @@
-"""What every lane of a chain goes by; from ``[chain]``, ``[fees]`` and ``[gate]``."""
+"""What every lane of a chain goes by and works with."""
 
 from dataclasses import dataclass
 
 from keeper.chain.fees import FeeRules
+from keeper.chain.journal import Journal
 from keeper.decide.economics import Rollup
+from keeper.ports import Broadcaster, Clock, Rpc, Telemetry
 
 
 @dataclass(frozen=True, slots=True)
 class LaneRules:
-    """How long to wait, how deep to look and what to pay at most."""
+    """How long to wait, how deep to look and what to pay at most, from the config."""
 
     chain_id: int
     confirmations: int
@@ -16,3 +18,14 @@ class LaneRules:
     cost_wei_max: int
     fees: FeeRules
     rollup: Rollup = Rollup.NONE
+
+
+@dataclass(frozen=True, slots=True)
+class LaneParts:
+    """What every lane of a chain works with."""
+
+    rpc: Rpc
+    broadcaster: Broadcaster
+    journal: Journal
+    clock: Clock
+    telemetry: Telemetry

@@ -2,14 +2,17 @@
 
 import asyncio
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 
 import structlog
 
+from keeper.batching import accounts_of
 from keeper.chain.data_fee import read_data_fees
 from keeper.chain.fees import first_fee, read_tip
-from keeper.chain.lane_rules import LaneRules
+from keeper.chain.lane_rules import LaneParts, LaneRules
 from keeper.chain.signer import Wallet
-from keeper.chain.submit import Lane, LaneParts
+from keeper.chain.submit import Lane
+from keeper.chain.treasury import Treasury, TreasuryRules
 from keeper.decide.agenda import HoldReason
 from keeper.decide.economics import DataFee, Fee, Spend
 from keeper.errors import RpcError
@@ -37,21 +40,45 @@ class Lanes:
         allowed: Mapping[VenueId, Collection[str]],
         rules: LaneRules,
         parts: LaneParts,
+        treasury: TreasuryRules | None = None,
     ) -> None:
-        """``allowed``: names of the wallets that may act at a venue; none named: all of them."""
+        """``allowed``: names of the wallets that may act at a venue; none named: all of them.
+
+        ``treasury``: which wallet acts nowhere and tops up the others, and when.
+        """
         self._allowed = allowed
         self._rules = rules
         self._parts = parts
-        self.lanes = [Lane(wallet, self._rules, self._parts) for wallet in wallets]
+        made = [Lane(wallet, self._rules, self._parts) for wallet in wallets]
+        vault = treasury.wallet if treasury else None
+        self.lanes = [lane for lane in made if lane.name != vault]
+        self._own = made  # that of the treasury too
+        self._treasury: Treasury | None = None
+        if treasury is not None:
+            own = next((lane for lane in made if lane.name == vault), None)
+            self._treasury = Treasury(own, treasury, rules.fees, parts.rpc, parts.journal)
         self._followed: list[Lane] = []  # wallets that have something in flight and are not ours
         self._turns: dict[str, int] = {}  # wallet → when it was chosen last
         self._turn = 0
         self._tip_wei: int | None = None  # what others pay, at the last head
 
+    def adopt(self, rules: LaneRules, balances_wei_min: Mapping[str, int]) -> None:
+        """Go by other rules, in what is in flight too; ``balances_wei_min``: by wallet's name."""
+        self._rules = rules
+        for lane in self._all:
+            lane.rules = rules
+            least_wei = balances_wei_min.get(lane.name, lane.wallet.balance_wei_min)
+            lane.wallet = replace(lane.wallet, balance_wei_min=least_wei)
+
     @property
     def wallets(self) -> Sequence[str]:
         """Return the addresses that pay and are paid; none in a dry run."""
         return [lane.address for lane in self.lanes]
+
+    @property
+    def own(self) -> Sequence[Lane]:
+        """Return the lanes of all wallets of the config, the treasury's too."""
+        return self._own
 
     @property
     def sending_trouble(self) -> str:
@@ -60,7 +87,7 @@ class Lanes:
 
     @property
     def _all(self) -> Sequence[Lane]:
-        return (*self.lanes, *self._followed)
+        return (*self._own, *self._followed)
 
     @property
     def open_attempts(self) -> Sequence[Attempt]:
@@ -119,9 +146,10 @@ class Lanes:
 
     async def submit(self, plan: Plan, wallet: str, fee: Fee, head: Head) -> Attempt | NotSent:
         """Open an attempt from a wallet: nonce, signature, journal, broadcast."""
-        if self.attempt_of(plan.venue, plan.account) is not None:
-            msg = f"account {plan.account} has an open attempt"
-            raise ValueError(msg)
+        for account in accounts_of(plan):
+            if self.attempt_of(plan.venue, account) is not None:
+                msg = f"account {account} has an open attempt"
+                raise ValueError(msg)
         lane = next((lane for lane in self.lanes if lane.address == wallet), None)
         return NotSent.NO_WALLET if lane is None else await lane.submit(plan, fee, head)
 
@@ -129,7 +157,7 @@ class Lanes:
         """Read from the journal what is in flight; the first poll asks the chain about it."""
         attempts = await self._parts.journal.open_attempts()
         for address in dict.fromkeys(attempt.wallet for attempt in attempts):
-            lane = next((lane for lane in self.lanes if lane.address == address), None)
+            lane = next((lane for lane in self._own if lane.address == address), None)
             if lane is None:
                 logger.warning("open attempts of another wallet", wallet=address)
                 lane = Lane(Wallet(address, address, None), self._rules, self._parts)
@@ -162,7 +190,7 @@ class Lanes:
 
     def overdue(self, head: Head) -> Sequence[Attempt]:
         """Return the attempts whose newest transaction has waited too long, by nonce."""
-        return [attempt for lane in self.lanes for attempt in lane.overdue(head)]
+        return [attempt for lane in self._own for attempt in lane.overdue(head)]
 
     def is_stuck(self, attempt: Attempt, head: Head) -> bool:
         """Say whether an attempt was to be replaced long ago, and holds up all behind it."""
@@ -170,7 +198,7 @@ class Lanes:
 
     def waiting(self, head: Head) -> Sequence[Attempt]:
         """Return the attempts in flight that are neither overdue nor being cancelled, by nonce."""
-        return [attempt for lane in self.lanes for attempt in lane.waiting(head)]
+        return [attempt for lane in self._own for attempt in lane.waiting(head)]
 
     def replacement_fee(self, attempt: Attempt, head: Head, spend: Spend) -> Fee | None:
         """Return a fee that replaces what is in flight; None when it would cost too much."""
@@ -186,12 +214,18 @@ class Lanes:
 
     async def fill_gaps(self, head: Head, may: Callable[[Plan, Fee], bool]) -> None:
         """Use up the nonces that all later ones wait for; ``may`` says which of it is paid for."""
-        for lane in self.lanes:
+        for lane in self._own:
             await lane.fill_gaps(head, may)
 
-    async def close(self, settled: Settled) -> None:
-        """Write the end of an attempt and forget it."""
-        await self._lane(settled.attempt).close(settled)
+    async def top_up(self, head: Head, may: Callable[[Plan, Fee], bool]) -> None:
+        """Send wallets that are low what they pay gas with; raises RpcError."""
+        if self._treasury is not None:
+            clock = self._parts.clock
+            await self._treasury.top_up(self.lanes, head, self._tip_wei, may, clock)
+
+    async def close(self, settled: Sequence[Settled]) -> None:
+        """Write the end of an attempt, for each of its accounts, and forget it."""
+        await self._lane(settled[0].attempt).close(settled)
 
     def _lane(self, attempt: Attempt) -> Lane:
         return next(lane for lane in self._all if lane.address == attempt.wallet)

@@ -1,24 +1,24 @@
 """One wallet lane: the sole owner of its nonces, from a plan to a mined transaction.
 
 Order of things for every transaction: nonce, signature, journal (on disk), broadcast. An attempt
-stays open until its nonce is consumed ``confirmations`` blocks deep, whichever of the hashes
-journaled for that nonce was mined. What is not included in time is replaced at the same nonce or
-cancelled by a self-transfer; a transaction whose broadcast got no answer is sent again, byte for
-byte. A lane that cannot pay, sign or get on parks itself, and says why.
+stays open until its nonce is consumed ``confirmations`` blocks deep, by whichever of its hashes.
+What is not included in time is replaced at the same nonce or cancelled by a self-transfer; one
+whose broadcast got no answer is sent again, byte for byte. A lane that cannot pay, sign or get on
+parks itself, and says why.
 """
 
 import uuid
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import structlog
 
+from keeper.batching import accounts_of, dropped
 from keeper.chain.fees import TRANSFER_GAS, fee_ceiling_wei, replacement_fee, transfer_fee
 from keeper.chain.filling import filling
 from keeper.chain.inclusion import Inclusion
-from keeper.chain.journal import Journal
-from keeper.chain.lane_rules import LaneRules
+from keeper.chain.lane_rules import LaneParts, LaneRules
 from keeper.chain.nonces import Nonces
 from keeper.chain.rpc import quantity
 from keeper.chain.signer import SigningError, Unsigned, Wallet
@@ -31,14 +31,12 @@ from keeper.facts import (
     Head,
     Mined,
     NotSent,
-    Outcome,
     Plan,
     Settled,
     SignedTx,
     TxKind,
     VenueId,
 )
-from keeper.ports import Broadcaster, Clock, Rpc, Telemetry
 
 logger = structlog.get_logger(__name__)
 
@@ -47,24 +45,13 @@ LATENCIES_MAX = 1000  # kept for the status page
 FILLED_AT_ONCE_MAX = 16  # gaps filled per head
 
 
-@dataclass(frozen=True, slots=True)
-class LaneParts:
-    """What every lane of a chain works with."""
-
-    rpc: Rpc
-    broadcaster: Broadcaster
-    journal: Journal
-    clock: Clock
-    telemetry: Telemetry
-
-
 class Lane:
     """Sends transactions from one wallet. A wallet without a signer is only followed."""
 
     def __init__(self, wallet: Wallet, rules: LaneRules, parts: LaneParts) -> None:
         """Nothing is asked or sent before the first ``poll``."""
         self.wallet = wallet
-        self._rules = rules
+        self.rules = rules
         self._rpc = parts.rpc
         self._broadcaster = parts.broadcaster
         self._journal = parts.journal
@@ -102,13 +89,26 @@ class Lane:
         return tx_hash in self._signed
 
     def attempt_of(self, venue: VenueId, account: AccountId) -> Attempt | None:
-        """Return the account's open attempt."""
-        return self._open.get((venue, account))
+        """Return the account's open attempt, which may be for others too."""
+        for attempt in self._open.values():
+            if attempt.plan.venue == venue and account in accounts_of(attempt.plan):
+                return attempt
+        return None
 
     @property
     def free_wei(self) -> int:
         """Return the balance less what the open attempts may cost at worst."""
         return self.balance_wei - sum(open_.plan.cost_wei_max for open_ in self._open.values())
+
+    @property
+    def spare_wei(self) -> int:
+        """Return what the wallet could give away: not what it sends already, nor its floor."""
+        sending = (open_.plan.call.value_wei for open_ in self._open.values())
+        return self.free_wei - sum(sending) - self.wallet.balance_wei_min
+
+    def is_low(self, below_wei: int) -> bool:
+        """Say whether the wallet, whose balance is known, holds less than this."""
+        return self._head is not None and self.balance_wei < below_wei
 
     @property
     def parked(self) -> str:
@@ -136,7 +136,7 @@ class Lane:
         """Say whether an attempt was to be replaced long ago."""
         if not attempt.transactions:
             return False
-        late = 2 * self._rules.replace_after_blocks
+        late = 2 * self.rules.replace_after_blocks
         return attempt.transactions[-1].block + late <= head.number
 
     def adopt(self, attempts: Sequence[Attempt]) -> None:
@@ -202,8 +202,7 @@ class Lane:
         if refused.fault is RpcFault.INSUFFICIENT_FUNDS:
             # what we thought the wallet holds was wrong: wait for the next look at it
             self.balance_wei, self._unpaid_wei = 0, plan.cost_wei_max
-        settled = Settled(attempt, Outcome.DROPPED, refused.fault.value, None, 0, 0, 0)
-        await self._journal.settle(settled, self._clock.wall_ms())
+        await self._journal.settle(dropped(attempt, refused.fault.value), self._clock.wall_ms())
         return NotSent.DROPPED
 
     def _take_back(self, key: tuple[VenueId, AccountId], attempt: Attempt) -> None:
@@ -212,7 +211,7 @@ class Lane:
 
     async def fill_gaps(self, head: Head, may: Callable[[Plan, Fee], bool]) -> None:
         """Use up the nonces that all later ones wait for; ``may`` says which of it is paid for."""
-        fee = transfer_fee(head, self._rules.fees, self._tip_wei)
+        fee = transfer_fee(head, self.rules.fees, self._tip_wei)
         if self.wallet.signer is None or fee is None or self._head != head:
             return
         for nonce in self._nonces.gaps[:FILLED_AT_ONCE_MAX]:
@@ -225,7 +224,7 @@ class Lane:
 
     def replacement_fee(self, attempt: Attempt, head: Head, spend: Spend) -> Fee | None:
         """Return a fee that replaces what is in flight; None when it would cost too much."""
-        ceiling_wei = fee_ceiling_wei(spend, self._rules.cost_wei_max, self._rules.fees)
+        ceiling_wei = fee_ceiling_wei(spend, self.rules.cost_wei_max, self.rules.fees)
         return self._dearer(attempt, head, ceiling_wei)
 
     def _dearer(self, attempt: Attempt, head: Head, ceiling_wei: int) -> Fee | None:
@@ -235,7 +234,7 @@ class Lane:
             max(transaction.max_fee_wei for transaction in sent),
             max(transaction.priority_fee_wei for transaction in sent),
         )
-        return replacement_fee(before, head, self._rules.fees, ceiling_wei, self._tip_wei)
+        return replacement_fee(before, head, self.rules.fees, ceiling_wei, self._tip_wei)
 
     async def replace(self, attempt: Attempt, plan: Plan, fee: Fee, head: Head) -> None:
         """Send a dearer transaction at the attempt's nonce; raises SigningError."""
@@ -250,7 +249,7 @@ class Lane:
 
         Raises SigningError.
         """
-        ceiling_wei = min(cost_wei_max, self._rules.cost_wei_max) // TRANSFER_GAS
+        ceiling_wei = min(cost_wei_max, self.rules.cost_wei_max) // TRANSFER_GAS
         fee = self._dearer(attempt, head, ceiling_wei)
         if fee is None or self.wallet.signer is None:
             return False
@@ -273,7 +272,7 @@ class Lane:
         """Return the attempts whose newest transaction has waited too long, by nonce."""
         if self.wallet.signer is None:
             return []
-        after = self._rules.replace_after_blocks
+        after = self.rules.replace_after_blocks
         late = [
             attempt
             for attempt in self._open.values()
@@ -317,9 +316,9 @@ class Lane:
         await self._journal.follow(attempts, receipts, self._clock.wall_ms())
         return [done for done in mined if done is not None]
 
-    async def close(self, settled: Settled) -> None:
-        """Write the end of an attempt and forget it."""
-        attempt = settled.attempt
+    async def close(self, settled: Sequence[Settled]) -> None:
+        """Write the end of an attempt, for each of its accounts, and forget it."""
+        attempt = settled[0].attempt
         await self._journal.settle(settled, self._clock.wall_ms())
         self._open.pop((attempt.plan.venue, attempt.plan.account), None)
         self._inclusion.forget(attempt)
@@ -339,7 +338,7 @@ class Lane:
             raise ValueError(msg)
         if self._signer_trouble:  # once a head is often enough to wait for it in vain
             raise SigningError(self._signer_trouble)
-        unsigned = Unsigned(call, attempt.nonce, gas, fee, self._rules.chain_id)
+        unsigned = Unsigned(call, attempt.nonce, gas, fee, self.rules.chain_id)
         began_ns = self._clock.monotonic_ns()
         try:
             tx_hash, raw = await self.wallet.signer.sign(unsigned)

@@ -11,6 +11,7 @@ from keeper.config.keyref import (
     read_private,
 )
 from keeper.config.kinds import find_module, kinds
+from keeper.config.live import ConfigFile, with_live
 from keeper.config.load import load, load_chains
 from keeper.config.relays import RelaySettings
 from keeper.config.schema import json_schema
@@ -28,6 +29,7 @@ from keeper.config.settings import (
 
 __all__ = [
     "ChainSettings",
+    "ConfigFile",
     "ConfigPath",
     "Endpoint",
     "FeedSettings",
@@ -52,4 +54,5 @@ __all__ = [
     "load",
     "load_chains",
     "read_private",
+    "with_live",
 ]

@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from keeper.config.table import MS_MAX, Table, whole
+from keeper.config.table import MS_MAX, Live, Table, whole
 from keeper.facts import FeedId, PriceRule
 from keeper.units import PPM
 
@@ -22,13 +22,13 @@ class FeedSettings(Table):
         description="Names of its sources; the first is the primary one. "
         "A derived feed has none, but a denominator.",
     )
-    rule: PriceRule = Field(
+    rule: Live[PriceRule] = Field(
         default=PriceRule.PRIMARY,
         description="primary: the price of the first listed source that has one; "
         "median: of all that have one.",
     )
-    quorum: int = whole(1, 1, 16, "Sources that must have a price and agree.")
-    deviation_ppm_max: int | None = Field(
+    quorum: Live[int] = whole(1, 1, 16, "Sources that must have a price and agree.")
+    deviation_ppm_max: Live[int | None] = Field(
         default=None,
         ge=1,
         le=PPM,
@@ -47,27 +47,27 @@ class FeedSettings(Table):
     denominator: FeedId | None = Field(
         default=None, description="Feed of a derived price: numerator / denominator."
     )
-    market_hours: tuple[str, ...] = Field(
+    market_hours: Live[tuple[str, ...]] = Field(
         default=(),
         max_length=16,
         description="When it has a price, as Mon-Fri 09:30-16:00; empty: always.",
     )
-    market_timezone: str = Field(
+    market_timezone: Live[str] = Field(
         default="UTC", min_length=1, max_length=64, description="Time zone of market_hours."
     )
-    age_ms_max: int = whole(
+    age_ms_max: Live[int] = whole(
         5_000, 1, AGE_MS_MAX, "Milliseconds after which a price is stale and holds what needs it."
     )
-    future_ms_max: int = whole(
+    future_ms_max: Live[int] = whole(
         2_000, 0, MS_MAX, "Milliseconds a price may be ahead of this machine's clock."
     )
-    conf_ppm_max: int = whole(
+    conf_ppm_max: Live[int] = whole(
         20_000,
         1,
         PPM,
         "Confidence interval, in parts per million of the price, beyond which a price is refused.",
     )
-    change_ppm_max: int = whole(
+    change_ppm_max: Live[int] = whole(
         500_000,
         1,
         1_000 * PPM,

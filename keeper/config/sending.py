@@ -3,7 +3,7 @@
 from pydantic import Field
 
 from keeper.config.keyref import ConfigPath, HttpEndpoint, SecretRef
-from keeper.config.table import NAME, WEI_MAX, Table, whole
+from keeper.config.table import NAME, WEI_MAX, Live, Table, whole
 from keeper.decide.economics import FeeStrategy, Rollup
 from keeper.units import GWEI, PPM
 
@@ -39,7 +39,7 @@ class WalletSettings(Table):
     signer_timeout_ms: int = whole(
         2_000, 10, 60_000, "Milliseconds until the remote signer counts as failed."
     )
-    balance_wei_min: int = whole(
+    balance_wei_min: Live[int] = whole(
         0, 0, WEI_MAX, "Wei that stay in the wallet: below, it starts no attempt."
     )
 
@@ -47,43 +47,43 @@ class WalletSettings(Table):
 class FeesSettings(Table):
     """What is paid for inclusion, and gas limits."""
 
-    strategy: FeeStrategy = Field(
+    strategy: Live[FeeStrategy] = Field(
         default=FeeStrategy.FIXED,
         description="How the priority fee of a first try is found: fixed (priority_fee_wei), "
         "percentile (of what others pay), profit_share (of what it is expected to leave).",
     )
-    priority_fee_wei: int = whole(
+    priority_fee_wei: Live[int] = whole(
         1_000_000, 0, WEI_MAX, "Wei a gas for the block builder, at least."
     )
-    rollup: Rollup = Field(
+    rollup: Live[Rollup] = Field(
         default=Rollup.NONE,
         description="What the chain charges for layer 1: none, op_stack (data and operator fee) or "
         "arbitrum (more gas); the chain's own contracts are asked.",
     )
-    percentile: int = whole(
+    percentile: Live[int] = whole(
         50, 1, 99, "Percentile of the priority fees of the latest blocks, for that strategy."
     )
-    profit_share_ppm: int = whole(
+    profit_share_ppm: Live[int] = whole(
         100_000, 0, PPM, "Parts per million of the expected profit, for that strategy."
     )
-    base_fee_headroom_ppm: int = whole(
+    base_fee_headroom_ppm: Live[int] = whole(
         2 * PPM,
         PPM,
         20 * PPM,
         "Fee cap as parts per million of the base fee, before the priority fee is added.",
     )
-    max_fee_per_gas_wei_max: int = whole(
+    max_fee_per_gas_wei_max: Live[int] = whole(
         200 * GWEI, 1, WEI_MAX, "Wei a gas that no transaction, first or replacement, goes beyond."
     )
-    replace_after_blocks: int = whole(
+    replace_after_blocks: Live[int] = whole(
         3, 1, 1_000, "Blocks a transaction waits for inclusion before it is replaced."
     )
-    replacement_bump_ppm: int = whole(
+    replacement_bump_ppm: Live[int] = whole(
         125_000,
         125_000,
         9 * PPM,
         "Parts per million a replacement adds to both fees; nodes refuse less than 125000.",
     )
-    gas_limit_factor_ppm: int = whole(
+    gas_limit_factor_ppm: Live[int] = whole(
         1_500_000, PPM, 10 * PPM, "Gas limit as parts per million of the gas the simulation used."
     )

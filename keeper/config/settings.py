@@ -21,9 +21,10 @@ from keeper.config.sending import FeesSettings, WalletSettings
 from keeper.config.show import plain, references
 from keeper.config.spending import Spending
 from keeper.config.table import MS_MAX as _MS_MAX
-from keeper.config.table import NAME, Table
+from keeper.config.table import NAME, Live, Table
 from keeper.config.table import WEI_MAX as _WEI_MAX
 from keeper.config.table import whole as _whole
+from keeper.config.treasury import TreasurySettings
 from keeper.decide.economics import FeeStrategy
 from keeper.decide.rank import Objective
 from keeper.errors import ConfigError
@@ -46,12 +47,17 @@ class KeeperSettings(Table):
     journal_days_max: int = _whole(
         400, 2, 36_500, "Days the journal keeps a settled attempt; its money is summed up for good."
     )
+    watch_config: bool = Field(
+        default=False,
+        strict=True,
+        description="Take over changes of this file, a second after the last, as on SIGHUP.",
+    )
 
 
 class LogSettings(Table):
     """How the keeper logs, to standard error."""
 
-    level: Literal["debug", "info", "warning", "error"] = Field(
+    level: Live[Literal["debug", "info", "warning", "error"]] = Field(
         default="info", description="Least severity that is written."
     )
     format: Literal["auto", "console", "json"] = Field(
@@ -104,7 +110,12 @@ class ChainSettings(Table):
     ws: tuple[WsEndpoint, ...] = Field(
         default=(),
         max_length=16,
-        description="WebSocket endpoints for new heads; without one heads are polled.",
+        description="WebSocket endpoints for new heads and logs; without one heads are polled.",
+    )
+    pending_logs: bool = Field(
+        default=False,
+        description="Also listen for logs of blocks not yet made (pendingLogs, on Base): accounts "
+        "they name are read again with that block, whatever its logs say.",
     )
     native_feed: FeedId = Field(
         description="Feed that prices the chain's native token in USD; gas is weighed with it."
@@ -114,16 +125,16 @@ class ChainSettings(Table):
         5_000, 50, 120_000, "Milliseconds until a request counts as failed."
     )
     rpc_attempts_max: int = _whole(3, 1, 20, "Attempts a request, over all endpoints.")
-    probe_ms: int = _whole(
+    probe_ms: Live[int] = _whole(
         1_000, 100, _MS_MAX, "Milliseconds between two probes of every endpoint's chain and head."
     )
-    head_lag_blocks_max: int = _whole(
+    head_lag_blocks_max: Live[int] = _whole(
         3,
         0,
         10_000,
         "Blocks behind the others after which an endpoint is asked only for want of one.",
     )
-    latency_ms_max: int = _whole(
+    latency_ms_max: Live[int] = _whole(
         1_000,
         1,
         120_000,
@@ -140,7 +151,7 @@ class ChainSettings(Table):
     )
     log_queries_at_once_max: int = _whole(4, 1, 64, "Log queries running at the same time.")
     log_queries_per_s_max: int = _whole(20, 1, 1_000, "Log queries a second, while a gap is read.")
-    head_age_ms_max: int = _whole(
+    head_age_ms_max: Live[int] = _whole(
         30_000, 500, _MS_MAX, "Milliseconds after which a head is too old to act on."
     )
     sequencer_feed: str | None = Field(
@@ -160,44 +171,46 @@ class ChainSettings(Table):
 class GateSettings(Spending):
     """What may be spent and at what pace."""
 
-    transaction_cost_wei_max: int = _whole(
+    transaction_cost_wei_max: Live[int] = _whole(
         20_000_000_000_000_000,
         0,
         _WEI_MAX,
         "Wei one attempt may cost in all: gas limit x fee cap + oracle fee.",
     )
-    profit_wei_min: int = _whole(
+    profit_wei_min: Live[int] = _whole(
         0, 0, _WEI_MAX, "Wei of expected value below which an attempt is held."
     )
-    paused: bool = Field(
+    paused: Live[bool] = Field(
         default=False, strict=True, description="Decide and simulate, but start nothing."
     )
-    pause_file: ConfigPath | None = Field(
+    pause_file: Live[ConfigPath | None] = Field(
         default=None,
         description="File that pauses the keeper while it is there, relative to this file.",
     )
-    reverts_in_a_row_max: int = _whole(5, 1, 1_000, "Reverts in a row after which a venue rests.")
-    breaker_ms: int = _whole(
+    reverts_in_a_row_max: Live[int] = _whole(
+        5, 1, 1_000, "Reverts in a row after which a venue rests."
+    )
+    breaker_ms: Live[int] = _whole(
         60_000, 1, 24 * _MS_MAX, "Milliseconds it rests, until one transaction tries it again."
     )
-    backup_delay_blocks: int = _whole(
+    backup_delay_blocks: Live[int] = _whole(
         0, 0, 100_000, "Blocks an account is left to others first; for back-up keepers."
     )
-    candidate_ms_max: int = _whole(
+    candidate_ms_max: Live[int] = _whole(
         10_000, 1, _MS_MAX, "Milliseconds from a decision to sending, after which it is made anew."
     )
-    open_attempts_max: int = _whole(64, 1, 1_024, "Attempts open at the same time.")
-    simulations_at_once_max: int = _whole(8, 1, 256, "Simulations running at the same time.")
-    candidates_per_step_max: int = _whole(
+    open_attempts_max: Live[int] = _whole(64, 1, 1_024, "Attempts open at the same time.")
+    simulations_at_once_max: Live[int] = _whole(8, 1, 256, "Simulations running at the same time.")
+    candidates_per_step_max: Live[int] = _whole(
         256, 1, 100_000, "Accounts assessed exactly in one step; the worst come first."
     )
-    backoff_ms_min: int = _whole(
+    backoff_ms_min: Live[int] = _whole(
         1_000, 1, _MS_MAX, "Milliseconds an account rests after its first failed attempt."
     )
-    backoff_ms_max: int = _whole(
+    backoff_ms_max: Live[int] = _whole(
         60_000, 1, _MS_MAX, "Milliseconds an account rests at most; the rest doubles up to here."
     )
-    hold_ms: int = _whole(
+    hold_ms: Live[int] = _whole(
         2_000, 1, _MS_MAX, "Milliseconds until a candidate that did not pay is looked at again."
     )
 
@@ -226,27 +239,32 @@ class VenueCommon(Table):
         pattern=NAME,
         description="Name of the venue in logs and metrics: 1 to 64 letters, digits and . _ -",
     )
-    objective: Objective = Field(
+    objective: Live[Objective] = Field(
         default=Objective.PROFIT,
         description="profit: rank by expected value; solvency: rank by bad debt at risk.",
     )
-    solvency_budget_wei: int = _whole(
+    solvency_budget_wei: Live[int] = _whole(
         0, 0, _WEI_MAX, "Wei of expected value one transaction may lose for solvency."
     )
     start_block: int = _whole(
         0, 0, _BLOCK_MAX, "Block in which the venue was deployed; logs are read from here."
     )
-    probe_ms: int = _whole(60_000, 1_000, _MS_MAX, "Milliseconds until the venue is probed again.")
+    probe_ms: Live[int] = _whole(
+        60_000, 1_000, _MS_MAX, "Milliseconds until the venue is probed again."
+    )
     reward_feed: FeedId | None = Field(
         default=None, description="Feed that prices the reward token; without it rewards are USD."
     )
-    fee_strategy: FeeStrategy | None = Field(
+    fee_strategy: Live[FeeStrategy | None] = Field(
         default=None, description="As fees.strategy, for this venue; without it that one holds."
     )
     wallets: tuple[str, ...] = Field(
         default=(),
         max_length=64,
         description="Names of the wallets that may act here; none named: all of them.",
+    )
+    batch_accounts_max: int = _whole(
+        1, 1, 32, "Accounts liquidated in one transaction, where the kind has a call for several."
     )
 
 
@@ -276,6 +294,7 @@ class Settings(Table):
         max_length=16,
         description="Where transactions go instead of chain.send; one table a relay.",
     )
+    treasury: TreasurySettings = Field(default_factory=TreasurySettings)
     fees: FeesSettings = Field(default_factory=FeesSettings)
     gate: GateSettings = Field(default_factory=GateSettings)
     reconcile: ReconcileSettings = Field(default_factory=ReconcileSettings)

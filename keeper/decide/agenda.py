@@ -38,6 +38,7 @@ class HoldReason(StrEnum):
     LANE_PARKED = "lane_parked"
     NOT_SIGNED = "not_signed"  # the wallet's signer did not answer, or refused
     SEND_FAILED = "send_failed"
+    HALVED = "halved"  # what it was in with others failed; tried again with fewer of them
     JOURNAL = "journal"  # it cannot be written, so nothing may be sent
     DRY_RUN = "dry_run"
     VENUE_CLOSED = "venue_closed"
@@ -49,6 +50,20 @@ class HoldReason(StrEnum):
     SUSPECT = "suspect"  # its venue drifts: the fresh reading was another one than the book's
 
 
+RULED = (  # what other limits in the config may end at once
+    HoldReason.STALE_PRICE,
+    HoldReason.STALE_HEAD,
+    HoldReason.NO_NATIVE_PRICE,
+    HoldReason.UNPROFITABLE,
+    HoldReason.COST_CAP,
+    HoldReason.BUDGET,
+    HoldReason.FEE_UNKNOWN,
+    HoldReason.OPEN_ATTEMPTS,
+    HoldReason.LANE_PARKED,
+    HoldReason.PAUSED,
+    HoldReason.BREAKER_OPEN,
+    HoldReason.BACKUP_DELAY,
+)
 BACKOFFS = frozenset({HoldReason.BACKOFF, HoldReason.SEND_FAILED})  # no new fact ends these
 
 
@@ -56,12 +71,13 @@ BACKOFFS = frozenset({HoldReason.BACKOFF, HoldReason.SEND_FAILED})  # no new fac
 class Hold:
     """A reason and what ends it: a wall-clock time (ms) and/or a block number.
 
-    ``detail``: what exactly, in words, for people.
+    ``base_fee_wei``: a base fee so low ends it too. ``detail``: what exactly, in words, for people.
     """
 
     reason: HoldReason
     until_ms: int | None = None
     until_block: int | None = None
+    base_fee_wei: int | None = None
     detail: str = ""
 
 
@@ -96,6 +112,13 @@ class Agenda(Generic[AccountT]):
         self._by_time: list[tuple[int, int, AccountT]] = []
         self._by_block: list[tuple[int, int, AccountT]] = []
         self._ticket = 0  # ties in the heaps: accounts need not be comparable
+
+    def adopt(self, backoff_ms_min: int, backoff_ms_max: int) -> None:
+        """Back off by other limits from now on, and look again at all that limits may hold."""
+        self._backoff_ms_min = backoff_ms_min
+        self._backoff_ms_max = backoff_ms_max
+        for reason in RULED:
+            self.release(reason)
 
     def __len__(self) -> int:
         """Return how many accounts are on the agenda."""
@@ -143,6 +166,15 @@ class Agenda(Generic[AccountT]):
             if entry.hold is not None and entry.hold.reason is reason:
                 entry.hold = None
                 self._due[account] = None
+
+    def cheaper(self, base_fee_wei: int) -> None:
+        """Look again at every account that was too dear and is not at this base fee."""
+        for account, entry in self._entries.items():
+            hold = entry.hold
+            if hold is None or hold.base_fee_wei is None or hold.base_fee_wei < base_fee_wei:
+                continue
+            entry.hold = None
+            self._due[account] = None
 
     def hold(self, account: AccountT, hold: Hold) -> None:
         """Stop looking at an account until a time or a block; it is no longer busy."""

@@ -99,9 +99,14 @@ class Budget:
     """All budgets, and what was settled within the longest span."""
 
     def __init__(self, limits: Sequence[Limit]) -> None:
-        """Start with nothing spent."""
+        """Start with nothing spent. ``limits`` may be exchanged: what was spent counts on."""
         self.limits = tuple(limits)
-        self._windows = {limit: _Window(limit) for limit in limits}
+        self._windows = {
+            (sort, span, unit): _Window(sort, SPANS_MS[span], unit)
+            for sort in Sort
+            for span in Span
+            for unit in Unit
+        }
 
     def spend(self, spent: Spent) -> None:
         """Count a settled attempt; they come in the order of their settling."""
@@ -117,7 +122,8 @@ class Budget:
         """
         found: list[Over] = []
         held = _total(reserved)
-        for limit, window in self._windows.items():
+        for limit in self.limits:
+            window = self._windows[limit.sort, limit.span, limit.unit]
             need = _in_unit(limit, wanted, native_usd_wad)
             settled = window.sum(now_ms, native_usd_wad)
             left = limit.most - settled - _in_unit(limit, held, native_usd_wad)
@@ -132,7 +138,8 @@ class Budget:
         """Return what each budget has left; None for USD while the native price is unknown."""
         held = _total(reserved)
         found: dict[Limit, int | None] = {}
-        for limit, window in self._windows.items():
+        for limit in self.limits:
+            window = self._windows[limit.sort, limit.span, limit.unit]
             if limit.unit is Unit.USD and native_usd_wad is None:
                 found[limit] = None
                 continue
@@ -142,20 +149,21 @@ class Budget:
 
 
 class _Window:
-    """What was settled within one limit's span, with its sum kept."""
+    """What was settled within one span, with its sum kept."""
 
-    def __init__(self, limit: Limit) -> None:
-        self._limit = limit
-        self._span_ms = SPANS_MS[limit.span]
+    def __init__(self, sort: Sort, span_ms: int, unit: Unit) -> None:
+        self._sort = sort
+        self._span_ms = span_ms
+        self._unit = unit
         self._spent: deque[Spent] = deque()
         self._sum = 0
         self._unpriced_wei = 0  # in USD budgets: of attempts settled without a native price
 
     def _wei(self, spent: Spent) -> int:
-        return spent.amounts.gas_wei if self._limit.sort is Sort.GAS else spent.amounts.loss_wei
+        return spent.amounts.gas_wei if self._sort is Sort.GAS else spent.amounts.loss_wei
 
     def _count(self, spent: Spent, sign: int) -> None:
-        if self._limit.unit is Unit.WEI:
+        if self._unit is Unit.WEI:
             self._sum += sign * self._wei(spent)
         elif spent.native_usd_wad is None:
             self._unpriced_wei += sign * self._wei(spent)
@@ -163,14 +171,18 @@ class _Window:
             self._sum += sign * _usd_wad(self._wei(spent), spent.native_usd_wad)
 
     def add(self, spent: Spent) -> None:
+        self._forget(spent.at_ms)
         if self._wei(spent) > 0:
             self._spent.append(spent)
             self._count(spent, 1)
 
     def sum(self, now_ms: int, native_usd_wad: int) -> int:
+        self._forget(now_ms)
+        return self._sum + _usd_wad(self._unpriced_wei, native_usd_wad)
+
+    def _forget(self, now_ms: int) -> None:
         while self._spent and self._spent[0].at_ms + self._span_ms < now_ms:
             self._count(self._spent.popleft(), -1)
-        return self._sum + _usd_wad(self._unpriced_wei, native_usd_wad)
 
     def fits_at_ms(self, excess: int, native_usd_wad: int) -> int | None:
         """Return when so much of what was settled has left the span; None: it never is so much."""
@@ -179,7 +191,7 @@ class _Window:
         for spent in self._spent:
             wei = self._wei(spent)
             price = native_usd_wad if spent.native_usd_wad is None else spent.native_usd_wad
-            excess -= wei if self._limit.unit is Unit.WEI else _usd_wad(wei, price)
+            excess -= wei if self._unit is Unit.WEI else _usd_wad(wei, price)
             if excess <= 0:
                 return spent.at_ms + self._span_ms + 1
         return None

@@ -10,7 +10,7 @@ hopeless is tried again.
 
 from collections import deque
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from keeper.units import PPM
 
@@ -54,13 +54,18 @@ class Odds:
     revert_gas: int
     why: str
 
+    def together(self, count: int) -> "Odds":
+        """Return the odds of so many races that all have to be won for one to count."""
+        p_win_ppm = self.p_win_ppm**count // PPM ** (count - 1)
+        return replace(self, p_win_ppm=p_win_ppm)
+
 
 class Record:
     """The results by venue, oldest first."""
 
     def __init__(self, prior: Prior) -> None:
-        """Start knowing what is configured."""
-        self._prior = prior
+        """Start knowing what is configured; ``prior`` may be exchanged."""
+        self.prior = prior
         self._results: dict[Hashable, deque[Result]] = {}
 
     def note(self, venue: Hashable, result: Result) -> None:
@@ -72,7 +77,7 @@ class Record:
         results = self._results.get(venue, deque())
         while results and results[0].at_ms + AGE_MS_MAX < now_ms:
             results.popleft()
-        prior, tried = self._prior, len(results)
+        prior, tried = self.prior, len(results)
         won = sum(result.won for result in results)
         learned = (P_WIN_WEIGHT * prior.p_win_ppm + won * PPM) // (P_WIN_WEIGHT + tried)
         low, high = prior.p_win_bounds_ppm

@@ -17,6 +17,7 @@ MAX_ASSETS: constant(uint256) = 4
 MAX_TIERS: constant(uint256) = 4
 MAX_UPDATES: constant(uint256) = 8
 MAX_IDS: constant(uint256) = 256  # accounts per read
+MAX_BATCH: constant(uint256) = 32  # accounts per liquidation: about 3 million gas
 MAX_SEEDS: constant(uint256) = 25  # accounts per seed: about 6 million gas
 
 WAD: constant(uint256) = 10**18
@@ -685,6 +686,23 @@ def liquidate_with_prices(
     self._check_fee(msg.value, len(updates))
     self._apply(updates)
     return self._liquidate(account, msg.sender)
+
+
+@external
+@payable
+def liquidate_many(
+    ids: DynArray[uint256, MAX_BATCH], updates: DynArray[PriceUpdate, MAX_UPDATES]
+) -> DynArray[uint256, MAX_BATCH]:
+    """
+    @notice As liquidate_with_prices for several accounts, all of them or none.
+    @return The reward of each.
+    """
+    self._check_fee(msg.value, len(updates))
+    self._apply(updates)
+    rewards: DynArray[uint256, MAX_BATCH] = []
+    for account: uint256 in ids:
+        rewards.append(self._liquidate(account, msg.sender))
+    return rewards
 
 
 @external

@@ -3,81 +3,19 @@
 Plain data, so that the README, dashboards and alerts can be checked against it.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Literal
-
 from keeper.decide.agenda import HoldReason
 from keeper.decide.budget import Sort, Span
 from keeper.errors import EndpointState, RpcFault
 from keeper.facts import Outcome, Rejection, TxKind
 from keeper.jobs import Gain
+from keeper.observe._metric import TICK_BUCKETS_S, Given, Metric
+from keeper.observe._metric import counter as _counter
+from keeper.observe._metric import gauge as _gauge
+from keeper.observe._metric import histogram as _histogram
+from keeper.observe._metric import one_of as _set
+from keeper.observe.catalogue_risk import RISK
 
-# from half a millisecond (a decision) to a minute (five blocks of the slowest chain)
-BUCKETS_S = (
-    *(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
-    *(1.0, 2.5, 5.0, 10.0, 30.0, 60.0),
-)
-
-# from a microsecond (a tick at which nobody is near) to a gap with a million accounts
-TICK_BUCKETS_S = (
-    *(1e-6, 2e-6, 5e-6, 1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4),
-    *(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5),
-)
-
-Kind = Literal["counter", "gauge", "histogram"]
-
-
-@dataclass(frozen=True, slots=True)
-class Given:
-    """Label values known when the keeper starts, most of them from the configuration.
-
-    They are handed to ``Metrics.know(what, …)``.
-    """
-
-    what: str
-
-
-Values = Given | frozenset[str]
-"""Where a label's values come from: given at the start, or a set fixed here."""
-
-
-@dataclass(frozen=True, slots=True)
-class Metric:
-    """One row of the table. ``unit``: the base unit at the end of the name, or "".
-
-    ``zeroed``: every series starts at 0. A counter that appears with its first event shows no
-    increase to a query, so those that alerts watch are zeroed.
-    """
-
-    name: str
-    kind: Kind
-    help: str
-    labels: Mapping[str, Values] = field(default_factory=dict)
-    unit: str = ""
-    zeroed: bool = False
-    buckets_s: tuple[float, ...] = BUCKETS_S
-
-
-def _counter(
-    name: str, text: str, *, unit: str = "", zeroed: bool = True, **labels: Values
-) -> Metric:
-    return Metric(f"keeper_{name}", "counter", text, labels, unit, zeroed)
-
-
-def _gauge(name: str, text: str, *, unit: str = "", **labels: Values) -> Metric:
-    return Metric(f"keeper_{name}", "gauge", text, labels, unit)
-
-
-def _histogram(
-    name: str, text: str, *, buckets_s: tuple[float, ...] = BUCKETS_S, **labels: Values
-) -> Metric:
-    return Metric(f"keeper_{name}", "histogram", text, labels, "seconds", buckets_s=buckets_s)
-
-
-def _set(*values: Iterable[str]) -> frozenset[str]:
-    return frozenset(str(value) for group in values for value in group)
-
+__all__ = ["TABLE", "Given", "Metric", "as_markdown"]
 
 FEED = Given("feed")
 SOURCE = Given("source")
@@ -173,6 +111,16 @@ _ACCOUNTS = (
         "tick_seconds",
         "Time the book took to follow a price: who is under-margined now.",
         buckets_s=TICK_BUCKETS_S,
+        venue=VENUE,
+    ),
+    _counter(
+        "evaluations_total",
+        "Accounts that stood on a price, each time a new one of it was followed.",
+        venue=VENUE,
+    ),
+    _counter(
+        "fence_rebuilds_total",
+        "Times that a price or index left its fence, so that all accounts on it were looked at.",
         venue=VENUE,
     ),
     _gauge(
@@ -302,6 +250,16 @@ _ATTEMPTS = (
 _CHAIN = (
     _gauge("head_block", "Number of the newest block."),
     _gauge("head_age_seconds", "Seconds since the newest block was learned of.", unit="seconds"),
+    _histogram(
+        "head_delay_seconds",
+        "Time from a block's time stamp until it was learned of: announced or polled for.",
+        how=_set(["announced", "polled"]),
+    ),
+    _counter(
+        "hinted_accounts_total",
+        "Accounts read again for an announced log alone, which no logs that were read have named.",
+        venue=VENUE,
+    ),
     _gauge("wallet_balance_wei", "Balance of the wallet in wei.", unit="wei", wallet=WALLET),
     _gauge("wallet_parked", "1 while the wallet starts no attempt, else 0.", wallet=WALLET),
     _gauge(
@@ -375,10 +333,29 @@ _PROCESS = (
         kind=_set(["account", "venue"]),
     ),
     _counter("reconnects_total", "Connections lost and built again.", stream=STREAM),
+    _counter(
+        "config_reloads_total",
+        "Times the config file was read again, by what came of it.",
+        result=_set(["applied", "restart_needed", "unchanged", "invalid"]),
+    ),
+    _gauge(
+        "config_hash", "First 48 bits of the SHA-256 of the configuration in effect, as a number."
+    ),
+    _gauge(
+        "config_restart_keys", "Keys of the config file that take effect with the next start only."
+    ),
     _gauge("build_info", "Always 1; the label says which version runs.", version=VERSION),
 )
 
-TABLE: tuple[Metric, ...] = (*_PRICES, *_ACCOUNTS, *_RECONCILE, *_ATTEMPTS, *_CHAIN, *_PROCESS)
+TABLE: tuple[Metric, ...] = (
+    *_PRICES,
+    *_ACCOUNTS,
+    *RISK,
+    *_RECONCILE,
+    *_ATTEMPTS,
+    *_CHAIN,
+    *_PROCESS,
+)
 
 
 def as_markdown() -> str:

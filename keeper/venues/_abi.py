@@ -300,6 +300,12 @@ def words(data: bytes) -> list[bytes]:
     return [data[start : start + WORD_BYTES] for start in range(0, len(data), WORD_BYTES)]
 
 
+def received(logs: Iterable[Log], wallet: str) -> int:
+    """Return how much of tokens a wallet is sent according to these logs, of all of them."""
+    transfers = (TRANSFER.fields(log) for log in logs)
+    return sum(one["amount"] for one in transfers if one and one["receiver"] == wallet.lower())
+
+
 def reverted(data: bytes, reasons: Mapping[str, str], otherwise: str = "") -> Refused:
     """Return what revert data means for a simulation; ``reasons`` as in ``dry_run``."""
     reason = revert_reason(data) or _named(data, reasons)
@@ -350,3 +356,7 @@ def _declared(declaration: str) -> tuple[str, list[tuple[str, bool, str]]]:
         msg = f"expected Name(type [indexed] name, …), got {declaration!r}"
         raise ValueError(msg)
     return whole[1], fields
+
+
+# ERC-20
+TRANSFER = Event("Transfer(address indexed sender, address indexed receiver, uint256 amount)")

@@ -6,14 +6,15 @@ Accounts are read as ``keeper.margin.model`` knows them, markets and assets name
 Factors have the contract's names: prices the feed's, funding indices ``F:`` and the market's.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from keeper.capabilities import Capabilities, PriceKind, RewardKind
+from keeper.batching import SimulatedBatch
+from keeper.capabilities import BatchKind, Capabilities, PriceKind, RewardKind
 from keeper.errors import ProtocolError, RpcError
 from keeper.facts import (
     AccountId,
@@ -62,6 +63,7 @@ READ_ACCOUNTS = Function(
 )
 LIQUIDATE = Function("liquidate(uint256)", "uint256")
 LIQUIDATE_WITH_PRICES = Function(f"liquidate_with_prices(uint256,{UPDATE}[])", "uint256")
+LIQUIDATE_MANY = Function(f"liquidate_many(uint256[],{UPDATE}[])", "uint256[]")
 EVENTS = Events(
     "AccountOpened(uint256 indexed account, address indexed owner)",
     "CashChanged(uint256 indexed account, int256 cash)",
@@ -95,7 +97,7 @@ class Settings(BaseModel):
 class DemoMarket:
     """One demo market. Implements ``ports.Venue``."""
 
-    capabilities = Capabilities(reward=RewardKind.CASH, price=PriceKind.PULL)
+    capabilities = Capabilities(reward=RewardKind.CASH, price=PriceKind.PULL, batch=BatchKind.CALL)
 
     def __init__(self, settings: Settings, rpc: Rpc) -> None:
         """Remember where it is; nothing is read yet."""
@@ -308,6 +310,29 @@ class DemoMarket:
             return Refused("no_progress", "nothing would be closed and nothing paid")
         return Simulated(done.call, done.gas, done.returned, fee_wei, head)
 
+    async def simulate_batch(
+        self, assessments: Sequence[Assessment], wallet: str, head: Head
+    ) -> SimulatedBatch | Refused:
+        """Run the call for several accounts, with the newest of the updates they carry.
+
+        One that cannot be liquidated at these prices fails them all.
+        """
+        updates = list(_newest(one for each in assessments for one in each.updates))
+        ids = [int(each.account) for each in assessments]
+        try:
+            market = self._market or await self.read_market(head)
+        except (RpcError, ProtocolError) as error:
+            return refusal(error, REASONS)
+        fee_wei = market.update_fee_wei * len(updates)
+        arguments = (ids, [_update(one) for one in updates])
+        done = await self._contract.dry_run(LIQUIDATE_MANY, arguments, wallet, REASONS, fee_wei)
+        if isinstance(done, Refused):
+            return done
+        rewards = dict(zip((each.account for each in assessments), done.returned, strict=True))
+        total, count = sum(done.returned), len(ids)
+        whole = Simulated(done.call, done.gas, total, fee_wei, head, all_or_none=count)
+        return SimulatedBatch(whole, rewards)
+
 
 def _account(head: Head, view: Any) -> DemoAccountState:  # noqa: ANN401 - a decoded struct
     """Make the state of one entry of ``account_views``, without what is zero."""
@@ -321,6 +346,15 @@ def _update(price: Price | None) -> list[int]:
     """Return the six words of the signed price; empty when there is none."""
     payload = (price.payload if price else None) or b""
     return integers(payload) if len(payload) == UPDATE_BYTES else []
+
+
+def _newest(prices: Iterable[Price]) -> Iterable[Price]:
+    """Return the newest price of each feed."""
+    newest: dict[FeedId, Price] = {}
+    for price in prices:
+        if price.feed not in newest or newest[price.feed].published_ms < price.published_ms:
+            newest[price.feed] = price
+    return newest.values()
 
 
 def _after(stored: StoredPrice, number: int, price: Price | None, at_s: int) -> StoredPrice:

@@ -23,7 +23,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from keeper.capabilities import Capabilities, PriceKind, RewardKind
+from keeper.batching import SimulatedBatch
+from keeper.capabilities import BatchKind, Capabilities, PriceKind, RewardKind
 from keeper.errors import ProtocolError, RpcError
 from keeper.facts import (
     AccountId,
@@ -47,8 +48,15 @@ from keeper.margin.solvency import Exposure
 from keeper.ports import Rpc
 from keeper.units import WAD, wad_to_float
 from keeper.venues import _synthetix_v3_reads as reads
-from keeper.venues._abi import Contract, Function, refusal
+from keeper.venues._abi import Contract, refusal
 from keeper.venues._pyth import BUNDLE, UPDATE_FEE, Quote, bundled
+from keeper.venues._synthetix_v3_actions import (
+    GAS_DENOMINATOR,
+    GAS_NUMERATOR,
+    REASONS,
+    Forwarder,
+    step_of,
+)
 from keeper.venues._synthetix_v3_markets import (
     ADDRESS,
     FEATURE,
@@ -60,30 +68,6 @@ from keeper.venues._synthetix_v3_markets import (
 )
 from keeper.venues._synthetix_v3_math import INTEREST, Holding
 from keeper.venues._synthetix_v3_reads import EVENTS, QUIET, PerpsReader
-
-# A block may hold other liquidations of the same markets, each of which makes the next one dearer:
-# twice the gas of the simulation was needed. The keeper's own factor is 1.5; this is the rest.
-GAS_NUMERATOR, GAS_DENOMINATOR = 4, 3
-
-LIQUIDATE = Function("liquidate(uint128)", "uint256")
-LIQUIDATE_FLAGGED = Function("liquidateFlaggedAccounts(uint128[])", "uint256")
-LIQUIDATE_MARGIN_ONLY = Function("liquidateMarginOnly(uint128)", "uint256")
-# the errors that a liquidation may be refused with → facts.Refused.reason
-REASONS = {
-    "NotEligibleForLiquidation(uint128)": "not_liquidatable",
-    "NotEligibleForMarginLiquidation(uint128)": "not_liquidatable",
-    "AccountHasOpenPositions(uint128)": "not_liquidatable",
-    "AccountNotFound(uint128)": "not_liquidatable",
-    "OracleDataRequired(address,bytes)": "oracle",
-    "Errors(bytes[])": "oracle",  # one or more of the oracle manager's
-    "StalenessToleranceExceeded(bytes32,int256,uint256)": "oracle",
-    "InvalidUpdateData()": "oracle",  # Pyth's, as the following
-    "InvalidWormholeVaa()": "oracle",
-    "InsufficientFee()": "oracle",
-    "PriceFeedNotFound()": "oracle",
-    "FeatureUnavailable(bytes32)": "unknown",
-    "ERC2771ForwarderMismatchedValue(uint256,uint256)": "unknown",
-}
 
 
 class Settings(BaseModel):
@@ -104,6 +88,7 @@ class Settings(BaseModel):
     forwarder: str = Field(
         default=FORWARDER, description="ERC-2771 forwarder that the proxy trusts", pattern=ADDRESS
     )
+    batch_accounts_max: int = Field(default=1, description="As of every venue: the keeper's own")
 
 
 @dataclass(frozen=True)
@@ -121,12 +106,14 @@ class SynthetixV3:
         """Remember where it is; nothing is read yet."""
         self.id = VenueId(settings.id)
         kind = PriceKind.PULL if settings.pyth else PriceKind.PUSH
-        self.capabilities = Capabilities(reward=RewardKind.CASH, price=kind)
+        self.capabilities = Capabilities(RewardKind.CASH, kind, batch=BatchKind.MULTICALL)
         self._feeds = settings.feeds
         self._rpc = rpc
         self._perps = Contract(rpc, settings.address)
         self._pyth = Contract(rpc, settings.pyth) if settings.pyth else None
         self._forwarder = settings.forwarder.lower()
+        self._several = Forwarder(rpc, self._forwarder, self._perps.address, self._pyth)
+        self._forwards = settings.pyth is not None or settings.batch_accounts_max > 1
         self._reader = PerpsReader(rpc, self._perps.address, settings.pyth)
 
     # --- reading ------------------------------------------------------------------------------
@@ -319,7 +306,7 @@ class SynthetixV3:
             "markets": ", ".join(self._named(key) for key in markets) or "none",
             "liquidators": await self._perps.liquidators(EVENTS.named["AccountLiquidationAttempt"]),
         }
-        if self._pyth:
+        if self._forwards:
             code = await self._rpc.call("eth_getCode", [self._forwarder, "latest"])
             facts["forwarder"] = self._forwarder
             if code in {None, "", "0x", "0x0"}:
@@ -339,7 +326,7 @@ class SynthetixV3:
         One that would do nothing is held for a block: by then the windows have been read again, and
         the assessment knows when they open.
         """
-        function, argument = _step(assessment)
+        function, argument = step_of(assessment)
         call = Call(self._perps.address, function.data(argument))
         updates = list(dict.fromkeys(one.payload for one in assessment.updates if one.payload))
         fee_wei = 0
@@ -360,13 +347,11 @@ class SynthetixV3:
         gas = done.gas * GAS_NUMERATOR // GAS_DENOMINATOR
         return Simulated(done.call, gas, reward, fee_wei, head)
 
-
-def _step(assessment: Assessment) -> tuple[Function, object]:
-    """Return the call that fits: flagged accounts are ``alone``, without positions use nothing."""
-    account = int(assessment.account)
-    if assessment.alone:
-        return LIQUIDATE_FLAGGED, [account]
-    return (LIQUIDATE if assessment.uses else LIQUIDATE_MARGIN_ONLY), account
+    async def simulate_batch(
+        self, assessments: Sequence[Assessment], wallet: str, head: Head
+    ) -> SimulatedBatch | Refused:
+        """Run all liquidations through the forwarder, behind the updates; each may fail alone."""
+        return await self._several.simulate(assessments, wallet, head)
 
 
 def build(settings: Settings, rpc: Rpc, chain_id: int) -> SynthetixV3:  # noqa: ARG001 - the loader's

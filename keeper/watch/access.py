@@ -15,7 +15,7 @@ class Access:
         """Know nothing yet: what is unknown counts as closed."""
         self.probe: Probe | None = None
         self._venue = venue
-        self._probe_ms = probe_ms
+        self.probe_ms = probe_ms
         self._clock = clock
         self._due_ms = 0
 
@@ -32,7 +32,7 @@ class Access:
     def learn(self, probe: Probe) -> None:
         """Take what the venue answered now; log it when that opens or closes the venue."""
         before, self.probe = self.probe, probe
-        self._due_ms = self._clock.wall_ms() + self._probe_ms
+        self._due_ms = self._clock.wall_ms() + self.probe_ms
         if before is not None and before.open == probe.open:
             return
         if probe.open:

@@ -13,7 +13,7 @@ import structlog
 from keeper.decide.agenda import Agenda, Hold, HoldReason
 from keeper.decide.rank import Objective, priority
 from keeper.facts import AccountId, AccountState, Assessment, FeedId, Head, MarketState, Price
-from keeper.margin.book import MarginBook, Moved
+from keeper.margin import MarginBook, Moved
 from keeper.ports import AnyVenue, Board, Clock, Telemetry
 from keeper.quarantine import Guard, Quarantine
 from keeper.units import wad_to_float
@@ -37,6 +37,7 @@ class DeskRules:
     backoff_ms_max: int
     candidates_per_step_max: int
     probe_ms: int
+    batch_accounts_max: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +128,8 @@ class Desk:
             self._block_s += (step_s - self._block_s) / 8
         self._facts += 1
         self.market = market
+        if market.head.base_fee_wei is not None:
+            self.agenda.cheaper(market.head.base_fee_wei)
         self._learn_factors(market)
         if before is not None and market.epoch != before.epoch:
             self._outdated = dict.fromkeys(self.states)
@@ -172,6 +175,8 @@ class Desk:
         moved = self.lead.move(values)
         seconds = (self._clock.monotonic_ns() - started_ns) / 1e9
         self._telemetry.observe("keeper_tick_seconds", seconds, venue=self.venue.id)
+        touched = sum(map(self.lead.exposed, values))
+        self._telemetry.count("keeper_evaluations_total", touched, venue=self.venue.id)
         self._follow(moved, self.chain, tick_ns=price.received_ns)
 
     def price_returned(self) -> None:
@@ -265,8 +270,7 @@ class Desk:
         self._renew_rows()
         self.agenda.wake(now_ms, self.market.head.number)
         due = [account for account in self.agenda.due() if account in self.states]
-        if len(due) > 1:
-            due.sort(key=self._worst_excess)
+        due.sort(key=self._worst_excess)
         return due[: self.rules.candidates_per_step_max]
 
     def _worst_excess(self, account: AccountId) -> float:

@@ -4,6 +4,8 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Iterable
 
+from msgspec.structs import replace
+
 from keeper.coverage import Covered
 from keeper.facts import AccountId, ChainUpdate, Head, LiquidationSeen, Log
 from keeper.ports import AnyVenue
@@ -11,6 +13,7 @@ from keeper.ports import AnyVenue
 LOGS_MAX = (
     100_000  # posted and not folded: beyond it reading everything is cheaper than keeping them
 )
+HINTS_MAX = 10_000  # kept for their block; what is beyond it comes with the block's own logs
 COVERED_MAX = 10_000  # ranges kept for a ledger that cannot be written; older ones are read again
 
 
@@ -30,6 +33,8 @@ class Intake:
         self._addresses = frozenset(venue.addresses())
         self._updates: list[ChainUpdate] = []
         self._logs = 0
+        self._hints: list[Log] = []
+        self.hinted = 0  # accounts dirtied by a hint alone, in the last ``fold``
         self._touched_at: defaultdict[int, set[AccountId]] = defaultdict(set)
         self._changed = asyncio.Event()
         self.everything = True
@@ -49,6 +54,17 @@ class Intake:
             self.everything = self.gap = True
         self.advance(update.head)
 
+    def hint(self, log: Log) -> None:
+        """Take in a log that was only announced: its accounts are read again at its block.
+
+        Unless the block's own logs, which come by themselves, have named them by then.
+        """
+        if log.address not in self._addresses or len(self._hints) >= HINTS_MAX:
+            return
+        if not log.block_number and self.head is not None:
+            log = replace(log, block_number=self.head.number + 1)
+        self._hints.append(log)
+
     def fold(self) -> list[LiquidationSeen]:
         """Work the posted updates into the dirty accounts; return the liquidations they show."""
         updates, self._updates, self._logs = self._updates, [], 0
@@ -67,7 +83,21 @@ class Intake:
             oldest = update.head.number - self._depth
             for number in [n for n in self._touched_at if n < oldest]:
                 del self._touched_at[number]
+        self._fold_hints()
         return seen
+
+    def _fold_hints(self) -> None:
+        head = self.head.number if self.head else 0
+        hints, self._hints = self._hints, []
+        self.hinted = 0
+        for log in hints:
+            if head < log.block_number <= head + self._depth:
+                self._hints.append(log)
+                continue
+            known = self._touched_at.get(log.block_number, ())
+            new = self._venue.touched(log).accounts.difference(known, self._dirty)
+            self.hinted += len(new)
+            self.mark(new)
 
     def _orphan(self, first: int) -> None:
         """Dirty what blocks touched that a reorg has replaced, and take them out of the ledger."""

@@ -21,7 +21,7 @@ from keeper.watch.snapshot import WarmStart
 
 logger = structlog.get_logger(__name__)
 
-Fact = Price | MarketState | AccountState | Head
+Fact = Price | MarketState | AccountState | Head | Callable[[], None]
 Discover = Callable[[Desk, Head], AsyncIterator[list[AccountId]]]
 BEAT_S = 1.0  # how often an idle loop shows that it is alive
 RETRY_S = 0.2  # after a failed reading; the next head may be long in coming
@@ -62,6 +62,7 @@ class Reading:
             try:
                 for seen in intake.fold():
                     report(desk, seen, self.submitter, self.telemetry)
+                self.telemetry.count("keeper_hinted_accounts_total", intake.hinted, venue=venue)
                 if intake.gap:
                     await self.find(desk, intake, head)
                 await self.read(desk, intake, head)

@@ -65,7 +65,7 @@ class Reconciler:
         clock: Clock,
     ) -> None:
         """``implementations`` asks the chain what runs behind these contracts at a head."""
-        self._rules = rules
+        self.rules = rules
         self._implementations = implementations
         self._quarantine = quarantine
         self._telemetry = telemetry
@@ -95,7 +95,7 @@ class Reconciler:
         # a node may answer for a block that it is still making: only what it says twice is a drift
         again = {one.account: one for one in await self._read(desk, unlike, head)}
         states = [again.get(one.account, one) for one in states]
-        round_.next_ms = now_ms + self._rules.every_ms
+        round_.next_ms = now_ms + self.rules.every_ms
         corrected = [state for state in states if self._differs(venue, before, state, round_)]
         self._judge(desk, round_)
         return corrected
@@ -123,11 +123,11 @@ class Reconciler:
 
     def _slice(self, desk: Desk, round_: _Round) -> list[AccountId]:
         """Return the next accounts: the nearest to liquidation, then those whose turn it is."""
-        half = max(1, self._rules.accounts_max // 2)
+        half = max(1, self.rules.accounts_max // 2)
         near = [account for account, _ in desk.lead.nearest(half)]
         chosen = {account: None for account in near if account in desk.states}
         looked_at = 0
-        while len(chosen) < self._rules.accounts_max and looked_at < len(desk.states):
+        while len(chosen) < self.rules.accounts_max and looked_at < len(desk.states):
             if not round_.queue:
                 round_.queue.extend(desk.states)
             account = round_.queue.popleft()
@@ -164,7 +164,7 @@ class Reconciler:
         suspect = ""
         if round_.changed:
             suspect = f"the implementation of {round_.changed} changed"
-        elif ratio * PPM > self._rules.drift_ppm_max:
+        elif ratio * PPM > self.rules.drift_ppm_max:
             suspect = f"{ratio:.2%} of the accounts compared had drifted"
         if bool(suspect) != bool(desk.suspect):
             if suspect:

@@ -4,16 +4,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import pytest
-from aiohttp import web
-
 from keeper.chain.backfill import LogReader, ReadRules
-from keeper.chain.heads import ChainFollower, FollowSettings, announce_heads
+from keeper.chain.heads import ChainFollower, FollowSettings
 from keeper.chain.rpc import HttpRpc
 from keeper.clock import SystemClock
-from keeper.errors import TransientError
 from keeper.facts import ChainUpdate
-from tests.chain.conftest import CHAIN_ID, DEV_ADDRESS
+from tests.chain.conftest import DEV_ADDRESS
 from tests.nodes import Anvil
 
 # init code of a contract that logs one word, the caller's data, under topic 0x…01
@@ -132,93 +128,6 @@ async def test_a_reorg_deeper_than_remembered_asks_for_everything(
     node.rpc("evm_mine")
     update = await next_update(follower)
     assert update.resync
-
-
-async def test_a_websocket_wakes_the_follower_and_silence_ends_it(
-    rpc: HttpRpc, node: Anvil
-) -> None:
-    follower = ChainFollower(
-        rpc, LogReader(rpc, READING), [], FollowSettings(60_000, 8), SystemClock()
-    )
-    beats: list[int] = []
-    await follower.start()
-
-    async def mine() -> None:
-        while not beats:
-            node.rpc("evm_mine")
-            await asyncio.sleep(0.05)
-
-    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
-        listening = group.create_task(
-            announce_heads(node.ws_url, CHAIN_ID, follower.wake, 5000, lambda: beats.append(1)),
-            name="ws",
-        )
-        group.create_task(mine(), name="mine")
-        assert (await next_update(follower)).head.number >= 1, "long before the next poll"
-        listening.cancel()
-    with pytest.raises(TransientError, match="silent for 300 ms"):
-        await announce_heads(node.ws_url, CHAIN_ID, follower.wake, 300, lambda: None)
-
-
-async def test_a_websocket_that_announces_heads_is_left_alone(rpc: HttpRpc, node: Anvil) -> None:
-    follower = ChainFollower(rpc, LogReader(rpc, READING), [], SETTINGS, SystemClock())
-    beats: list[float] = []
-    loop = asyncio.get_running_loop()
-    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
-        listening = group.create_task(
-            announce_heads(
-                node.ws_url, CHAIN_ID, follower.wake, 600, lambda: beats.append(loop.time())
-            ),
-            name="ws",
-        )
-        while not beats or beats[-1] - beats[0] < 0.8:  # longer than a silence may be
-            assert not listening.done()
-            node.rpc("evm_mine")
-            await asyncio.sleep(0.05)
-        listening.cancel()
-
-
-async def test_a_websocket_that_is_not_there_is_a_transient_error() -> None:
-    with pytest.raises(TransientError):
-        await announce_heads("ws://127.0.0.1:9", CHAIN_ID, lambda: None, 3000, lambda: None)
-
-
-SUBSCRIBED = '{"jsonrpc":"2.0","id":0,"result":"0x1"}'
-
-
-@pytest.mark.parametrize("first", [None, SUBSCRIBED], ids=["at once", "once subscribed"])
-@pytest.mark.parametrize("then", ["{", "7", '"latest"', '{"jsonrpc":"2.0"}', "", None])
-async def test_garbage_and_a_torn_connection_are_transient_errors(
-    first: str | None, then: str | None
-) -> None:
-    async def answer(request: web.Request) -> web.WebSocketResponse:
-        socket = web.WebSocketResponse()
-        await socket.prepare(request)
-        await socket.receive()
-        for frame in (first, then):
-            if frame is not None:
-                await socket.send_str(frame)
-        if then is None and request.transport is not None:
-            request.transport.abort()
-        await socket.receive()
-        return socket
-
-    app = web.Application()
-    app.router.add_get("/", answer)
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    url = f"ws://127.0.0.1:{runner.addresses[0][1]}"
-    try:
-        with pytest.raises(TransientError):
-            await announce_heads(url, CHAIN_ID, lambda: None, 500, lambda: None)
-    finally:
-        await runner.cleanup()
-
-
-async def test_a_websocket_of_another_chain_is_not_listened_to(node: Anvil) -> None:
-    with pytest.raises(TransientError, match=r"serves chain 31337, config says chain\.id = 10"):
-        await announce_heads(node.ws_url, 10, lambda: None, 3000, lambda: None)
 
 
 class Lagging(HttpRpc):

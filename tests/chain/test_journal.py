@@ -42,7 +42,7 @@ async def test_what_was_written_is_read_back(tmp_path: Path) -> None:
         await journal.intend(replace(first, transactions=(signed(1),)), signed(2))
         await journal.intend(second, signed(3))
         await journal.sent("id1", 5, 12.5)
-        await journal.settle(Settled(first, Outcome.LOST, "why", None, 10**30, 10**29, 3), 9)
+        await journal.settle([Settled(first, Outcome.LOST, "why", None, 10**30, 10**29, 3)], 9)
         (still_open,) = await journal.open_attempts()
         assert still_open.plan.call == second.plan.call
         assert still_open.plan.expected == second.plan.expected
@@ -71,7 +71,7 @@ async def test_a_plan_of_several_steps_is_read_back_whole(tmp_path: Path) -> Non
         assert found.plan == replace(whole, tick_ns=0, decided_ns=0)
         assert [tx.job for tx in found.transactions] == [Job.PREPARE, Job.LIQUIDATE]
         gains = {Gain.DISCOUNT: 7, Gain.FEE: -(10**20)}
-        await journal.settle(Settled(first, Outcome.DONE, "", None, -5, -4, 3, gains), 9)
+        await journal.settle([Settled(first, Outcome.DONE, "", None, -5, -4, 3, gains)], 9)
     (row,) = read_attempts(tmp_path / "j")
     assert (row.job, row.gains, row.reward_wei) == ("prepare", gains, -4)
 
@@ -83,15 +83,15 @@ async def test_a_journal_of_version_1_is_taken_over(tmp_path: Path) -> None:
         await journal.intend(attempt(1, "a"), signed(1))
         await journal.intend(attempt(2, "b"), signed(2))
         won = Settled(attempt(1, "a"), Outcome.WON, "", None, 9, 10, 3)
-        await journal.settle(won, 9)
+        await journal.settle([won], 9)
     with sqlite3.connect(path) as db:
         old = json.loads(db.execute("SELECT plan FROM attempts WHERE id = 'id2'").fetchone()[0])
-        for name in ("job", "then", "takes_over"):
+        for name in ("job", "then", "takes_over", "batch"):
             del old[name]
         del old["expected"]["exit_cost_wei"]
         db.execute("UPDATE attempts SET plan = ?", (json.dumps(old),))
         db.execute("UPDATE meta SET value = '1' WHERE key = 'version'")
-        for name in ("history", "totals"):
+        for name in ("history", "totals", "shares"):
             db.execute(f"DROP TABLE {name}")
         db.execute("DROP VIEW open_attempts")
         db.execute("DROP INDEX attempts_settled")
@@ -122,7 +122,7 @@ async def test_two_keepers_cannot_share_a_journal(tmp_path: Path) -> None:
 async def test_another_chains_journal_is_refused(tmp_path: Path) -> None:
     async with Journal(tmp_path / "j", 1):
         pass
-    with pytest.raises(JournalError, match="chain 1, wanted version 3 for chain 2"):
+    with pytest.raises(JournalError, match="chain 1, wanted version 4 for chain 2"):
         async with Journal(tmp_path / "j", 2):
             pass
 

@@ -55,7 +55,7 @@ async def test_every_step_is_a_line_and_a_reorg_is_one_too(tmp_path: Path) -> No
         with opened(path) as db:
             (view,) = db.execute("SELECT id, state, transactions FROM open_attempts").fetchall()
         assert view == ("id1", "included", 2)
-        await journal.settle(won(), 9)
+        await journal.settle([won()], 9)
     assert history(path) == [
         ("planned", None, 1),
         ("signed", "0x1", 1),
@@ -98,11 +98,11 @@ async def test_old_attempts_go_and_their_money_stays(tmp_path: Path) -> None:
         for number, settled_ms in ((1, now_ms - 101 * DAY_MS), (2, now_ms - 99 * DAY_MS)):
             some = attempt(number, f"a{number}")
             await journal.intend(some, signed(number))
-            await journal.settle(replace(won(number), attempt=some), settled_ms)
+            await journal.settle([replace(won(number), attempt=some)], settled_ms)
         await journal.intend(attempt(3, "open"), signed(3))  # however old: it is in flight
         before = await journal.profit_wei()
         await journal.intend(attempt(4, "now"), signed(4))
-        await journal.settle(replace(won(), attempt=attempt(4, "now")), now_ms)
+        await journal.settle([replace(won(), attempt=attempt(4, "now"))], now_ms)
         assert await journal.profit_wei() == {"demo": before["demo"] + 7}
     assert [row.id for row in read_attempts(path)] == ["id2", "id3", "id4"]
     assert history(path) == []
@@ -122,7 +122,9 @@ async def test_a_real_journal_of_version_2_is_taken_over(tmp_path: Path) -> None
         (flying,) = await journal.open_attempts()
         assert [tx.kind for tx in flying.transactions] == [TxKind.FIRST, TxKind.REPLACEMENT]
         assert await journal.profit_wei() == {"demo": 100_000_000_000_000_000 - 18_695_815_701_363}
-        await journal.settle(Settled(flying, Outcome.EXPIRED, "", None, 0, 0, 0), flying.opened_ms)
+        await journal.settle(
+            [Settled(flying, Outcome.EXPIRED, "", None, 0, 0, 0)], flying.opened_ms
+        )
     rows = read_attempts(path)
     assert [row.outcome for row in rows] == ["won", "expired"]
     assert [event for event, _, _ in history(path, rows[0].id)] == [

@@ -2,8 +2,9 @@
 
 import asyncio
 import sqlite3
+import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -87,7 +88,7 @@ async def test_a_full_disk_refuses_what_must_be_on_it_and_keeps_the_rest(
     before = {found.id for found in await journal.open_attempts()}
     assert "database or disk is full" in journal.trouble
     await journal.sent("id1", 5, None)
-    await journal.settle(Settled(attempt(1, "a"), Outcome.LOST, "z" * 9_000, None, 0, 0, 3), 9)
+    await journal.settle([Settled(attempt(1, "a"), Outcome.LOST, "z" * 9_000, None, 0, 0, 3)], 9)
     assert {found.id for found in await journal.open_attempts()} == before, "nothing by halves"
     assert journal.trouble
 
@@ -198,3 +199,43 @@ async def test_trouble_lasts_until_something_could_be_written(journal: Journal) 
     with locked(journal._path):
         await journal.follow([], {}, 9)
         assert journal.trouble
+
+
+async def intended_at_once(journal: Journal, accounts: Sequence[str]) -> list[BaseException | None]:
+    """Intend all of these while the writer is busy; return what each caller got."""
+    found: dict[int, BaseException | None] = {}
+    busy = threading.Event()
+
+    async def intend(number: int, account: str) -> None:
+        try:
+            await journal.intend(attempt(number, account), signed(number))
+        except JournalUnavailableError as error:
+            found[number] = error
+        else:
+            found[number] = None
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(journal._run(busy.wait))
+        for number, account in enumerate(accounts, 1):
+            group.create_task(intend(number, account))
+        await asyncio.sleep(0)
+        busy.set()
+    return [found[number] for number in sorted(found)]
+
+
+async def test_those_that_wait_for_the_disk_share_one_commit(journal: Journal) -> None:
+    statements: list[str] = []
+    await journal._run(lambda: journal._open_db.set_trace_callback(statements.append))
+    assert await intended_at_once(journal, "abcdef") == [None] * 6
+    assert statements.count("COMMIT") == 1
+    assert {found.plan.account for found in await journal.open_attempts()} == set("abcdef")
+
+
+async def test_what_shares_a_commit_that_fails_is_refused_together(journal: Journal) -> None:
+    await pages_max(journal)
+    found = await intended_at_once(journal, ["a", BIG, "c"])
+    assert [type(each) for each in found] == [JournalUnavailableError] * 3
+    assert await journal.open_attempts() == []
+    await pages_max(journal, 10**6)
+    await journal.intend(attempt(4, "d"), signed(4))
+    assert [each.id for each in await journal.open_attempts()] == ["id4"]

@@ -12,11 +12,10 @@ from keeper.chain.broadcast import Broadcast, BroadcastRules
 from keeper.chain.fees import FeeRules
 from keeper.chain.heads import head_from_json
 from keeper.chain.journal import Journal
-from keeper.chain.lane_rules import LaneRules
+from keeper.chain.lane_rules import LaneParts, LaneRules
 from keeper.chain.lanes import Lanes
 from keeper.chain.rpc import HttpRpc
 from keeper.chain.signer import KeySigner, Wallet
-from keeper.chain.submit import LaneParts
 from keeper.decide.economics import Economics, Fee, Spend
 from keeper.errors import RpcError, RpcFault, TransientRpcError
 from keeper.facts import (
@@ -162,7 +161,7 @@ async def test_from_plan_to_receipt(
     assert mined.receipt is not None
     assert mined.receipt.success
     assert mined.receipt.cost_wei == mined.receipt.gas_price_wei * 21_000
-    await lane.close(Settled(mined.attempt, Outcome.WON, "", mined.receipt, 5, 6, 7))
+    await lane.close([Settled(mined.attempt, Outcome.WON, "", mined.receipt, 5, 6, 7)])
     assert lane.open_attempts == ()
     assert await journal.open_attempts() == []
     assert await journal.profit_wei() == {"demo": -1}

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from keeper.chain.journal import Journal
+from keeper.chain.lane_rules import LaneParts
 from keeper.chain.lanes import Lanes
 from keeper.chain.rpc import HttpRpc
 from keeper.chain.signer import KeySigner, SigningError, Unsigned, Wallet
-from keeper.chain.submit import LaneParts
 from keeper.chain.wordings import rpc_error
 from keeper.decide.economics import Fee
 from keeper.errors import RpcFault
@@ -243,5 +243,5 @@ async def test_what_a_wallet_has_in_flight_is_followed_when_it_left_the_config(
     head = await newest(rpc)
     (mined,) = await again.poll(head)
     assert again.overdue(head) == []
-    await again.close(Settled(mined.attempt, Outcome.WON, "", mined.receipt, 0, 0, 0))
+    await again.close([Settled(mined.attempt, Outcome.WON, "", mined.receipt, 0, 0, 0)])
     assert again.open_attempts == ()

@@ -9,12 +9,14 @@ import pytest
 
 from keeper.chain.rpc import HttpRpc
 from keeper.chain.sequencer import sequencer_trouble, watch_sequencer
+from keeper.check import Finding, _sequencer
+from keeper.config.settings import ChainSettings
 from keeper.demo.artifact import compile_source
 from keeper.errors import TransientError
 from keeper.facts import FeedId, Rejected, Tick
 from keeper.prices.board import FeedRules, PriceBoard
 from keeper.units import WAD
-from tests.chain.conftest import make_rpc
+from tests.chain.conftest import CHAIN_ID, make_rpc
 from tests.contracts import Contract
 from tests.fakes import CountingTelemetry, ManualClock
 from tests.nodes import Anvil, running_anvil
@@ -55,6 +57,31 @@ async def test_no_price_counts_while_it_is_down_and_for_the_grace_after(
     assert await sequencer_trouble(rpc, feed.address, 40) == ""
     feed.wait(10)
     assert await sequencer_trouble(rpc, feed.address, 60) == ""
+
+
+async def test_check_asks_the_feed_if_there_is_one(
+    session: aiohttp.ClientSession, telemetry: CountingTelemetry, mining: Anvil
+) -> None:
+    rpc, feed = make_rpc(session, telemetry, mining.url), Uptime(mining)
+    findings: list[Finding] = []
+    for state in (UP, DOWN):
+        feed.turn(state)
+        feed.wait(3_700)
+        for address in (None, feed.address):
+            chain = chain_settings(mining.url, address)
+            await _sequencer(chain, rpc, findings)
+    assert [(one.verdict, one.detail) for one in findings] == [
+        ("ok", "up, and past its grace"),
+        ("failed", "the sequencer is down"),
+    ]
+    gone = make_rpc(session, telemetry, "http://127.0.0.1:9")
+    await _sequencer(chain_settings(mining.url, feed.address), gone, findings)
+    assert (findings[-1].verdict, bool(findings[-1].mend)) == ("failed", True)
+
+
+def chain_settings(url: str, feed: str | None) -> ChainSettings:
+    given = {"id": CHAIN_ID, "http": [url], "native_feed": ETH, "sequencer_feed": feed}
+    return ChainSettings.model_validate(given)
 
 
 async def test_what_is_no_uptime_feed_closes_the_board(rpc: HttpRpc) -> None:

@@ -5,8 +5,9 @@ import contextlib
 import copy
 import json
 import tomllib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from dataclasses import replace
 from typing import Any
 
@@ -27,14 +28,17 @@ from keeper.app import (
     build_sources,
     views_of,
 )
+from keeper.batching import accounts_of
+from keeper.chain.announcements import ListenRules
 from keeper.chain.backfill import Finder
 from keeper.chain.broadcast import Broadcast
 from keeper.chain.fees import read_tip
 from keeper.chain.journal import Journal
+from keeper.chain.lane_rules import LaneParts
 from keeper.chain.lanes import Lanes
 from keeper.chain.rpc import HttpRpc
 from keeper.chain.signer import RemoteSigner, Wallet
-from keeper.chain.submit import Lane, LaneParts
+from keeper.chain.submit import Lane
 from keeper.clock import SystemClock
 from keeper.config import Settings
 from keeper.decide.economics import Fee, Spend
@@ -55,7 +59,16 @@ from keeper.facts import (
 from keeper.jobs import Job
 from keeper.observe.http import serve
 from keeper.observe.metrics import Metrics
-from keeper.rules import brake_rules, desk_rules, execution_rules
+from keeper.prices.board import PriceBoard
+from keeper.reload import adopt, adopt_deciding
+from keeper.rules import (
+    brake_rules,
+    desk_rules,
+    endpoint_rules,
+    execution_rules,
+    feed_rules,
+    lane_rules,
+)
 from keeper.units import GWEI, WAD
 from keeper.watch.reconcile import ReconcileRules
 from tests.fakes import CountingTelemetry, ManualClock, NoRpc, ScriptedLane
@@ -124,15 +137,35 @@ def literal(value: object) -> str:
     return json.dumps(value)
 
 
+# --- with what it was started ---------------------------------------------------------------------
+
+_BEFORE: ContextVar[Settings | None] = ContextVar("before", default=None)
+
+
+@contextlib.contextmanager
+def started_with(settings: Settings) -> Iterator[None]:
+    """Let every part be made of these settings, and take over those that a look is given."""
+    token = _BEFORE.set(settings)
+    try:
+        yield
+    finally:
+        _BEFORE.reset(token)
+
+
 # --- what deciding does ---------------------------------------------------------------------------
 
 
 def rig_for(settings: Settings) -> tuple[Rig, ScriptedLane]:
-    return scripted_rig(
-        desk_rules=desk_rules(settings, settings.venues[0]),
-        execution_rules=execution_rules(settings),
-        brake_rules=brake_rules(settings),
+    before = _BEFORE.get()
+    first = before or settings
+    rig, lane = scripted_rig(
+        desk_rules=desk_rules(first, first.venues[0]),
+        execution_rules=execution_rules(first),
+        brake_rules=brake_rules(first),
     )
+    if before:
+        adopt_deciding(rig.pipeline, settings)
+    return rig, lane
 
 
 async def attempted(settings: Settings) -> tuple[Rig, ScriptedLane]:
@@ -250,11 +283,39 @@ async def attempts_of_three(settings: Settings) -> object:
     return len(lane.plans)
 
 
+async def accounts_of_the_first_attempt(settings: Settings) -> object:
+    rig, lane = rig_for(settings)
+    await rig.started(*(set_account(name, -19_500, eth=10) for name in (ALICE, BOB, CAROL)))
+    await rig.tried()
+    return accounts_of(lane.plans[0])
+
+
 async def due_of_three(settings: Settings) -> object:
     rig, _ = rig_for(settings)
     await rig.started(*(set_account(name, -19_500, eth=10) for name in (ALICE, BOB, CAROL)))
     rig.pipeline._learn()
     return len(rig.desk.due(rig.clock.now_ms))
+
+
+async def simulations_at_once(settings: Settings) -> object:
+    rig, _ = rig_for(settings)
+    running = 0
+
+    async def simulate(*_: object) -> None:
+        nonlocal running
+        running += 1
+        await asyncio.Event().wait()
+
+    rig.venue.simulate = simulate  # type: ignore[method-assign, assignment]
+    await rig.started(*(set_account(str(number), -19_500, eth=10) for number in range(5)))
+    await rig.decide()
+    task = asyncio.create_task(rig.pipeline.attempt())
+    for _ in range(20):
+        await asyncio.sleep(0)
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+    return running
 
 
 async def held_ms(settings: Settings) -> object:
@@ -297,7 +358,12 @@ async def lanes_for(settings: Settings) -> AsyncIterator[Lanes]:
         rpc = build_rpc(settings, session, metrics)
         broadcast = build_broadcast(settings, rpc, metrics)
         parts = LaneParts(rpc, broadcast, journal, SystemClock(), metrics)
-        yield build_lanes(settings, session, parts)
+        before = _BEFORE.get()
+        lanes = build_lanes(before or settings, session, parts)
+        if before:
+            balances_wei_min = {each.name: each.balance_wei_min for each in settings.wallets}
+            lanes.adopt(lane_rules(settings), balances_wei_min)
+        yield lanes
 
 
 @asynccontextmanager
@@ -427,12 +493,23 @@ async def parked_with_one_token(settings: Settings) -> object:
         return lane.parked
 
 
+def board_for(settings: Settings, clock: ManualClock) -> PriceBoard:
+    before = _BEFORE.get()
+    board = build_board(before or settings, clock)  # type: ignore[arg-type]
+    if before:
+        board.adopt(feed_rules(settings))
+    return board
+
+
 # --- what the other parts do ----------------------------------------------------------------------
 
 
 def part(look: Callable[[Parts], object]) -> Look:
     async def looked(settings: Settings) -> object:
-        async with build(settings) as parts:
+        before = _BEFORE.get()
+        async with build(before or settings) as parts:
+            if before:
+                adopt(parts.status, settings)
             return look(parts)
 
     return looked
@@ -440,8 +517,12 @@ def part(look: Callable[[Parts], object]) -> Look:
 
 def rpc_part(look: Callable[[HttpRpc], object]) -> Look:
     async def looked(settings: Settings) -> object:
+        before = _BEFORE.get()
         async with aiohttp.ClientSession() as session:
-            return look(build_rpc(settings, session, Metrics("1")))
+            rpc = build_rpc(before or settings, session, Metrics("1"))
+            if before:
+                rpc.endpoints.rules = endpoint_rules(settings)
+            return look(rpc)
 
     return looked
 
@@ -483,10 +564,11 @@ async def requests_of_a_call(settings: Settings) -> object:
     return telemetry.counts.total()
 
 
-def websocket_silence_ms(parts: Parts) -> object:
+def listening(parts: Parts) -> ListenRules:
+    """Return what the first websocket is asked for."""
     (body,) = [loop for name, loop in _loops(parts).items() if name == "ws0"]
-    _, announce = body.args  # type: ignore[attr-defined]
-    return announce.args[3]
+    rules: ListenRules = body.args[1].args[1]  # type: ignore[attr-defined]
+    return rules
 
 
 def finder(parts: Parts) -> Finder:
@@ -501,7 +583,7 @@ async def queries_at_once(settings: Settings) -> object:
 
 
 def reconciling(parts: Parts) -> ReconcileRules:
-    return parts.pipeline.reading.reconciler._rules
+    return parts.pipeline.reading.reconciler.rules
 
 
 def blocks_remembered(parts: Parts) -> object:
@@ -539,7 +621,7 @@ def priced(*changes: Keys, later_ms: int = 0) -> Look:
 
     async def looked(settings: Settings) -> object:
         clock = ManualClock()
-        board = build_board(settings, clock)  # type: ignore[arg-type]
+        board = board_for(settings, clock)
         said = ""
         every: tuple[Keys, ...] = ({}, *changes)
         for number, change in enumerate(every):
@@ -569,7 +651,7 @@ def fused(*given: Keys, feed: str = "ETH/USD") -> Look:
 
     async def looked(settings: Settings) -> object:
         clock = ManualClock()
-        board = build_board(settings, clock)  # type: ignore[arg-type]
+        board = board_for(settings, clock)
         for values in given:
             tick = Tick(FeedId("ETH/USD"), "main", 0, clock.now_ms, clock.now_ms, clock.now_ns)
             board.offer(replace(tick, **values))  # type: ignore[arg-type]

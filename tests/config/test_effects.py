@@ -100,7 +100,7 @@ EFFECTS = [
     Effect("gate.hold_ms", 3_000, looks.held_ms, 3_000),
     Effect("gate.backoff_ms_min", 3_000, looks.backed_off_ms(1), 3_000),
     Effect("gate.backoff_ms_max", 50_000, looks.backed_off_ms(9), 50_000),
-    Effect("gate.simulations_at_once_max", 3, part(lambda p: p.pipeline._slots._value), 3),
+    Effect("gate.simulations_at_once_max", 3, looks.simulations_at_once, 3),
     Effect("fees.priority_fee_wei", 7, looks.first_fee(100), (207, 7)),
     Effect("fees.rollup", "op_stack", looks.rollup_asked, None),
     Effect("fees.strategy", "percentile", looks.first_fee(100), "fee_unknown"),
@@ -178,7 +178,7 @@ EFFECTS = [
         OTHER_WALLET,
         RELAY,
     ),
-    Effect("chain.probe_ms", 700, looks.rpc_part(lambda rpc: rpc.endpoints._rules.probe_ms), 700),
+    Effect("chain.probe_ms", 700, looks.rpc_part(lambda rpc: rpc.endpoints.rules.probe_ms), 700),
     Effect("chain.head_lag_blocks_max", 7, looks.rpc_part(looks.state_of(lag=5)), "healthy"),
     Effect("chain.latency_ms_max", 50, looks.rpc_part(looks.state_of(latency_ms=60.0)), "slow"),
     Effect(
@@ -217,7 +217,16 @@ EFFECTS = [
         part(lambda p: sorted(set(_loops(p)) & {"sequencer"})),
         ["sequencer"],
     ),
-    Effect("chain.head_silence_ms_max", 700, part(looks.websocket_silence_ms), 700, WS),
+    Effect(
+        "chain.head_silence_ms_max", 700, part(lambda p: looks.listening(p).silence_ms_max), 700, WS
+    ),
+    Effect(
+        "chain.pending_logs",
+        value=True,
+        look=part(lambda p: looks.listening(p).pending_logs),
+        seen=True,
+        also=WS,
+    ),
     Effect("keeper.state_dir", "elsewhere", part(looks.folder_of_the_journal), "elsewhere"),
     Effect("keeper.state_dir", "elsewhere", part(looks.folder_of_the_ledger), "elsewhere"),
     Effect("keeper.state_dir", "elsewhere", part(looks.folder_of_the_snapshots), "elsewhere"),
@@ -263,18 +272,34 @@ EFFECTS = [
         200 * START["btc"] * WAD // START["eth"],
     ),
     Effect("venues.wallets", ["spare"], looks.wallets_of_the_venue, ["spare"], TWO_WALLETS),
+    Effect(
+        "venues.batch_accounts_max",
+        2,
+        looks.accounts_of_the_first_attempt,
+        (looks.ALICE, looks.BOB),
+    ),
     Effect("venues.address", "0x" + "b" * 40, part(looks.addresses), ["0x" + "b" * 40]),
     Effect("sources.client_id", "keeper-7", looks.greeting(looks.client_id), "keeper-7"),
     Effect("sources.keepalive_s", 7, looks.greeting(looks.keepalive_s), 7),
 ]
 PROCESS = "tests/e2e/test_settings.py::test_where_it_listens_and_how_it_talks"
+TREASURY = "tests/chain/test_treasury.py::test_"
 CONNECTION = "tests/prices/test_mqtt_connection.py::test_"
 ELSEWHERE = {
     "log.level": PROCESS,
+    "keeper.watch_config": "tests/config/test_reload.py::"
+    "test_a_watched_file_is_read_once_it_stays_the_same_for_a_look",
     "log.format": PROCESS,
     "http.host": PROCESS,
     "http.port": PROCESS,
     "wallets.password": "tests/chain/test_signer.py::test_a_keystore_opens_with_its_password_only",
+    "treasury.wallet": TREASURY + "the_treasury_acts_nowhere",
+    **dict.fromkeys(
+        [f"treasury.{key}" for key in ("below_wei", "to_wei", "top_up_wei_max", "wei_per_day_max")],
+        TREASURY + "a_low_wallet_is_topped_up_within_the_cap_of_one_and_of_a_day",
+    ),
+    "treasury.wrapped_native": TREASURY
+    + "what_a_low_wallet_holds_of_the_wrapped_token_is_unwrapped_first",
     "chain.sequencer_grace_s": "tests/chain/test_sequencer.py::"
     "test_no_price_counts_while_it_is_down_and_for_the_grace_after",
     "sources.kind": "tests/config/test_config.py::test_unknown_kind_lists_the_kinds",

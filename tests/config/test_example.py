@@ -11,12 +11,13 @@ import pytest
 
 from keeper.config import json_schema, load
 from keeper.config.settings import Settings, SourceCommon, VenueCommon
+from keeper.config.table import LIVE
 
 if TYPE_CHECKING:
     from keeper.config.table import Table
 
 EXAMPLE = Path(__file__).parents[2] / "config.toml"
-TABLES = ("keeper", "log", "http", "chain", "fees", "gate", "reconcile")
+TABLES = ("keeper", "log", "http", "chain", "treasury", "fees", "gate", "reconcile")
 ARRAYS = ("relays", "wallets", "sources", "feeds", "venues")
 _OFF = re.compile(r"^# (\[+\w+\]+|\w+ = .+)$", re.MULTILINE)  # a key or table written as a comment
 
@@ -95,7 +96,9 @@ def test_each_key_of_the_example_is_described_as_in_the_code(
             comment = " ".join(line[2:] for line in above[1].splitlines())
             if name in common and key not in common[name].model_fields:
                 continue  # the words of a kind are its author's
-            assert declared["description"] in comment, f"{name}.{key}"
+            assert declared["description"].removesuffix(LIVE).strip() in comment, f"{name}.{key}"
+            live = declared["description"].endswith(LIVE)
+            assert comment.endswith(LIVE) is live, f"{name}.{key}"
 
 
 def test_the_schema_is_whole(schema: dict[str, Any]) -> None:
@@ -122,3 +125,10 @@ def test_the_schema_is_whole(schema: dict[str, Any]) -> None:
         "title": "",
         "type": "integer",
     }
+
+
+def test_the_shipped_schema_is_this_one_and_the_example_names_it(schema: dict[str, Any]) -> None:
+    first = EXAMPLE.read_text().splitlines()[0]
+    named = EXAMPLE.parent / first.removeprefix("#:schema ")
+    mend = f"keeper config schema > {named.relative_to(EXAMPLE.parent)}"
+    assert json.loads(named.read_text()) == schema, mend

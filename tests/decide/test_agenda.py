@@ -109,6 +109,18 @@ def test_release_wakes_exactly_one_reason() -> None:
     assert list(agenda.due()) == ["stale"]
 
 
+def test_a_lower_base_fee_wakes_what_pays_at_it() -> None:
+    agenda = fresh()
+    for name, base_fee_wei in (("near", 90), ("far", 10), ("never", None)):
+        agenda.nominate(name, now_ms=0)
+        hold = Hold(HoldReason.UNPROFITABLE, until_ms=10**6, base_fee_wei=base_fee_wei)
+        agenda.hold(name, hold)
+    agenda.cheaper(91)
+    assert list(agenda.due()) == []
+    agenda.cheaper(90)
+    assert list(agenda.due()) == ["near"]
+
+
 OPERATIONS = st.lists(
     st.tuples(
         st.sampled_from(["nominate", "cure", "hold", "start", "fail", "win", "refresh", "wake"]),

@@ -68,7 +68,7 @@ ws = {ws}
 native_feed = "ETH/USD"
 poll_ms = 50
 rpc_timeout_ms = 500
-confirmations = 1
+confirmations = {confirmations}
 head_age_ms_max = {head_age_ms_max}
 {wallet}
 [[sources]]
@@ -98,6 +98,7 @@ class Options:
     address: str | None = None
     key: str | None = None  # the line in [[wallets]]; "": no wallet
     head_age_ms_max: int = 30_000
+    confirmations: int = 1
     kind: str = "demo_market"
     source_kind: str = "mqtt"
     venue: str = ""  # more lines of the venue's table
@@ -288,6 +289,7 @@ class Rig:
             http=json.dumps([http] if isinstance(http, str) else list(http)),
             ws=json.dumps([ws] if ws else []),
             head_age_ms_max=options.head_age_ms_max,
+            confirmations=options.confirmations,
             wallet=f"[[wallets]]\n{line}\n" if line else "",
             source_kind=options.source_kind,
             mqtt_port=options.mqtt_port or self.broker.port,

@@ -155,6 +155,8 @@ def test_check_names_an_endpoint_of_another_chain(quiet_rig: Rig, tmp_path: Path
     assert code == 1
     details = [f["detail"] for f in json.loads(out)["findings"] if f["verdict"] == "failed"]
     assert any("serves chain 31337" in detail and "8453" in detail for detail in details)
+    polled = [f["detail"] for f in json.loads(out)["findings"] if f["what"] == "heads"]
+    assert re.match(r"heads are polled every \d+ ms, and seen up to that much later", polled[0])
 
 
 # --- dry run ------------------------------------------------------------------------------------

@@ -36,9 +36,14 @@ def make_wallets(rig: Rig, folder: Path, count: int) -> Wallets:
     return Wallets("\n[[wallets]]\n".join(lines), addresses)
 
 
+def journal_of(keeper: KeeperProcess) -> Path:
+    """Return where its journal is."""
+    return keeper.config.parent / "state" / "journal.sqlite"
+
+
 def attempts(keeper: KeeperProcess) -> list[dict[str, Any]]:
     """Read the journal's attempts, oldest first; the keeper may run."""
-    with reading(keeper.config.parent / "state" / "journal.sqlite") as db:
+    with reading(journal_of(keeper)) as db:
         return list(find(db, Wanted()))
 
 

@@ -96,7 +96,7 @@ class MortalJournal(Journal):
         if receipts:
             die_if("included")
 
-    async def settle(self, settled: Settled, now_ms: int) -> None:
+    async def settle(self, settled: Sequence[Settled], now_ms: int) -> None:
         die_if("settling")
         await super().settle(settled, now_ms)
         die_if("settled")

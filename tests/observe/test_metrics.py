@@ -11,7 +11,8 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from structlog.testing import capture_logs
 
 from keeper.facts import Outcome
-from keeper.observe.catalogue import BUCKETS_S, STAGES, TABLE, Given, as_markdown
+from keeper.observe._metric import BUCKETS_S
+from keeper.observe.catalogue import STAGES, TABLE, Given, as_markdown
 from keeper.observe.metrics import UNKNOWN, Metrics
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ under when ``cash + Σ size × (price − index) < Σ rate(notional) × notional
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from keeper.facts import Call, Head, Log
@@ -20,7 +20,9 @@ WHOLE_BELOW_WAD = 100_000 * WAD  # a larger account is closed by halves
 AGE_S_MAX = 60  # of a stored price, on a pull market
 UPDATE_FEE_WEI = 1_000
 GAS, REVERT_GAS, TRANSFER_GAS = 200_000, 50_000, 21_000
+GAS_OF_EACH = 150_000  # of an account among several
 RIVAL = "0x" + "bb" * 20
+SIMULATED = "0x"  # hash of a transaction that is none
 
 
 class Revert(Exception):  # noqa: N818 - what a contract does, by its name
@@ -148,6 +150,19 @@ def liquidation_call(
     return Call(to, data, UPDATE_FEE_WEI * len(updates))
 
 
+def batch_call(
+    accounts: Sequence[str], updates: Mapping[str, tuple[int, int]], *, each_alone: bool
+) -> Call:
+    """Return a call for several accounts; ``each_alone``: one that is refused undoes no other."""
+    order = {"batch": list(accounts), "updates": updates, "each_alone": each_alone}
+    return Call(ADDRESS, json.dumps(order).encode(), UPDATE_FEE_WEI * len(updates))
+
+
+def gas_of(call: Call) -> int:
+    accounts = json.loads(call.data).get("batch")
+    return GAS_OF_EACH * len(accounts) if accounts else GAS
+
+
 def _require(met: bool, reason: str) -> None:  # noqa: FBT001 - as in a contract
     if not met:
         raise Revert(reason)
@@ -162,6 +177,7 @@ class FakeChain:
         self._salt = 0  # so that a block that replaces another has another hash
         self.pool: dict[tuple[str, int], Tx] = {}
         self.stuck: Callable[[Tx], bool] = lambda _tx: False
+        self.traps: set[str] = set()  # accounts that can be liquidated in a simulation only
         first = State({}, {}, {"eth": 0, "btc": 0})
         first.stored = {"eth": Stored(2000 * WAD, 0), "btc": Stored(60_000 * WAD, 0)}
         self.now_s = now_ms() // 1000
@@ -239,7 +255,7 @@ class FakeChain:
         reward, success, gas = 0, True, TRANSFER_GAS
         if tx.call.to.lower() == ADDRESS:
             try:
-                reward, gas = self.execute(block, tx.call, tx.sender, tx.hash), GAS
+                reward, gas = self.execute(block, tx.call, tx.sender, tx.hash), gas_of(tx.call)
             except Revert:
                 success, gas = False, REVERT_GAS
         value = tx.call.value_wei if success and tx.call.to.lower() == ADDRESS else 0
@@ -260,6 +276,8 @@ class FakeChain:
     def execute(self, block: Block, call: Call, caller: str, tx_hash: str) -> int:
         """Do what a call asks for; returns the reward, or raises Revert and has changed nothing."""
         order, state = json.loads(call.data), block.state
+        if "batch" in order:
+            return sum(self.batch(block, call, caller, tx_hash).values())
         if not order.get("cancel"):
             return self.liquidate(block, call, caller, tx_hash)
         account, stored = order["account"], self.updated(block, order["updates"])
@@ -269,6 +287,21 @@ class FakeChain:
         state.stored, state.orders = stored, state.orders - {account}
         self.emit(block, "touched", account)
         return 0
+
+    def batch(self, block: Block, call: Call, caller: str, tx_hash: str) -> dict[str, int]:
+        """Liquidate several; returns the reward of each that was, or raises Revert as a whole."""
+        order, before = json.loads(call.data), (block.state.copy(), len(block.logs))
+        rewards: dict[str, int] = {}
+        for account in order["batch"]:
+            alone = liquidation_call(account, order["updates"])
+            try:
+                rewards[account] = self.liquidate(block, alone, caller, tx_hash)
+            except Revert:
+                if not order["each_alone"]:
+                    vars(block.state).update(vars(before[0]))
+                    del block.logs[before[1] :]
+                    raise
+        return rewards
 
     def updated(self, block: Block, updates: Mapping[str, tuple[int, int]]) -> dict[str, Stored]:
         """Return the stored prices with the newer ones among these."""
@@ -290,6 +323,7 @@ class FakeChain:
         prices = {name: entry.price_wad for name, entry in stored.items()}
         _require(is_under(holding, prices, state.index), "not liquidatable")
         _require(account not in state.orders, "orders")
+        _require(account not in self.traps or tx_hash == SIMULATED, "it was a trap")
         state.stored = stored
         if state.idle:
             return 0
@@ -303,7 +337,12 @@ class FakeChain:
     def simulate(self, *calls: Call, sender: str) -> int:
         """Run calls on top of the head; returns the last one's reward or raises Revert."""
         block = Block(self._head(self.head), self.state.copy())
-        return [self.execute(block, call, sender, "0x") for call in calls][-1]
+        return [self.execute(block, call, sender, SIMULATED) for call in calls][-1]
+
+    def simulate_batch(self, call: Call, sender: str) -> dict[str, int]:
+        """Run a call for several on top of the head; returns the rewards or raises Revert."""
+        block = Block(self._head(self.head), self.state.copy())
+        return self.batch(block, call, sender, SIMULATED)
 
 
 # --- what a block may hold ------------------------------------------------------------------------

@@ -36,7 +36,7 @@ from tests.fakes import CountingTelemetry, ListedMemory, ListedSource, ManualClo
 from tests.shell import market
 from tests.shell.market import Action, FakeChain
 from tests.shell.rpc import FakeRpc
-from tests.shell.venue import FEEDS, VENUE, FakeVenue
+from tests.shell.venue import FEEDS, VENUE, BatchVenue, FakeVenue
 
 WALLET = "0x" + "11" * 20
 DESK_RULES = DeskRules(
@@ -74,6 +74,8 @@ LOOPS = ("chain", "decide", "attempt", "settle", f"accounts/{VENUE}", "prices/ma
 
 class FakeFollower:
     """Says what changed on the fake chain since it was last asked. Implements ``Chain``."""
+
+    announced = False
 
     def __init__(self, chain: FakeChain) -> None:
         self._chain = chain
@@ -198,9 +200,9 @@ class Rig:
     async def attempt(self) -> None:
         """Do what the attempt loop does with all candidates, best first, one after the other."""
         waiting = self.pipeline._candidates.take()
-        for key in sorted(waiting, key=lambda key: waiting[key].priority):
-            await self.pipeline._slots.acquire()
-            await self.pipeline._one(key, waiting[key])
+        while waiting:
+            best, some = self.pipeline._next(waiting)
+            await self.pipeline._work(best, some)
 
     async def settle(self) -> None:
         """Do what the settle loop does at the head."""
@@ -256,7 +258,8 @@ def make_rig(  # noqa: PLR0913 - as the composition root
     brake_rules: BrakeRules = BRAKE_RULES,
 ) -> Rig:
     telemetry = telemetry or CountingTelemetry()
-    venue, quarantine = FakeVenue(chain), Quarantine(clock, telemetry)
+    venue = (BatchVenue if desk_rules.batch_accounts_max > 1 else FakeVenue)(chain)
+    quarantine = Quarantine(clock, telemetry)
     gates = FeedRules(
         age_ms_max=15_000,
         future_ms_max=2_000,
@@ -307,7 +310,6 @@ def make_rig(  # noqa: PLR0913 - as the composition root
         execution=execution,
         settlement=settlement,
         recover=recover,
-        simulations_at_once_max=8,
     )
     return Rig(
         clock=clock,

@@ -201,7 +201,7 @@ async def test_a_restart_remembers_what_was_spent_and_learned(tmp_path: Path) ->
             flying = replace(some, transactions=(signed(number),))
             await journal.follow([flying], {f"0x{number}": receipt}, at_ms)
             settled = Settled(some, Outcome.REVERTED, "", receipt, 0, 0, 400, {}, 2_000 * WAD)
-            await journal.settle(settled, at_ms)
+            await journal.settle([settled], at_ms)
         newest = (await journal.past(now_ms))[0]
         assert newest == Past.of(settled, now_ms)
         assert newest.gas_used == 77_000

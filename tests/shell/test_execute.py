@@ -12,10 +12,9 @@ from structlog.testing import capture_logs
 from keeper.act.holds import REFUSALS
 from keeper.chain.fees import FeeRules
 from keeper.chain.journal import Journal
-from keeper.chain.lane_rules import LaneRules
+from keeper.chain.lane_rules import LaneParts, LaneRules
 from keeper.chain.lanes import Lanes
 from keeper.chain.signer import KeySigner, Wallet
-from keeper.chain.submit import LaneParts
 from keeper.decide.agenda import HoldReason
 from keeper.facts import AccountId, Outcome, Refused, TxKind
 from keeper.units import GWEI, WAD

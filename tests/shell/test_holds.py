@@ -13,8 +13,16 @@ from keeper.facts import AccountId, NotSent, Outcome, Refused, TxKind
 from keeper.jobs import Job
 from keeper.units import WAD
 from tests.fakes import ScriptedLane
-from tests.shell.market import set_account, set_open
-from tests.shell.rig import BRAKE_RULES, EXECUTION_RULES, WALLET, Rig, receipt_of, scripted_rig
+from tests.shell.market import rival_liquidates, set_account, set_open
+from tests.shell.rig import (
+    BRAKE_RULES,
+    DESK_RULES,
+    EXECUTION_RULES,
+    WALLET,
+    Rig,
+    receipt_of,
+    scripted_rig,
+)
 from tests.shell.venue import TAKEN_WAD, VENUE
 
 ALICE, BOB = AccountId("alice"), AccountId("bob")
@@ -158,7 +166,7 @@ async def unprofitable() -> Case:
         await rig.publish()
         rig.follow()
         assert await rig.read()
-        rig.execution.rules = EXECUTION_RULES
+        rig.execution.weighing.rules = EXECUTION_RULES
 
     return Case(rig, lane, account_grows)
 
@@ -285,6 +293,28 @@ async def backoff() -> Case:
         rig.clock.advance(1)
 
     return Case(rig, lane, time_passes)
+
+
+async def halved() -> Case:
+    rig, lane = scripted_rig(desk_rules=replace(DESK_RULES, batch_accounts_max=2))
+    await rig.started(UNDER, set_account(BOB, -19_500, eth=10))
+    await rig.tried()
+    (attempt,) = lane.open_attempts
+    assert attempt.plan.batch == (ALICE, BOB)
+    rig.mine(rival_liquidates(BOB))
+    lane.mine(attempt, receipt_of(rig, attempt, success=False), TxKind.FIRST)
+    await rig.publish()
+    rig.follow()
+    assert await rig.read()
+    await rig.settle()
+
+    async def next_block() -> None:
+        rig.mine()
+        await rig.publish()
+        rig.follow()
+        assert await rig.read()
+
+    return Case(rig, lane, next_block)
 
 
 async def state_behind() -> Case:
@@ -486,6 +516,7 @@ CASES: dict[HoldReason, Callable[[], Awaitable[Case]]] = {
     HoldReason.CAPACITY_IN_USE: capacity_in_use,
     HoldReason.ATTEMPT_OPEN: attempt_open,
     HoldReason.BACKOFF: backoff,
+    HoldReason.HALVED: halved,
     HoldReason.STATE_BEHIND: state_behind,
     HoldReason.LANE_PARKED: lane_parked,
     HoldReason.NOT_SIGNED: not_signed,

@@ -3,6 +3,7 @@
 import pytest
 from msgspec.structs import replace
 
+from keeper.coverage import Covered
 from keeper.facts import AccountId, ChainUpdate, Log
 from keeper.watch import intake as intake_module
 from keeper.watch.intake import Intake
@@ -30,6 +31,63 @@ def news(follower: FakeFollower, *, resync: bool = False) -> ChainUpdate:
     update = follower.since(resync=resync)
     assert update is not None
     return update
+
+
+def hinted(number: int, account: AccountId = CAROL) -> Log:
+    return Log(ADDRESS, ("touched", account), b"{}", number, "", "")
+
+
+def test_a_hint_dirties_an_account_once_its_block_is_there(
+    chain: FakeChain, intake: Intake
+) -> None:
+    follower = FakeFollower(chain)
+    chain.mine(set_account(ALICE, 1))
+    intake.post(news(follower))
+    intake.fold()
+    intake.take()
+    number = chain.head.number
+    for log in (hinted(number + 1), hinted(0, BOB), replace(hinted(1), address="0xdd")):
+        intake.hint(log)
+    intake.fold()
+    assert intake.take() == [], "at the present head there is nothing to be seen yet"
+    chain.mine()
+    update = news(follower)
+    covered = list(intake.covered)
+    intake.post(update)
+    intake.fold()
+    assert sorted(intake.take()) == [BOB, CAROL]
+    assert intake.hinted == 2
+    assert intake.covered[len(covered) :] == [Covered(number + 1, number + 1, chain.head.hash)], (
+        "what was read is what an update brought, whatever was hinted"
+    )
+    intake.fold()
+    assert (intake.hinted, intake.take()) == (0, [])
+
+
+def test_a_hint_that_the_blocks_own_logs_confirm_costs_nothing(
+    chain: FakeChain, intake: Intake
+) -> None:
+    follower = FakeFollower(chain)
+    chain.mine(set_account(ALICE, 1))
+    intake.hint(hinted(chain.head.number, ALICE))
+    intake.post(news(follower))
+    intake.fold()
+    assert (intake.take(), intake.hinted) == ([ALICE], 0)
+    intake.hint(hinted(chain.head.number, ALICE))  # announced late
+    intake.fold()
+    assert (intake.take(), intake.hinted) == ([], 0)
+
+
+def test_hints_beyond_the_limit_or_of_no_likely_block_do_no_harm(
+    chain: FakeChain, intake: Intake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake_module, "HINTS_MAX", 2)
+    intake.post(ChainUpdate(chain.head, ()))
+    for account in (ALICE, BOB, CAROL):
+        intake.hint(hinted(2**60, account))
+    intake.fold()
+    assert sorted(intake.take()) == [ALICE, BOB]
+    assert intake._hints == []
 
 
 def test_everything_is_read_first(chain: FakeChain) -> None:

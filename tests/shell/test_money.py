@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
+from keeper.act.holds import too_dear
 from keeper.app import build
 from keeper.chain.journal import Journal
 from keeper.config import load
 from keeper.decide.economics import DataFee, Fee
 from keeper.decide.learn import Prior
-from keeper.facts import AccountId, NotSent, Outcome, Settled
-from keeper.units import WAD
+from keeper.facts import AccountId, Head, NotSent, Outcome, Settled
+from keeper.units import GWEI, WAD
 from tests.chain.test_journal import signed
 from tests.shell.market import UPDATE_FEE_WEI, set_account
 from tests.shell.rig import EXECUTION_RULES, Rig, in_flight, scripted_rig
@@ -127,7 +128,7 @@ async def test_profit_goes_on_where_the_journal_left_it(tmp_path: Path) -> None:
     path = settings.keeper.state_dir / "journal.sqlite"
     async with Journal(path, settings.chain.id) as journal:
         await journal.intend(replace(attempt, transactions=()), signed(0))
-        await journal.settle(Settled(attempt, Outcome.WON, "", None, 9, 10**20, 3), 1)
+        await journal.settle([Settled(attempt, Outcome.WON, "", None, 9, 10**20, 3)], 1)
     async with build(settings) as parts:
         assert parts.settlement.profit_wei == {VENUE: 10**20 - 3}
 
@@ -199,3 +200,22 @@ async def test_an_account_that_is_being_simulated_is_not_simulated_beside_it() -
         assert rig.counted("keeper_held_total", "attempt_open") == 1
         slow.go_on.set()
     assert len(lane.plans) == 1
+
+
+@pytest.mark.parametrize(
+    ("worth_per_gas_wei", "times", "wakes_at_wei"),
+    [
+        pytest.param(15 * GWEI, 1, 15 * GWEI, id="nearly pays"),
+        pytest.param(19 * GWEI, 1, 20 * GWEI * 7 // 8, id="a little fall is no reason"),
+        pytest.param(5 * GWEI, 16, 5 * GWEI, id="four times too dear"),
+        pytest.param(GWEI // 100, 300, GWEI // 100, id="dust"),
+        pytest.param(-1, 300, -1, id="at no price"),
+    ],
+)
+def test_what_is_far_from_paying_is_not_looked_at_again_soon(
+    worth_per_gas_wei: int, times: int, wakes_at_wei: int
+) -> None:
+    head = Head(1, "0x", "0x", 0, 20 * GWEI, 0)
+    hold = too_dear(head, 1_000, 2_000, worth_per_gas_wei)
+    assert hold.until_ms == 1_000 + times * 2_000
+    assert hold.base_fee_wei == wakes_at_wei

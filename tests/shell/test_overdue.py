@@ -107,7 +107,7 @@ async def test_overdue_and_refused_by_the_chain_is_cancelled() -> None:
 async def test_overdue_and_not_worth_a_dearer_fee_waits(logs: list[EventDict]) -> None:
     """It may still be included at the fee it has, and a cancel costs gas too."""
     rig, lane, _ = await overdue()
-    rig.execution.rules = replace(EXECUTION_RULES, profit_wei_min=WAD)
+    rig.execution.weighing.rules = replace(EXECUTION_RULES, profit_wei_min=WAD)
     await rig.settle()
     assert (lane.replaced, lane.cancelled) == ([], [])
     assert (logs[-1]["event"], logs[-1]["reason"]) == ("waiting", "unprofitable")

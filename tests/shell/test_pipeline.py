@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from dataclasses import replace
 from typing import Self
 
 import pytest
@@ -14,6 +15,7 @@ from keeper.facts import (
     ChainUpdate,
     Head,
     LiquidationSeen,
+    Log,
     Rejected,
     Rejection,
 )
@@ -24,7 +26,7 @@ from keeper.watch import rivals
 from keeper.watch.desk import Desk
 from keeper.watch.rivals import report
 from tests.fakes import ListedSource
-from tests.shell.market import rival_liquidates, set_account, set_open, set_price
+from tests.shell.market import ADDRESS, rival_liquidates, set_account, set_open, set_price
 from tests.shell.rig import DESK_RULES, Rig, scripted_rig
 from tests.shell.venue import VENUE
 
@@ -41,6 +43,8 @@ def logs() -> Iterator[list[EventDict]]:
 
 class Updates:
     """What the chain loop hears, as a test puts it in. Implements ``pipeline.Chain``."""
+
+    announced = True
 
     def __init__(self, rig: Rig) -> None:
         self._rig = rig
@@ -392,6 +396,43 @@ async def test_trouble_with_the_chain_is_named_until_it_is_over(loops: Running) 
         await loops.news()
         trouble = rig.pipeline.chain_trouble
         assert trouble == ""
+
+
+async def test_a_hinted_account_is_read_with_its_block_although_no_log_names_it(
+    loops: Running,
+) -> None:
+    rig = loops.rig
+    rig.start(SAFE)
+    async with loops:
+        await rig.publish()
+        await loops.idle()
+        number = rig.chain.head.number + 1
+        rig.pipeline.hint(Log(ADDRESS, ("touched", ALICE), b"{}", number, "", ""))
+        await loops.idle()
+        before = rig.desk.states[ALICE]
+        assert before.head.number < number, "there is nothing to be read yet"
+        rig.mine(set_account(ALICE, 7, eth=1))
+        head = rig.chain.head
+        await loops.updates.queue.put(ChainUpdate(head, (), covers_from=head.number))
+        await loops.idle()
+        assert rig.desk.states[ALICE].head.number == number
+        assert rig.desk.states[ALICE] != before
+        assert rig.telemetry.totals["keeper_hinted_accounts_total", VENUE] == 1
+
+
+async def test_how_late_a_block_was_seen_is_told_and_how(loops: Running) -> None:
+    rig = loops.rig
+    async with loops:
+        rig.mine()
+        rig.clock.advance(3)
+        head = replace(rig.chain.head, seen_ms=rig.chain.head.timestamp_s * 1000 + 2_500)
+        for announced in (True, False):
+            loops.updates.announced = announced
+            await loops.updates.queue.put(ChainUpdate(head, ()))
+            await loops.idle()
+            how = "announced" if announced else "polled"
+            assert rig.telemetry.seconds["keeper_head_delay_seconds", how] == [2.5]
+            assert rig.pipeline.head_how == how
 
 
 async def test_a_reorg_is_counted(loops: Running) -> None:

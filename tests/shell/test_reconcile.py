@@ -35,7 +35,7 @@ async def rig_with(accounts: int, **changes: int) -> Rig:
         *(set_account(f"a{n:03}", -10_000 - 50 * (accounts - n), eth=10) for n in range(accounts))
     )
     await rig.decide()
-    rig.reading.reconciler._rules = rules(**changes)
+    rig.reading.reconciler.rules = rules(**changes)
     rig.reading.reconciler._rounds.clear()
     return rig
 

@@ -158,6 +158,7 @@ async def test_a_closed_venue_is_named(seen: Seen) -> None:
         "discovery": "events",
         "action": "transaction",
         "capital": "none",
+        "batch": "none",
     }
 
 
@@ -221,7 +222,7 @@ async def test_the_status_document_is_json_and_says_how_it_stands(seen: Seen) ->
         "in_book": 2,
         "under_margined": 1,
     }
-    assert shown["head"] == {"block": 100, "age_ms": 0}
+    assert shown["head"] == {"block": 100, "age_ms": 0, "delay_ms": 0, "how": "polled"}
     assert shown["prices"]["ETH/USD"] == {"price": 2000.0, "age_ms": 0, "trouble": ""}
     assert shown["latency_ms"] == {"p50": 2.0, "p99": 3.0, "count": 3}
     nearest, next_one = shown["accounts"]

@@ -19,11 +19,10 @@ from keeper.chain.backfill import Finder, LogReader, ReadRules
 from keeper.chain.fees import FeeRules
 from keeper.chain.journal import Journal
 from keeper.chain.journal_read import AttemptRow, read_attempts
-from keeper.chain.lane_rules import LaneRules
+from keeper.chain.lane_rules import LaneParts, LaneRules
 from keeper.chain.lanes import Lanes
 from keeper.chain.ledger import Ledger
 from keeper.chain.signer import KeySigner, Wallet
-from keeper.chain.submit import LaneParts
 from keeper.decide.agenda import HoldReason
 from keeper.decide.economics import Fee
 from keeper.facts import AccountId, Attempt, Head, NotSent, Plan

@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from keeper.capabilities import Capabilities, PriceKind, RewardKind
+from keeper.batching import SimulatedBatch
+from keeper.capabilities import BatchKind, Capabilities, PriceKind, RewardKind
 from keeper.errors import ProtocolError, RpcFault, TransientRpcError
 from keeper.facts import (
     AccountId,
@@ -239,11 +240,13 @@ class FakeVenue:
         return {f"{name}-perp": FEEDS[name] for name in market.stored}
 
     def prices(self, market: FakeMarketState) -> Mapping[FeedId, int]:
+        self._bug_at("prices", VENUE)
         return {FEEDS[name]: stored.price_wad for name, stored in market.stored.items()}
 
     def valued_at(
         self, market: FakeMarketState, prices: Mapping[FeedId, int], at_s: int
     ) -> Callable[[FakeAccountState], Exposure | None]:
+        self._bug_at("valued_at", VENUE)
         values = {
             name: prices.get(FEEDS[name], one.price_wad) for name, one in market.stored.items()
         }
@@ -305,6 +308,37 @@ class FakeVenue:
         return replace(
             simulated, call=calls[0], job=Job.PREPARE, then=then, oracle_fee_wei=fees_wei
         )
+
+
+class BatchVenue(FakeVenue):
+    """The same with a call for several accounts. ``each_alone``: one refused undoes no other."""
+
+    def __init__(self, chain: FakeChain) -> None:
+        super().__init__(chain)
+        self.capabilities = replace(self.capabilities, batch=BatchKind.CALL)
+        self.each_alone = True
+        self.batches: list[list[AccountId]] = []
+
+    async def simulate_batch(
+        self, assessments: Sequence[Assessment], wallet: str, head: Head
+    ) -> SimulatedBatch | Refused:
+        accounts = [each.account for each in assessments]
+        self.batches.append(accounts)
+        for account in accounts:
+            self._bug_at("batch", account)
+        names = {feed: name for name, feed in FEEDS.items()}
+        carried = [price for each in assessments for price in each.updates]
+        updates = {names[p.feed]: (p.price_wad, p.published_ms // 1000) for p in carried}
+        call = market.batch_call(accounts, updates, each_alone=self.each_alone)
+        try:
+            found = self.chain.simulate_batch(call, wallet)
+        except Revert as revert:
+            return Refused(REASONS.get(str(revert), "unknown"), str(revert))
+        rewards = {AccountId(account): wad for account, wad in found.items()}
+        gas, fee_wei = market.gas_of(call), call.value_wei
+        count = 1 if self.each_alone else len(accounts)
+        whole = Simulated(call, gas, sum(rewards.values()), fee_wei, head, all_or_none=count)
+        return SimulatedBatch(whole, rewards)
 
 
 STEEP_ABOVE = wad_to_float(market.STEEP_ABOVE_WAD)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from keeper.batching import SimulatedBatch
 from keeper.chain.rpc import HttpRpc
 from keeper.check import Finding, _venue
 from keeper.config import VenueSettings
@@ -16,6 +17,7 @@ from keeper.venues.synthetix_v3 import Settings, build
 from tests.config.looks import BASE
 from tests.config.support import read as config_of
 from tests.nodes import Anvil
+from tests.synthetix.chain import Contract
 from tests.synthetix.deploy import FORWARDER
 from tests.synthetix.keeping import (
     FEEDS,
@@ -28,10 +30,11 @@ from tests.synthetix.keeping import (
     ticks,
     venue_of,
 )
+from tests.synthetix.packages import OWN, artifacts
 from tests.synthetix.scenario import ALICE, BOB, CAROL, DAVE, ETH
 from tests.synthetix.test_deployment import CRASH, LATER_WINDOW_REWARD, WINDOW_S, in_debt
 from tests.synthetix.world import Order, World, usd
-from tests.venues.wire import connected
+from tests.venues.wire import connected, head_of
 
 
 @pytest.fixture
@@ -381,6 +384,59 @@ async def test_without_a_forwarder_a_pull_venue_is_closed(pull: World, rpc: Http
     probe = await venue.probe(None)
     assert not probe.open
     assert FORWARDER in probe.detail
+
+
+async def test_batches_need_a_forwarder_too(push: World, rpc: HttpRpc) -> None:
+    address = push.perps.address
+    settings = Settings(id="synthetix", address=address, feeds=FEEDS, batch_accounts_max=4)
+    venue = build(settings, rpc, 31_337)
+    assert (await venue.probe(None)).open
+    push.chain.node.rpc("anvil_setCode", FORWARDER, "0x")
+    assert FORWARDER in (await venue.probe(None)).detail
+    assert not (await venue.probe(None)).open
+    assert (await venue_of(push, rpc).probe(None)).open, "one account a transaction needs none"
+
+
+@pytest.mark.parametrize("carried", [False, True])
+async def test_several_through_the_forwarder_each_alone(
+    push: World, pull: World, rpc: HttpRpc, *, carried: bool
+) -> None:
+    """The healthy one is refused, the others are paid to the wallet, updates come first."""
+    world = pull if carried else push
+    venue = venue_of(world, rpc)
+    if carried:
+        world.chain.pass_time(120)
+    world.set_prices(CRASH, publish=not carried)
+    everyone = [ALICE, BOB, CAROL, DAVE]
+    found = await read(venue, world, everyone)
+    prices = ticks(world) if carried else None
+    verdicts = [assess(venue, found, account, prices) for account in everyone]
+    under = {each.account for each in verdicts if each.liquidatable}
+    assert len(under) > 1
+    assert AccountId(str(BOB)) not in under
+    wallet = keeper_of(world)
+    batch = await venue.simulate_batch(verdicts, wallet, head_of(world.chain.node))
+    assert isinstance(batch, SimulatedBatch), batch
+    assert set(batch.rewards_wad) == under
+    assert batch.whole.all_or_none == 1
+    assert (batch.whole.oracle_fee_wei > 0) is carried
+    received, _ = send(world, batch.whole)
+    assert received == batch.whole.reward_wad == sum(batch.rewards_wad.values())
+    assert world.system.usd.call("balanceOf", FORWARDER) == 0
+
+
+async def test_a_contract_that_would_be_paid_itself_is_refused(push: World, rpc: HttpRpc) -> None:
+    artifact = artifacts()[f"{OWN}Forwarder.sol:Forwarder"]
+    other = Contract.deploy(push.chain, artifact.abi, artifact.bytecode)
+    settings = Settings(
+        id="synthetix", address=push.perps.address, feeds=FEEDS, forwarder=other.address
+    )
+    venue = build(settings, rpc, 31_337)
+    push.set_prices(CRASH)
+    found = await read(venue, push, [ALICE, CAROL])
+    verdicts = [assess(venue, found, account) for account in (ALICE, CAROL)]
+    answer = await venue.simulate_batch(verdicts, keeper_of(push), head_of(push.chain.node))
+    assert answer == Refused("unknown", f"through {other.address} the wallet would not be paid")
 
 
 async def test_every_event_of_a_story_touches_what_it_changed(push: World, rpc: HttpRpc) -> None:

@@ -19,7 +19,8 @@ from msgspec.structs import replace
 from pydantic import BaseModel, ValidationError
 
 import keeper.venues
-from keeper.capabilities import CapitalKind
+from keeper.batching import Batching
+from keeper.capabilities import BatchKind, CapitalKind
 from keeper.errors import KeeperError, TransientError
 from keeper.facts import (
     AccountId,
@@ -96,6 +97,10 @@ def test_it_has_a_recording(kind: str) -> None:
 
 def test_module_tells_what_it_is(module: ModuleType) -> None:
     assert len((module.__doc__ or "").strip().splitlines()) > 1, "describe the protocol"
+
+
+def test_it_says_how_several_accounts_go_in_one_transaction(venue: AnyVenue) -> None:
+    assert isinstance(venue, Batching) is (venue.capabilities.batch is not BatchKind.NONE)
 
 
 def test_settings_are_frozen_strict_and_described(module: ModuleType, recording: Recording) -> None:

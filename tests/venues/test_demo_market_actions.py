@@ -6,6 +6,7 @@ import pytest
 from eth_keys.datatypes import PrivateKey
 from msgspec import structs
 
+from keeper.batching import SimulatedBatch
 from keeper.chain.rpc import HttpRpc
 from keeper.facts import Assessment, Price, PriceView, Refused, Simulated
 from keeper.margin.model import Account, Position
@@ -64,6 +65,43 @@ async def test_simulated_and_paid_rewards_are_the_assessed_one(
         views[found.view] += 1
         chain.set_prices(START_PRICES)
     assert min(views.values()) > 3, f"one-sided sample: {views}"
+
+
+async def test_several_in_one_call_pay_what_each_was_assessed_at(
+    venue: DemoMarket, chain: MarketChain
+) -> None:
+    ids = chain.seed([eth_long(cash) for cash in (1_000, 1_050, 1_100)])
+    updates = ticks({0: chain.sign(0, 1_990 * WAD, chain.next_ms())})
+    market, states = await read(venue, chain, ids)
+    at_s, wallet = market.head.timestamp_s + 1, chain.dev[5]
+    found = [venue.assess(state, market, updates, at_s) for state in states]
+    assert all(each.updates for each in found)
+    batch = await venue.simulate_batch(found, wallet, market.head)
+    assert isinstance(batch, SimulatedBatch), batch
+    assert dict(batch.rewards_wad) == {each.account: each.reward_wad for each in found}
+    whole = batch.whole
+    assert (whole.all_or_none, whole.oracle_fee_wei) == (3, FEE_WEI), "one update for all of them"
+    before = chain.call("balanceOf", wallet)
+    chain.node.rpc("evm_setNextBlockTimestamp", hex(at_s))
+    receipt = chain.send_raw("0x" + whole.call.data.hex(), wallet, whole.call.value_wei)
+    assert int(receipt["gasUsed"], 16) <= whole.gas * 3 // 2, "the keeper's limit"
+    seen = [
+        liquidation
+        for log in logs_since(chain, market.head.number)
+        for liquidation in venue.touched(log).liquidations
+    ]
+    assert {one.account: one.reward_wad for one in seen} == dict(batch.rewards_wad)
+    assert chain.call("balanceOf", wallet) - before == whole.reward_wad
+
+
+async def test_one_that_is_healthy_fails_all_in_one_call(
+    venue: DemoMarket, chain: MarketChain
+) -> None:
+    ids = chain.seed([eth_long(500), eth_long(5_000)])
+    market, states = await read(venue, chain, ids)
+    found = [venue.assess(state, market, {}, market.head.timestamp_s + 1) for state in states]
+    answer = await venue.simulate_batch(found, chain.dev[5], market.head)
+    assert answer == Refused("not_liquidatable", "not liquidatable")
 
 
 # --- the chain refuses ----------------------------------------------------------------------------

@@ -1,0 +1,115 @@
+"""Many accounts at once: one that always reverts among good ones, and dust that does not pay."""
+
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from keeper.chain.journal_read import reading, whole
+from keeper.units import WAD
+from tests.brokers import Broker
+from tests.e2e.rig import KeeperProcess, Options, Rig, opened
+from tests.faults.books import attempts, journal_of
+from tests.market_chain import under_eth_long
+from tests.nodes import running_anvil
+
+WITH_KINDS = (sys.executable, "-m", "tests.e2e.keeper_with_kinds")
+LIMIT_S = 60.0
+CROWD = 50
+TRIES = 3
+BACKOFF_MS_MIN = 1_000  # as the config has it; doubles
+
+
+@pytest.fixture
+def rig(tmp_path: Path, broker: Broker) -> Iterator[Rig]:
+    with (
+        running_anvil("--block-time", "0.25", "--mixed-mining") as node,
+        opened(tmp_path, node, broker) as running,
+    ):
+        yield running
+
+
+def test_one_that_always_reverts_backs_off_and_the_others_go_through(rig: Rig) -> None:
+    accounts = rig.chain.seed([under_eth_long(5.0)] * CROWD)
+    poisoned = accounts.pop(CROWD // 2)
+    options = Options(kind="reverting_market", venue=f'poison = "{poisoned}"')
+    with rig.keeper(options, command=WITH_KINDS) as keeper:
+        keeper.until_ready()
+        rig.oracle.set(0, 1_900 * WAD)
+
+        def settled(outcome: str) -> float:
+            return keeper.metric("keeper_attempts_total", outcome=outcome)
+
+        keeper.until(
+            lambda: settled("won") == len(accounts) and settled("reverted") >= TRIES, LIMIT_S
+        )
+        keeper.stop()
+        assert Counter(one["account"] for one in rig.liquidations()) == Counter(accounts)
+        mine = [row for row in attempts(keeper) if row["account"] == str(poisoned)]
+        settled_ms = 0
+        for number, row in enumerate(mine):
+            pause_ms = BACKOFF_MS_MIN << number >> 1 if number else 0
+            assert row["opened_ms"] >= settled_ms + pause_ms
+            settled_ms = row["settled_ms"] or row["opened_ms"]
+        with reading(journal_of(keeper)) as db:
+            told: list[dict[str, Any]] = [
+                whole(db, row) for row in mine if row["outcome"] == "reverted"
+            ]
+        for one in told:
+            (sent,) = one["transactions"]
+            assert 0 < int(one["cost_wei"]) <= int(sent["cost_wei_max"])
+
+
+DUST = under_eth_long(0.3, 1_000)  # pays 2 USD, the market's least
+PROFIT_WEI_MIN = WAD // 50  # 40 USD at 2,000
+QUIET_BLOCKS, MOVES = 16, 40
+
+
+def dust_costs_nothing(rig: Rig, count: int) -> None:
+    """Have so many accounts that do not pay; count what ticks and blocks cost because of them."""
+    rig.chain.seed([DUST] * count)
+    good = rig.chain.seed([under_eth_long(5.0)])[0]
+    options = Options(venue=f"[gate]\nprofit_wei_min = {PROFIT_WEI_MIN}")
+    with rig.keeper(options) as keeper:
+        keeper.until_ready()
+
+        def counted(name: str) -> float:
+            return keeper.metric(f"keeper_{name}_total", venue="demo")
+
+        def held() -> float:
+            return keeper.metric("keeper_held_total", reason="unprofitable")
+
+        keeper.until(lambda: held() >= count, 60.0 + count / 25)
+        assessed, simulated = counted("assessed"), counted("simulated")
+        head = keeper.metric("keeper_head_block")
+        for move in range(MOVES):
+            rig.oracle.set(0, (2_000 * 100 - move) * WAD // 100)
+        keeper.until(lambda: keeper.metric("keeper_head_block") >= head + QUIET_BLOCKS, LIMIT_S)
+        assert counted("assessed") - assessed < count / 10
+        assert counted("simulated") - simulated < count / 10
+
+        rig.oracle.set(0, 1_900 * WAD)
+        keeper.until(lambda: rig.liquidated(good), LIMIT_S)
+        tick_ms = 1000 * _mean(keeper, "keeper_tick_seconds")
+        decided_ms = 1000 * _mean(keeper, "keeper_stage_seconds", stage="price_to_decided")
+        print(f"{count} dust accounts: tick {tick_ms:.3f} ms, price to decided {decided_ms:.1f} ms")  # noqa: T201
+        keeper.stop()
+        assert [row["account"] for row in attempts(keeper)] == [str(good)]
+
+
+def _mean(keeper: KeeperProcess, name: str, **labels: str) -> float:
+    count = keeper.metric(f"{name}_count", venue="demo", **labels)
+    return keeper.metric(f"{name}_sum", venue="demo", **labels) / count
+
+
+def test_dust_costs_nothing_once_it_is_known_not_to_pay(rig: Rig) -> None:
+    dust_costs_nothing(rig, 300)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_ten_thousand_dust_accounts(rig: Rig) -> None:
+    dust_costs_nothing(rig, 10_000)

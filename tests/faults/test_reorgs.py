@@ -1,0 +1,53 @@
+"""A reorg removes our transactions: it is noticed, and each account is liquidated once."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from keeper.chain.journal_read import reading, whole
+from tests.brokers import Broker
+from tests.e2e.rig import Options
+from tests.faults.books import assert_right, attempts, journal_of
+from tests.faults.world import LIMIT_S, World, opened_world
+
+AT_ONCE = 3
+CONFIRMATIONS = 4
+
+
+@pytest.fixture
+def world(tmp_path: Path, broker: Broker) -> Iterator[World]:
+    with opened_world(tmp_path, broker, Options(confirmations=CONFIRMATIONS)) as running:
+        yield running
+
+
+def events(world: World) -> list[list[str]]:
+    """Return what happened to each attempt, in order."""
+    with reading(journal_of(world.keeper)) as db:
+        stories: list[dict[str, Any]] = [whole(db, row) for row in attempts(world.keeper)]
+    return [[line["event"] for line in story["history"]] for story in stories]
+
+
+def test_attempts_in_flight_are_tried_again(world: World) -> None:
+    world.open_safe(AT_ONCE)
+    world.sink()
+    world.keeper.until(lambda: world.waiting == AT_ONCE, LIMIT_S)
+    world.mine()
+    world.keeper.until(
+        lambda: all(row["state"] == "included" for row in attempts(world.keeper)), LIMIT_S
+    )
+    assert world.waiting == 0
+    world.rig.node.rpc("anvil_reorg", 1, [])
+    assert world.rig.liquidations() == []
+
+    def over() -> bool:
+        world.mine()
+        return world.is_over
+
+    world.keeper.until(over, LIMIT_S)
+    assert world.keeper.metric("keeper_reorgs_total") >= 1
+    for story in events(world):
+        assert story.count("included") == 2
+        assert story.index("orphaned") > story.index("included")
+    assert_right(world.rig, world.keeper, world.wallets.addresses, world.accounts)
