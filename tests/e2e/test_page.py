@@ -1,6 +1,7 @@
 """The page at ``/`` in a real Chromium, with a real keeper behind it."""
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -256,8 +257,11 @@ def test_an_attempt_is_told_with_its_money(
         (done,) = said["attempts"]
         ((who, _, story),) = page.rows("attempts")
         assert who == str(account)
-        paid, cost = (f"{int(done[key]) / WAD:.4g}" for key in ("reward_wei", "cost_wei"))
-        assert f"block {done['block']} · paid {paid} for {cost} · " in story
+        told = re.search(r"block (\d+) · paid (\S+) for (\S+) · one transaction", story)
+        assert told, story
+        assert int(told[1]) == done["block"]
+        for shown, exact in ((told[2], done["reward_wei"]), (told[3], done["cost_wei"])):
+            assert float(shown) == pytest.approx(int(exact) / WAD, rel=1e-3)
         assert done["tx"] in story
         (wallet,) = page.rows("wallets")
         (held,) = said["wallets"]
