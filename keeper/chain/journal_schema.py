@@ -70,6 +70,7 @@ CREATE TABLE shares (
     PRIMARY KEY (attempt, account)
 ) WITHOUT ROWID""",
     "CREATE INDEX shares_account ON shares (account)",
+    "ALTER TABLE transactions ADD COLUMN accounts TEXT",
 )
 FROM_1 = (  # it knew one job
     "ALTER TABLE attempts ADD COLUMN job TEXT",
