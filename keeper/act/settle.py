@@ -157,7 +157,7 @@ class Settlement:
         desk = self._desks.get(attempt.plan.venue)
         with self._guard(attempt):
             judged = await self._judge.judged(replace(mined, attempt=attempt), head)
-            gains = self._gains(desk, attempt, receipt)
+            gains = self._gains(desk, attempt, receipt) if account in paying(mined) else {}
         outcome, detail, seen = judged
         reward_wad = sum(gains.values()) if gains else seen.reward_wad if seen else 0
         weighing = self._execution.weighing

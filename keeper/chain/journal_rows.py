@@ -264,7 +264,7 @@ def settle(db: sqlite3.Connection, done: Sequence[Settled], now_ms: int) -> None
             str(sum(each.reward_wad for each in done)),
             str(reward_wei),
             str(cost_wei),
-            json.dumps({name: str(wad) for name, wad in settled.gains.items()}),
+            _gains(settled),
             str(usd) if usd is not None else None,
             attempt_id,
         ),
@@ -272,7 +272,7 @@ def settle(db: sqlite3.Connection, done: Sequence[Settled], now_ms: int) -> None
     if len(done) > 1:
         db.executemany(
             "UPDATE shares SET outcome = ?, detail = ?, reward_wad = ?, reward_wei = ?,"
-            " cost_wei = ? WHERE attempt = ? AND account = ?",
+            " cost_wei = ?, gains = ? WHERE attempt = ? AND account = ?",
             [_share(each) for each in done],
         )
     _happened(
@@ -288,6 +288,10 @@ def settle(db: sqlite3.Connection, done: Sequence[Settled], now_ms: int) -> None
     )
 
 
+def _gains(settled: Settled) -> str:
+    return json.dumps({name: str(wad) for name, wad in settled.gains.items()})
+
+
 def _share(settled: Settled) -> tuple[str, ...]:
     return (
         settled.outcome.value,
@@ -295,6 +299,7 @@ def _share(settled: Settled) -> tuple[str, ...]:
         str(settled.reward_wad),
         str(settled.reward_wei),
         str(settled.cost_wei),
+        _gains(settled),
         settled.attempt.id,
         settled.attempt.plan.account,
     )

@@ -8,7 +8,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from keeper.facts import AccountId, Attempt
-from keeper.units import GWEI
+from keeper.jobs import Gain
+from keeper.units import GWEI, WAD
 from tests.shell import market
 from tests.shell.market import rival_liquidates, set_account
 from tests.shell.test_together import World
@@ -44,6 +45,8 @@ def lonely(folder: Path) -> World:
 async def test_the_next_best_takes_the_nonce_and_pays_for_it(tmp_path: Path) -> None:
     async with lonely(tmp_path) as world:
         first = await one_in_flight(world)
+        parts = {Gain.TRADE: 5 * WAD}
+        world.rig.venue.gains = lambda _logs, _wallet: parts  # type: ignore[attr-defined]
         world.chain.stuck = lambda tx: tx.max_fee_wei <= FIRST_WEI
         await world.rig.block(rival_liquidates(ALICE))
         (flying,) = world.rig.execution._submitter.open_attempts
@@ -62,6 +65,7 @@ async def test_the_next_best_takes_the_nonce_and_pays_for_it(tmp_path: Path) -> 
         assert (rows[ALICE].outcome, rows[ALICE].cost_wei) == ("cancelled", 0)
         assert rows[ALICE].detail == "its nonce went to another account"
         assert (rows[BOB].outcome, rows[BOB].nonce) == ("won", first.nonce)
+        assert (rows[BOB].gains, rows[ALICE].gains, rows[ALICE].reward_wad) == (parts, {}, 0)
         assert rows[BOB].cost_wei == world.spent_wei()
         assert world.rig.counted("keeper_attempts_total", "won") == 1
 
