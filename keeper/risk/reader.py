@@ -117,25 +117,27 @@ class RiskReader:
                 async with asyncio.timeout(BEAT_S):
                     await self._map_wanted.wait()
             if self._map_wanted.is_set():
-                await self._draw_map(beat)
+                started_ns = self._clock.monotonic_ns()
+                made = await self.draw_map(beat)
+                await self._publish(made, self._clock.monotonic_ns() - started_ns)
 
-    async def _draw_map(self, beat: Callable[[], None]) -> None:
-        started_ns = self._clock.monotonic_ns()
+    async def draw_map(self, beat: Callable[[], None] = lambda: None) -> dict[str, object]:
+        """Make the map now and return its document."""
         maps = {}
         for portfolio in self.portfolios():
             drawn = LiquidationMap(portfolio)
             if await self.work_out(portfolio.id, drawn.steps(), REST_S, beat):
                 maps[portfolio.id] = drawn
-        ended_ns = self._clock.monotonic_ns()
-        took_ns = ended_ns - started_ns
-        document: dict[str, object] = {
+        return {
             "moves_pct": list(MOVES_PCT),
             "venues": {id_: made.document() for id_, made in maps.items()},
             "left_out": self._left_out(maps),
-            "took_ms": took_ns // 1_000_000,
         }
+
+    async def _publish(self, made: dict[str, object], took_ns: int) -> None:
         async with self._map_made:
             self._map_wanted.clear()
-            self._map = document
-            self._map_until_ns = ended_ns + max(int(MAP_S * 1e9), MAP_SHARE * took_ns)
+            self._map = made
+            kept_ns = max(int(MAP_S * 1e9), MAP_SHARE * took_ns)
+            self._map_until_ns = self._clock.monotonic_ns() + kept_ns
             self._map_made.notify_all()
