@@ -41,7 +41,7 @@ from keeper.facts import OWN
 from keeper.observe.http import serve
 from keeper.observe.metrics import Metrics
 from keeper.observe.outcomes import publishers
-from keeper.parts import Parts, views_of
+from keeper.parts import Parts, risk_loops, views_of
 from keeper.pipeline import Pipeline
 from keeper.ports import PriceSource, Rpc
 from keeper.prices.board import PriceBoard
@@ -54,6 +54,7 @@ from keeper.rules import (
     execution_rules,
     feed_rules,
     lane_rules,
+    treasury_rules,
 )
 from keeper.status import Status
 from keeper.supervise import Backoff, Heartbeats, Supervisor, run
@@ -127,7 +128,7 @@ def build_lanes(settings: Settings, session: aiohttp.ClientSession, parts: LaneP
     """Make a lane for every wallet; reads the keys, or raises ConfigError."""
     wallets = load_wallets(settings.wallets, session)
     allowed = {venue.id: venue.wallets for venue in settings.venues}
-    return Lanes(wallets, allowed, lane_rules(settings), parts)
+    return Lanes(wallets, allowed, lane_rules(settings), parts, treasury_rules(settings))
 
 
 def _following(settings: Settings) -> FollowSettings:
@@ -244,8 +245,9 @@ def _loops(parts: Parts) -> dict[str, Callable[[], Awaitable[None]]]:
         name = f"prices/{source.name}"
         parts.heartbeats.register(name, PRICES_LIMIT_S)
         loops[name] = partial(pipeline.prices, source)
-    parts.heartbeats.register("map", BEAT_LIMIT_S)
-    loops["map"] = partial(parts.risk.draw_maps, partial(parts.heartbeats.beat, "map"))
+    for name, keep in risk_loops(parts).items():
+        parts.heartbeats.register(name, BEAT_LIMIT_S)
+        loops[name] = partial(keep, partial(parts.heartbeats.beat, name))
     parts.heartbeats.register("snapshots", SNAPSHOT_LIMIT_S)
     loops["snapshots"] = partial(
         parts.snapshots.keep,
@@ -254,9 +256,8 @@ def _loops(parts: Parts) -> dict[str, Callable[[], Awaitable[None]]]:
         partial(parts.heartbeats.beat, "snapshots"),
     )
     parts.heartbeats.register("endpoints", BEAT_LIMIT_S + slowest_s + chain.probe_ms / 1000)
-    loops["endpoints"] = partial(
-        parts.status.endpoints.watch, partial(parts.heartbeats.beat, "endpoints")
-    )
+    watch_endpoints = parts.status.endpoints.watch
+    loops["endpoints"] = partial(watch_endpoints, partial(parts.heartbeats.beat, "endpoints"))
     if chain.sequencer_feed is not None:
         board = parts.status.board
         board.close(NOT_READ)

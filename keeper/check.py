@@ -67,7 +67,10 @@ async def preflight(settings: Settings) -> list[Finding]:
             await _sequencer(settings.chain, rpc, findings)
             for venue in settings.venues:
                 own: list[str | None] = [
-                    one.address for one in wallets if not venue.wallets or one.name in venue.wallets
+                    one.address
+                    for one in wallets
+                    if one.name != settings.treasury.wallet
+                    and (not venue.wallets or one.name in venue.wallets)
                 ]
                 findings += [
                     await _venue(settings, venue, rpc, address) for address in own or [None]

@@ -13,10 +13,13 @@ class Job(StrEnum):
     FUND = "fund"  # moves our own margin to or from the venue
     SETTLE = "settle"  # executes an order that waits for somebody to do it
     FILL = "fill"  # takes a nonce that nothing occupies, so that what is behind it gets on
+    TOP_UP = "top_up"  # sends a wallet what it pays gas with, from the treasury
+    UNWRAP = "unwrap"  # turns a wallet's wrapped native token into what it pays gas with
 
 
 LIQUIDATIONS = frozenset({Job.LIQUIDATE, Job.COLLATERAL})
 UPKEEP = frozenset({Job.FLATTEN, Job.FUND})  # of what is ours: it is not done for its own profit
+OURS = frozenset({Job.FILL, Job.TOP_UP, Job.UNWRAP})  # of the wallets, at no venue
 PAID = LIQUIDATIONS | {Job.SETTLE}  # the venue's log shows that it was done; the rest just succeeds
 
 

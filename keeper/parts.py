@@ -1,7 +1,7 @@
 """What a chain's loops run on, and what the HTTP server shows of it."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -20,6 +20,7 @@ from keeper.observe.metrics import Metrics
 from keeper.observe.tls import server_tls
 from keeper.pipeline import Pipeline
 from keeper.ports import PriceSource, Rpc
+from keeper.risk.gauges import RiskGauges
 from keeper.risk.reader import RiskReader
 from keeper.status import Status
 from keeper.supervise import Heartbeats, Supervisor
@@ -62,6 +63,12 @@ class Parts:
         """Return what works accounts out at other prices."""
         status = self.status
         return RiskReader(self.desks, status.board, status.quarantine, status.clock)
+
+
+def risk_loops(parts: Parts) -> dict[str, Callable[[Callable[[], None]], Awaitable[None]]]:
+    """Return the loops that work out risk; each takes what shows that it lives."""
+    gauges = RiskGauges(parts.risk, parts.metrics, parts.status.clock)
+    return {"risk": gauges.keep, "map": parts.risk.draw_maps}
 
 
 def _reads(parts: Parts) -> Reads:

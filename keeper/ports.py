@@ -355,14 +355,15 @@ class Tracker(Protocol):
         ...
 
     async def cancel(self, attempt: Attempt, head: Head, cost_wei_max: int) -> bool:
-        """Take the nonce with a transfer of nothing to ourselves; False when that costs too much.
-
-        Raises TransientError.
-        """
+        """Take the nonce with a transfer of nothing; False: too dear. Raises TransientError."""
         ...
 
     async def fill_gaps(self, head: Head, may: Callable[[Plan, Fee], bool]) -> None:
         """Use up the nonces that all later ones wait for; ``may`` says which of it is paid for."""
+        ...
+
+    async def top_up(self, head: Head, may: Callable[[Plan, Fee], bool]) -> None:
+        """Send wallets that are low what they pay gas with; raises TransientError."""
         ...
 
     async def close(self, settled: Sequence[Settled]) -> None:

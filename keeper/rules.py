@@ -8,6 +8,7 @@ from keeper.chain.endpoints import EndpointRules
 from keeper.chain.fees import FeeRules
 from keeper.chain.lane_rules import LaneRules
 from keeper.chain.rpc import WATCHER
+from keeper.chain.treasury import TreasuryRules
 from keeper.config import Settings, VenueSettings
 from keeper.config.settings import GateSettings
 from keeper.decide.budget import Limit, Sort, Span, Unit
@@ -75,6 +76,11 @@ def lane_rules(settings: Settings) -> LaneRules:
             },
         ),
     )
+
+
+def treasury_rules(settings: Settings) -> TreasuryRules:
+    """Return when wallets are topped up, by which."""
+    return TreasuryRules(**settings.treasury.model_dump())
 
 
 def budget_limits(gate: GateSettings) -> tuple[Limit, ...]:

@@ -127,7 +127,7 @@ class Status:
                 "digest": self.settings.digest[:12],
                 "restart_keys": list(self.restart_keys),
             },
-            "wallets": [_wallet(lane) for lane in self.lanes.lanes],
+            "wallets": [_wallet(lane) for lane in self.lanes.own],
             "head": _head(head, now_ms, self.pipeline.head_how) if head else None,
             "prices": {feed.id: self._price(feed.id, now_ms) for feed in self.settings.feeds},
             "venues": {venue: self._venue(desk) for venue, desk in self.pipeline.desks.items()},
@@ -230,7 +230,7 @@ class Status:
         if head is not None:
             gauge("keeper_head_block", head.number)
             gauge("keeper_head_age_seconds", (now_ms - head.seen_ms) / 1000)
-        for lane in self.lanes.lanes:
+        for lane in self.lanes.own:
             gauge("keeper_wallet_balance_wei", lane.balance_wei, wallet=lane.name)
             gauge("keeper_wallet_parked", 1 if lane.parked else 0, wallet=lane.name)
         for limit, left in self.budgets_left().items():

@@ -170,6 +170,7 @@ class ScriptedLane:
         self.plans: list[Plan] = []
         self.replaced: list[tuple[Attempt, Plan, Fee]] = []
         self.cancelled: list[Attempt] = []
+        self.topped_up: list[Head] = []
         self.cancel_wei_max: list[int] = []
         self.gaps: list[Plan] = []
         self.filled: list[Plan] = []
@@ -183,6 +184,10 @@ class ScriptedLane:
     @property
     def lanes(self) -> "Sequence[ScriptedLane]":
         return [self] if self.wallet else []
+
+    @property
+    def own(self) -> "Sequence[ScriptedLane]":
+        return self.lanes
 
     @property
     def address(self) -> str:
@@ -286,6 +291,9 @@ class ScriptedLane:
         if self.can_cancel:
             self.cancelled.append(attempt)
         return self.can_cancel
+
+    async def top_up(self, head: Head, _may: Callable[[Plan, Fee], bool]) -> None:
+        self.topped_up.append(head)
 
     async def close(self, settled: Sequence[Settled]) -> None:
         self.closed += settled

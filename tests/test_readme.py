@@ -1,5 +1,6 @@
 """What the README shows is run."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -8,15 +9,26 @@ from keeper.config import load
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
 
-def test_the_python_example_does_what_it_says() -> None:
-    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    names: dict[str, object] = {}
-    exec(example, names)  # noqa: S102 - our own text
-    claimed = re.findall(r"^(\S.*?)\s+# (Moved|frozenset)(.*)$", example, re.MULTILINE)
-    assert len(claimed) == 2
-    for statement, kind, rest in claimed:
-        expression = statement.split(" = ")[0]
-        assert repr(eval(expression, names)) == kind + rest  # noqa: S307
+def test_the_python_examples_do_what_they_say() -> None:
+    examples = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert len(examples) == 2
+    for example in examples:
+        names: dict[str, object] = {}
+        code = compile(example, "README.md", "exec", ast.PyCF_ONLY_AST)
+        assert isinstance(code, ast.Module)
+        claimed = 0
+        for statement in code.body:  # one after the other: each says what it is then
+            source = ast.unparse(statement)
+            line = example.splitlines()[statement.lineno - 1]
+            says = re.search(r"  # → (.*?)(?: \(.*)?$", line)
+            if says is None:
+                exec(source, names)  # noqa: S102 - our own text
+                continue
+            name, _, expression = source.rpartition(" = ")
+            found = names[name] = eval(expression, names)  # noqa: S307
+            assert repr(found) == says[1], line
+            claimed += 1
+        assert claimed >= 4
 
 
 def test_every_command_is_there() -> None:

@@ -14,7 +14,7 @@ from keeper.facts import (
     TxKind,
     VenueId,
 )
-from keeper.jobs import PAID, Job
+from keeper.jobs import OURS, PAID, Job
 from keeper.watch.desk import Desk
 
 Judged = tuple[Outcome, str, LiquidationSeen | None]
@@ -35,8 +35,8 @@ class Judge:
             return Outcome.EXPIRED, "the nonce was used by a transaction we did not sign", None
         if mined.transaction.kind is TxKind.CANCEL:
             return Outcome.CANCELLED, "", None
-        if mined.transaction.job is Job.FILL:
-            return Outcome.DONE, "", None
+        if mined.transaction.job in OURS:
+            return (Outcome.DONE if receipt.success else Outcome.REVERTED), "", None
         desk = self._desks.get(mined.attempt.plan.venue)
         if desk is None:
             return Outcome.EXPIRED, "its venue is no longer configured", None

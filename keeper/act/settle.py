@@ -28,7 +28,7 @@ from keeper.facts import (
     TxKind,
     VenueId,
 )
-from keeper.jobs import PAID, Gain, Job
+from keeper.jobs import OURS, PAID, Gain, Job
 from keeper.ports import Accounting, Telemetry, Tracker
 from keeper.units import wad_to_float
 from keeper.watch.desk import Desk, Nominated
@@ -78,26 +78,32 @@ class Settlement:
         """Settle what is mined deep enough; replace or cancel what has waited too long."""
         for mined in await self._tracker.poll(head):
             await self._alone(mined.attempt, self._settle(mined, head))
-        await self._fill_gaps(head)
+        await self._maintain(head)
         for attempt in self._tracker.overdue(head):
             await self._alone(attempt, self._renew(attempt, head))
         for attempt in self._tracker.waiting(head):
             if self._is_over(attempt, head):
                 await self._alone(attempt, self._cancel(attempt, head, "cured, or others did it"))
 
-    async def _fill_gaps(self, head: Head) -> None:
+    async def _maintain(self, head: Head) -> None:
+        """Fill gaps in the nonces and keep wallets able to pay, within the budgets."""
         spending, claimed = self._execution.spending, list[Plan]()
 
         def may(plan: Plan, fee: Fee) -> bool:
             over = spending.claim(plan, fee, self._tracker.open_attempts)
             if over is not None:
-                logger.warning("a gap in the nonces waits", reason=over.reason, detail=over.detail)
+                said = {"job": plan.job, "reason": over.reason, "detail": over.detail}
+                logger.warning("a wallet's upkeep waits", **said)
                 return False
             claimed.append(plan)
             return True
 
         try:
             await self._tracker.fill_gaps(head, may)
+            if not self._execution.brakes.paused:
+                await self._tracker.top_up(head, may)
+        except (TransientError, RpcError) as error:
+            logger.warning("upkeep of wallets again at the next head", error=str(error))
         finally:
             for plan in claimed:
                 spending.release(plan.venue, plan.account)
@@ -195,8 +201,8 @@ class Settlement:
         """Return the value that stayed with the venue: a revert and a cancel give it back."""
         if mined.receipt is None or not mined.receipt.success or mined.transaction is None:
             return 0
-        if mined.transaction.kind is TxKind.CANCEL:
-            return 0
+        if mined.transaction.kind is TxKind.CANCEL or mined.transaction.job is Job.TOP_UP:
+            return 0  # nobody was paid: a top-up is still ours
         return mined.value_wei
 
     async def _renew(self, attempt: Attempt, head: Head) -> None:
@@ -250,8 +256,8 @@ class Settlement:
 
     async def _plan_again(self, attempt: Attempt, head: Head) -> tuple[Plan, Fee] | Wait | str:
         """Return the plan at a replacement's fee, why to wait, or why to cancel."""
-        if attempt.plan.job is Job.FILL:
-            return "it only has to be included"
+        if attempt.plan.job in OURS:
+            return "it only has to be included, or comes again if it is still wanted"
         desk = self._desks.get(attempt.plan.venue)
         if desk is None:
             return "its venue is no longer configured"

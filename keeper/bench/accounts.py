@@ -5,7 +5,9 @@ distinct markets, long or short, some to many dollars. How far an account is fro
 percent of its exposure, is lognormal: whoever is close is liquidated soon.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import exp
+from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +33,12 @@ class Shape:
     median: float = 30.0  # percent to liquidation; the distances are lognormal
     sigma: float = 1.0  # of their logarithm
     seed: int = 1
+
+    def with_near(self, count: int) -> "Shape":
+        """Return a shape in which about ``count`` accounts are within 1 % of liquidation."""
+        share = min(count / self.accounts, 0.5)
+        below = NormalDist(sigma=self.sigma).inv_cdf(share)
+        return replace(self, median=exp(-below))
 
 
 class Accounts:

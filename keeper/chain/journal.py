@@ -309,6 +309,10 @@ class Journal:
         """Return reward less cost by venue, over everything settled."""
         return await self._run(lambda: rows.profit_wei(self._open_db))
 
+    async def topped_up_wei(self, since_ms: int) -> int:
+        """Return what left the treasury since, or is about to."""
+        return await self._run(lambda: rows.topped_up_wei(self._open_db, since_ms))
+
     async def past(self, since_ms: int) -> list[Past]:
         """Return what was settled since, oldest first."""
         return await self._run(lambda: rows.past(self._open_db, since_ms))

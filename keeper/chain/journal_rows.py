@@ -311,6 +311,16 @@ def profit_wei(db: sqlite3.Connection) -> dict[str, int]:
     return profits
 
 
+def topped_up_wei(db: sqlite3.Connection, since_ms: int) -> int:
+    """Return what top-ups sent since, those in flight and those not settled yet included."""
+    plans = db.execute(
+        "SELECT plan FROM attempts WHERE job = ?"
+        " AND (outcome IS NULL OR outcome = ? AND settled_ms >= ?)",
+        (Job.TOP_UP.value, Outcome.DONE.value, since_ms),
+    )
+    return sum(plan_from_json(text).call.value_wei for (text,) in plans)
+
+
 def probe(db: sqlite3.Connection) -> None:
     """Write something, to see whether that is possible."""
     db.execute("UPDATE meta SET value = value WHERE key = 'version'")

@@ -12,6 +12,7 @@ from keeper.chain.fees import first_fee, read_tip
 from keeper.chain.lane_rules import LaneParts, LaneRules
 from keeper.chain.signer import Wallet
 from keeper.chain.submit import Lane
+from keeper.chain.treasury import Treasury, TreasuryRules
 from keeper.decide.agenda import HoldReason
 from keeper.decide.economics import DataFee, Fee, Spend
 from keeper.errors import RpcError
@@ -39,12 +40,23 @@ class Lanes:
         allowed: Mapping[VenueId, Collection[str]],
         rules: LaneRules,
         parts: LaneParts,
+        treasury: TreasuryRules | None = None,
     ) -> None:
-        """``allowed``: names of the wallets that may act at a venue; none named: all of them."""
+        """``allowed``: names of the wallets that may act at a venue; none named: all of them.
+
+        ``treasury``: which wallet acts nowhere and tops up the others, and when.
+        """
         self._allowed = allowed
         self._rules = rules
         self._parts = parts
-        self.lanes = [Lane(wallet, self._rules, self._parts) for wallet in wallets]
+        made = [Lane(wallet, self._rules, self._parts) for wallet in wallets]
+        vault = treasury.wallet if treasury else None
+        self.lanes = [lane for lane in made if lane.name != vault]
+        self._own = made  # that of the treasury too
+        self._treasury: Treasury | None = None
+        if treasury is not None:
+            own = next((lane for lane in made if lane.name == vault), None)
+            self._treasury = Treasury(own, treasury, rules.fees, parts.rpc, parts.journal)
         self._followed: list[Lane] = []  # wallets that have something in flight and are not ours
         self._turns: dict[str, int] = {}  # wallet → when it was chosen last
         self._turn = 0
@@ -64,13 +76,18 @@ class Lanes:
         return [lane.address for lane in self.lanes]
 
     @property
+    def own(self) -> Sequence[Lane]:
+        """Return the lanes of all wallets of the config, the treasury's too."""
+        return self._own
+
+    @property
     def sending_trouble(self) -> str:
         """Say why nothing can be sent now; "" while something can."""
         return self._parts.broadcaster.trouble
 
     @property
     def _all(self) -> Sequence[Lane]:
-        return (*self.lanes, *self._followed)
+        return (*self._own, *self._followed)
 
     @property
     def open_attempts(self) -> Sequence[Attempt]:
@@ -140,7 +157,7 @@ class Lanes:
         """Read from the journal what is in flight; the first poll asks the chain about it."""
         attempts = await self._parts.journal.open_attempts()
         for address in dict.fromkeys(attempt.wallet for attempt in attempts):
-            lane = next((lane for lane in self.lanes if lane.address == address), None)
+            lane = next((lane for lane in self._own if lane.address == address), None)
             if lane is None:
                 logger.warning("open attempts of another wallet", wallet=address)
                 lane = Lane(Wallet(address, address, None), self._rules, self._parts)
@@ -173,7 +190,7 @@ class Lanes:
 
     def overdue(self, head: Head) -> Sequence[Attempt]:
         """Return the attempts whose newest transaction has waited too long, by nonce."""
-        return [attempt for lane in self.lanes for attempt in lane.overdue(head)]
+        return [attempt for lane in self._own for attempt in lane.overdue(head)]
 
     def is_stuck(self, attempt: Attempt, head: Head) -> bool:
         """Say whether an attempt was to be replaced long ago, and holds up all behind it."""
@@ -181,7 +198,7 @@ class Lanes:
 
     def waiting(self, head: Head) -> Sequence[Attempt]:
         """Return the attempts in flight that are neither overdue nor being cancelled, by nonce."""
-        return [attempt for lane in self.lanes for attempt in lane.waiting(head)]
+        return [attempt for lane in self._own for attempt in lane.waiting(head)]
 
     def replacement_fee(self, attempt: Attempt, head: Head, spend: Spend) -> Fee | None:
         """Return a fee that replaces what is in flight; None when it would cost too much."""
@@ -197,8 +214,14 @@ class Lanes:
 
     async def fill_gaps(self, head: Head, may: Callable[[Plan, Fee], bool]) -> None:
         """Use up the nonces that all later ones wait for; ``may`` says which of it is paid for."""
-        for lane in self.lanes:
+        for lane in self._own:
             await lane.fill_gaps(head, may)
+
+    async def top_up(self, head: Head, may: Callable[[Plan, Fee], bool]) -> None:
+        """Send wallets that are low what they pay gas with; raises RpcError."""
+        if self._treasury is not None:
+            clock = self._parts.clock
+            await self._treasury.top_up(self.lanes, head, self._tip_wei, may, clock)
 
     async def close(self, settled: Sequence[Settled]) -> None:
         """Write the end of an attempt, for each of its accounts, and forget it."""

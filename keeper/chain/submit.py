@@ -101,6 +101,16 @@ class Lane:
         return self.balance_wei - sum(open_.plan.cost_wei_max for open_ in self._open.values())
 
     @property
+    def spare_wei(self) -> int:
+        """Return what the wallet could give away: not what it sends already, nor its floor."""
+        sending = (open_.plan.call.value_wei for open_ in self._open.values())
+        return self.free_wei - sum(sending) - self.wallet.balance_wei_min
+
+    def is_low(self, below_wei: int) -> bool:
+        """Say whether the wallet, whose balance is known, holds less than this."""
+        return self._head is not None and self.balance_wei < below_wei
+
+    @property
     def parked(self) -> str:
         """Return why the lane starts nothing now, or nothing."""
         if self.wallet.signer is None:

@@ -88,6 +88,8 @@ def cross_check(problems: Problems, document: Document) -> None:
         _check_names(problems, venue, (*at, "wallets"), "wallet", wallets)
     for index, wallet in _tables(document, "wallets"):
         _check_wallet(problems, wallet, ("wallets", index))
+    _check_treasury(problems, document, wallets)
+    _check_order(problems, document, "treasury", "below_wei", "to_wei")
     _check_order(problems, document, "gate", "backoff_ms_min", "backoff_ms_max")
     _check_order(problems, document, "fees", "priority_fee_wei", "max_fee_per_gas_wei_max")
     _check_order(problems, document, "chain", "confirmations", "reorg_depth_max")
@@ -278,3 +280,19 @@ def _check_order(problems: Problems, document: Document, table: str, low: str, h
             f"{low} should not be more than {high} ({least} > {most}); lower one or raise the other"
         )
         problems.add(path, text)
+
+
+def _check_treasury(problems: Problems, document: Document, wallets: Mapping[str, int]) -> None:
+    name, at = _table(document, "treasury").get("wallet"), ("treasury", "wallet")
+    if not isinstance(name, str):
+        return
+    if name not in wallets:
+        text = f"there is no such wallet; {suggestion(name, wallets)}wallets: {listing(wallets)}"
+        problems.add(at, text, value=name)
+    elif len(wallets) == 1:
+        problems.add(at, "is the only wallet and acts nowhere; add one that does", value=name)
+    for index, venue in _tables(document, "venues"):
+        named = venue.get("wallets")
+        if isinstance(named, list) and name in named:
+            text = "is the treasury, which acts nowhere; take it out"
+            problems.add(("venues", index, "wallets"), text, value=name)

@@ -24,6 +24,7 @@ from keeper.config.table import MS_MAX as _MS_MAX
 from keeper.config.table import NAME, Live, Table
 from keeper.config.table import WEI_MAX as _WEI_MAX
 from keeper.config.table import whole as _whole
+from keeper.config.treasury import TreasurySettings
 from keeper.decide.economics import FeeStrategy
 from keeper.decide.rank import Objective
 from keeper.errors import ConfigError
@@ -300,6 +301,7 @@ class Settings(Table):
         max_length=16,
         description="Where transactions go instead of chain.send; one table a relay.",
     )
+    treasury: TreasurySettings = Field(default_factory=TreasurySettings)
     fees: FeesSettings = Field(default_factory=FeesSettings)
     gate: GateSettings = Field(default_factory=GateSettings)
     reconcile: ReconcileSettings = Field(default_factory=ReconcileSettings)

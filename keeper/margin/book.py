@@ -8,7 +8,6 @@ nominate an account too many rather than one too few.
 import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Generic
 
 import numpy as np
@@ -17,29 +16,13 @@ import numpy.typing as npt
 from keeper.margin.arrays import float_array, row_arrays
 from keeper.margin.fence import STEPS_MAX, Fence
 from keeper.margin.follow import Beyond, Changes, Follower
+from keeper.margin.moved import Moved
 from keeper.margin.rows import Row, finite
-from keeper.margin.slab import Exposure, IdT, Ints, Slab
+from keeper.margin.slab import Exposure, IdT, Ints, Slab, width_of
 from keeper.margin.watch import Watch
 
 _WIDTH_BITS = 5  # of a home: what says in which slab it is
 _WIDTH_MASK = (1 << _WIDTH_BITS) - 1
-_WIDTH_MIN = 4  # exposures of the narrowest slab; a venue's accounts mostly hold few positions
-
-
-@dataclass(frozen=True, slots=True)
-class Moved(Generic[IdT]):
-    """What one move changed, each id at most once in each tuple.
-
-    under    ids that are in ``book.under`` now and were not before the move
-    cured    ids that were in ``book.under`` before the move and are not now
-    expired  ids whose envelope was left with this move, whichever side they were on: they count as
-             under-margined until they are put again. One that was not under before is in ``under``
-             too, unless it is still unpriced.
-    """
-
-    under: tuple[IdT, ...] = ()
-    cured: tuple[IdT, ...] = ()
-    expired: tuple[IdT, ...] = ()
 
 
 class MarginBook(Generic[IdT]):
@@ -144,7 +127,7 @@ class MarginBook(Generic[IdT]):
         if self._home:
             for id_ in names:
                 self._forget(id_)
-        widths = np.array([_width(n) for n in range(int(counts.max(initial=0)) + 1)])[counts]
+        widths = np.array([width_of(n) for n in range(int(counts.max(initial=0)) + 1)])[counts]
         for width in np.flatnonzero(np.bincount(widths)).tolist():
             chosen = widths == width
             part = list(itertools.compress(names, chosen.tolist()))
@@ -298,6 +281,17 @@ class MarginBook(Generic[IdT]):
         return len(self._watch)
 
     @property
+    def rebuilds(self) -> int:
+        """How often a value has left its fence so far, so that rows had to be passed over."""
+        return self._fence.rebuilds
+
+    def exposed(self, factor: str, /) -> int:
+        """Return how many rows stand on a factor. Raises KeyError for one that is unknown."""
+        number = self._number(factor)
+        columns = (one.slab.columns.get(number, ()) for one in self._followers.values())
+        return sum(map(len, columns))
+
+    @property
     def unpriced(self) -> frozenset[IdT]:
         """The ids that wait for the first value of one of their factors. A snapshot."""
         return frozenset(self._unpriced)
@@ -309,6 +303,14 @@ class MarginBook(Generic[IdT]):
         """
         follower, number = self._find(id_)
         return follower.slab.excess_of(number, self._fence.values)[0]
+
+    def distance(self, id_: IdT, /) -> float:
+        """Return a row's distance to liquidation in %, as ``nearest`` does; NaN while unpriced.
+
+        Raises KeyError for an id that is not in the book.
+        """
+        follower, number = self._find(id_)
+        return follower.slab.distance_of(number, self._fence.values, self._fence.is_price)
 
     def nearest(self, count: int) -> list[tuple[IdT, float]]:
         """Return up to ``count`` ids by distance to liquidation in %, nearest first.
@@ -376,7 +378,7 @@ class MarginBook(Generic[IdT]):
 
     def _follower(self, exposures: int) -> Follower[IdT]:
         """Return what follows the rows of so many exposures."""
-        width = _width(exposures)
+        width = width_of(exposures)
         follower = self._followers.get(width)
         if follower is None:
             follower = self._followers[width] = Follower(Slab(width), self._fence, self._watch)
@@ -392,8 +394,3 @@ class MarginBook(Generic[IdT]):
         if follower.slab.under[number]:
             self._under_seen = None
         follower.remove(number)
-
-
-def _width(exposures: int) -> int:
-    """Return the slab width for a row: the next power of two, so that at most half is padding."""
-    return max(_WIDTH_MIN, 1 << max(exposures - 1, 0).bit_length())

@@ -34,6 +34,7 @@ class Fence:
         self._half = [0.0]
         self._stretch = [(0.0, 0.0)]  # where the half fits the value
         self._is_price = [False]
+        self.rebuilds = 0  # anchors set so far
 
     def add(self, prices: int, indices: int) -> None:
         """Add factors without a value; a first one lies beyond every fence."""
@@ -67,6 +68,7 @@ class Fence:
         True: its half has changed with it, and every row's reach must be worked out again.
         """
         value = float(self.values[number])
+        self.rebuilds += 1
         self.anchors[number] = value
         low, high = self._stretch[number]
         resized = not low <= value <= high

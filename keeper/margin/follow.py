@@ -113,8 +113,7 @@ class Follower(Generic[IdT]):
         rows, changed = watch.row.take(places), watch.crossed(places)
         if not changed.all():
             doubtful = np.flatnonzero(~changed)
-            now, _ = slab.now_under(rows[doubtful], self._fence.values)
-            changed[doubtful] = now != slab.under[rows[doubtful]]
+            changed[doubtful] = self._differ(rows[doubtful])[0]
             places, rows = places[changed], rows[changed]
         watch.turn(places)
         now = ~slab.under.take(rows)
@@ -146,32 +145,39 @@ class Follower(Generic[IdT]):
         self._encode(expired)
         whole = self.passes_all(beyond)
         resized = self._union(beyond.resized)
-        near, flipped = self._pass_all(resized) if whole else self._pass(beyond, resized)
+        with np.errstate(over="ignore", invalid="ignore"):
+            near, flipped = self._pass_all(resized) if whole else self._pass(beyond, resized)
         changed = expired[~slab.under[expired] & (slab.missing[expired] == 0)]
         slab.under[changed] = True
-        turned, excess = self._decide(near)
         watched = self._watch.rows(slab.width)
         if not whole:
-            self._watch.turn(self._places(turned[slab.watched[turned] > 0]))
             stale = ~self._near(watched)
             if len(resized):  # other errors count now
                 stale |= np.isin(watched, near)
             watched = watched[stale]
         self._unwatch(watched)
-        self._add(near, excess)
-        flipped = np.concatenate([flipped, changed, turned])
+        turned = [self._decide(near[start : start + CHUNK]) for start in range(0, len(near), CHUNK)]
+        flipped = np.concatenate([flipped, changed, *turned])
         priced = _NONE
         if was_missing is not None:
             priced = np.flatnonzero(was_missing & (slab.missing == 0))
         now = slab.under[flipped]
         return Changes(flipped[now], flipped[~now], expired, priced)
 
-    def _decide(self, rows: Ints) -> tuple[Ints, Floats]:
-        """Decide rows from scratch; return those that changed sides, and the excess of all."""
-        now, excess = self.slab.now_under(rows, self._fence.values)
-        changed = now != self.slab.under[rows]
-        self.slab.under[rows] = now
-        return rows[changed], excess
+    def _decide(self, rows: Ints) -> Ints:
+        """Decide and watch rows within their reach; return those that changed sides."""
+        differ, excess = self._differ(rows)
+        turned = rows[differ]
+        self.slab.under[turned] ^= True
+        self._watch.turn(self._places(turned[self.slab.watched[turned] > 0]))
+        self._add(rows, excess)
+        return turned
+
+    def _differ(self, rows: Ints) -> tuple[Bools, Floats]:
+        """Add rows up from scratch; return whether they have changed sides, and the excess."""
+        excess, gross = self.slab.excess(rows, self._fence.values)
+        changed: Bools = ~(excess >= GUARD * gross) ^ self.slab.under.take(rows)
+        return changed, excess
 
     # --- middles and reaches ----------------------------------------------------------------------
 
@@ -242,9 +248,8 @@ class Follower(Generic[IdT]):
         for start in range(0, len(entries), CHUNK):
             rows = entries[start : start + CHUNK].astype(np.intp)
             rows >>= slab.shift
-            with np.errstate(over="ignore", invalid="ignore"):
-                middle = weights[start : start + CHUNK] * step
-                middle += slab.middle.take(rows)
+            middle = weights[start : start + CHUNK] * step
+            middle += slab.middle.take(rows)
             slab.middle[rows] = middle
             yield rows, middle
 
@@ -260,15 +265,14 @@ class Follower(Generic[IdT]):
         aside = ~slab.live | slab.expired | (slab.missing > 0)  # no price decides these
         for start in range(0, slab.size, CHUNK):
             part = slice(start, min(start + CHUNK, slab.size))
-            terms, other = product[: part.stop - start], aside[part]
+            terms, middle = product[: part.stop - start], slab.middle[part]
+            others = np.flatnonzero(aside[part])
+            kept = middle[others]
             anchors.take(slab.factor[part], out=terms, mode="clip")
-            with np.errstate(over="ignore", invalid="ignore"):
-                terms *= slab.weight[part]
-                middle = terms @ ones
-                middle += slab.constant[part]
-            if other.any():
-                np.copyto(middle, slab.middle[part], where=other)
-            slab.middle[part] = middle
+            terms *= slab.weight[part]
+            np.matmul(terms, ones, out=middle)
+            middle += slab.constant[part]
+            middle[others] = kept
             yield part, middle
 
     def _compare(self, chunks: Iterable[tuple[Ints | slice, Floats]]) -> tuple[Ints, Ints]:
@@ -279,13 +283,15 @@ class Follower(Generic[IdT]):
                 under, reach = slab.under[rows], slab.reach[rows]
             else:
                 under, reach = slab.under.take(rows), slab.reach.take(rows)
-            crossed = (middle < 0.0) != under
-            far = np.abs(middle, out=middle) > reach
-            crossed &= far
-            for mask, found in ((crossed, turned), (~far, near)):
-                these = np.flatnonzero(mask)
-                if len(these):
-                    found.append(these + rows.start if isinstance(rows, slice) else rows[these])
+            chosen = (middle < 0.0) ^ under
+            close = ~(np.abs(middle) > reach)
+            chosen |= close
+            found = np.flatnonzero(chosen)
+            if len(found):
+                close = close.take(found)
+                found = found + rows.start if isinstance(rows, slice) else rows.take(found)
+                near.append(found[close])
+                turned.append(found[~close])
         flipped = np.concatenate(turned)
         slab.under[flipped] ^= True
         return np.concatenate(near), flipped
@@ -300,7 +306,7 @@ class Follower(Generic[IdT]):
     def _unwatch(self, rows: Ints) -> None:
         """Take rows out of the watch."""
         if len(rows):
-            self._watch.free(self._places(rows), self.slab.factor[rows])
+            self._watch.free(self._places(rows), self.slab.factor.take(rows, axis=0))
             self.slab.watched[rows] = 0
 
     def _add(self, rows: Ints, excess: Floats) -> None:
@@ -310,10 +316,10 @@ class Follower(Generic[IdT]):
         rows, excess = rows[new], excess[new]
         if not len(rows):
             return
-        factors, weights = slab.factor[rows], slab.weight[rows]
+        factors, weights = slab.factor.take(rows, axis=0), slab.weight.take(rows, axis=0)
         with np.errstate(over="ignore", invalid="ignore"):
-            error = (np.abs(weights) * fence.scales[factors]) @ np.ones(slab.width)
-            error += np.abs(slab.constant[rows])
+            error = (np.abs(weights) * fence.scales.take(factors)) @ np.ones(slab.width)
+            error += np.abs(slab.constant.take(rows))
             error *= ERROR
         huge = np.isinf(slab.reach[rows])
         excess[huge], weights[huge], error[huge] = np.nan, 0.0, 0.0  # looked at every time

@@ -7,7 +7,7 @@ truncated toward zero, like the EVM's SDIV, so a contract that follows the same 
 the last unit.
 
 Formulas: cross margin with progressive ("marginal") maintenance tiers, as large exchanges publish
-them, and haircuts that may grow with the amount held.
+them, and haircuts that may grow with the amount held. A debt (an amount below zero) counts in full.
 """
 
 from collections.abc import Mapping
@@ -36,11 +36,15 @@ def check_tiers(tiers: tuple[Tier, ...]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class MarketTerms:
-    """A market now: its mark price, maintenance tiers by notional (USD), funding index."""
+    """A market now: its mark price, maintenance tiers by notional (USD), funding index.
+
+    ``minimum_margin``: what a position needs at least, in USD.
+    """
 
     price: int
     tiers: tuple[Tier, ...]
     funding_index: int = 0
+    minimum_margin: int = 0
 
     def __post_init__(self) -> None:
         """Refuse brackets with a gap: the part beyond them would silently need no margin."""
@@ -88,7 +92,7 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """Cash (USD, may be negative), collateral amounts by asset, positions by market."""
+    """Cash (USD), collateral amounts by asset (both may be negative: debt), positions by market."""
 
     cash: int
     collateral: Mapping[str, int] = field(default_factory=dict)
@@ -101,7 +105,7 @@ class Margin:
 
     equity       cash + haircut collateral + unrealised PnL − funding owed
     net_value    the same with collateral at its full price; below zero the account is bad debt
-    maintenance  Σ tiered rate × notional
+    maintenance  Σ tiered rate × notional, each at least its market's minimum
     reserve      kept for the liquidation reward; zero without positions
     notional     Σ |size| × price
     """
@@ -132,6 +136,8 @@ def progressive(amount: int, tiers: tuple[Tier, ...]) -> int:
 
 def haircut_value(amount: int, asset: AssetTerms) -> int:
     """Return the risk-adjusted USD value of ``amount`` units of collateral."""
+    if amount < 0:
+        return mul_wad(amount, asset.price)
     total, lower = 0, 0
     for tier in asset.haircuts:
         upper = amount if tier.up_to is None else min(amount, tier.up_to)
@@ -146,6 +152,12 @@ def position_value(position: Position, market: MarketTerms) -> int:
     """Return unrealised PnL less the funding owed since entry."""
     pnl = mul_wad(position.size, market.price - position.entry_price)
     return pnl - mul_wad(position.size, market.funding_index - position.funding_index)
+
+
+def maintenance_for(size: int, market: MarketTerms) -> int:
+    """Return what a position of ``size`` needs, in USD; nothing if it is zero."""
+    notional = mul_wad(abs(size), market.price)
+    return max(progressive(notional, market.tiers), market.minimum_margin) if size else 0
 
 
 def reserve_for(notional: int, reserve: ReserveTerms) -> int:
@@ -171,6 +183,6 @@ def margin(account: Account, terms: Terms) -> Margin:
         equity += value
         net_value += value
         notional += size_usd
-        maintenance += progressive(size_usd, market.tiers)
+        maintenance += maintenance_for(position.size, market)
     reserve = reserve_for(notional, terms.reserve) if account.positions else 0
     return Margin(equity, net_value, maintenance, reserve, notional)

@@ -99,6 +99,8 @@ def compile_row(
 
     * A position's notional lies in one maintenance bracket. Going on with that bracket's rate
       beyond its ends would ask for too little margin, so its ends bound the price.
+    * Below the notional at which the bracket's margin is the market's minimum the minimum counts,
+      above it the bracket: another kink that bounds the price.
     * The reserve is ``rate * notional`` between a minimum and a maximum. The maximum is always
       enough. The sloping part is too little below its lower end, the minimum too little above it;
       that kink lies on the account's whole notional, and as a box of prices, every market's price
@@ -160,8 +162,8 @@ class _Draft:
 
 
 def _add_collateral(draft: _Draft, amount: int, asset: AssetFactors) -> None:
-    """Add the amount's parts, each at its bracket's haircut."""
-    weight = lower = 0
+    """Add the amount's parts, each at its bracket's haircut; a debt in full."""
+    lower, weight = 0, min(amount, 0) * WAD
     for tier in asset.terms.haircuts:
         upper = amount if tier.up_to is None else min(amount, tier.up_to)
         if upper <= lower:
@@ -176,15 +178,39 @@ def _add_position(draft: _Draft, position: Position, market: MarketFactors) -> N
     """Add unrealised PnL, funding, and the maintenance of the present bracket."""
     terms, size = market.terms, position.size
     price = _positive(terms.price, "market")
-    lower, tier, below = _bracket(abs(size) * price, terms.tiers)
-    draft.add(market.price, price, size * WAD - tier.rate * abs(size))
+    draft.add(market.price, price, size * WAD)
     draft.add(market.index, terms.funding_index, -size * WAD)
     draft.constant += size * (position.funding_index - position.entry_price)
-    draft.constant -= below - tier.rate * lower
     draft.slack += 2  # PnL and funding; the requirement is truncated to the account's advantage
     if size:
-        high = _UNBOUNDED[1] if tier.up_to is None else tier.up_to / abs(size)
-        draft.bound(market.price, lower / abs(size), high)
+        _add_maintenance(draft, abs(size), market)
+
+
+def _add_maintenance(draft: _Draft, size: int, market: MarketFactors) -> None:
+    """Take off the present bracket's margin, or the market's minimum."""
+    terms, now = market.terms, market.terms.price / WAD
+    lower, tier, below = _bracket(size * terms.price, terms.tiers)
+    least = terms.minimum_margin * WAD
+    kink = _notional_at(least, terms.tiers) / size if least else 0.0
+    if least * WAD >= (below - tier.rate * lower) * WAD + tier.rate * size * terms.price:
+        draft.constant -= least
+        draft.bound(market.price, 0.0, max(kink, now))
+        return
+    draft.add(market.price, terms.price, -tier.rate * size)
+    draft.constant -= below - tier.rate * lower
+    high = _UNBOUNDED[1] if tier.up_to is None else tier.up_to / size
+    draft.bound(market.price, max(lower / size, min(kink, now)), high)
+
+
+def _notional_at(least: int, tiers: tuple[Tier, ...]) -> float:
+    """Return the notional, in wads, whose margin is ``least`` (at 1e36); inf if none is."""
+    lower = below = 0
+    for tier in tiers:
+        above = None if tier.up_to is None else below + (tier.up_to - lower) * tier.rate
+        if above is None or above >= least:
+            break
+        lower, below = tier.up_to or 0, above
+    return lower + (least - below) / tier.rate if tier.rate else math.inf
 
 
 def _bracket(notional: int, tiers: tuple[Tier, ...]) -> tuple[int, Tier, int]:

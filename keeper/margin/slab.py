@@ -7,7 +7,7 @@ row leaves in a time that does not depend on how many others share its factors.
 """
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -21,8 +21,10 @@ Compact = npt.NDArray[np.int32]  # entries and places: half the memory
 Objects = npt.NDArray[Any]
 _ArrayT = TypeVar("_ArrayT", Floats, Ints, Bools, Compact, Objects)
 
+WIDTH_MIN = 4  # exposures of the narrowest slab; a venue's accounts mostly hold few positions
 GUARD = 1e-12  # of gross: thousands of times the rounding error of a float64 sum of a row's length
 CHUNK = 8192  # rows at a time: intermediate results stay in the cache, three times as fast
+_NAMES = 2048  # at a time
 _START = 16  # rows or entries allocated at first; doubled from there
 
 
@@ -244,7 +246,10 @@ class Slab(Generic[IdT]):
 
     def names(self, rows: Ints) -> tuple[IdT, ...]:
         """Return the ids of rows in use."""
-        return tuple(self.ids.take(rows).tolist()) if len(rows) else ()
+        ids: list[IdT] = []
+        for start in range(0, len(rows), _NAMES):
+            ids += self.ids.take(rows[start : start + _NAMES]).tolist()
+        return tuple(ids)
 
     def excess(self, rows: Ints, values: Floats) -> tuple[Floats, Floats]:
         """Return (excess, gross) of rows, NaN where a factor has no value.
@@ -300,6 +305,23 @@ class Slab(Generic[IdT]):
         distance[np.isnan(distance)] = -np.inf  # overflowed: under, see ``now_under``
         return rows, np.where(self.expired[rows], np.minimum(distance, 0.0), distance)
 
+    def distance_of(self, row: int, values: Floats, is_price: Callable[[int], bool]) -> float:
+        """Return the distance to liquidation of one row in %, NaN while it is unpriced."""
+        if self.missing[row]:
+            return math.nan
+        excess, gross = self.excess_of(row, values)
+        moving = sum(
+            abs(one.weight) * values.item(one.factor)
+            for one in self.exposures(row)
+            if is_price(one.factor)
+        )
+        distance = math.inf if excess >= GUARD * gross else -math.inf  # if no price moves it
+        if moving > 0.0:
+            distance = 100.0 * (excess / moving)
+        if math.isnan(distance):  # overflowed: under
+            distance = -math.inf
+        return min(distance, 0.0) if self.expired[row] else distance
+
     def now_under(self, rows: Ints, values: Floats) -> tuple[Bools, Floats]:
         """Decide the side; return it and the excess.
 
@@ -309,3 +331,8 @@ class Slab(Generic[IdT]):
         under: Bools = ~(excess >= GUARD * gross) | self.expired[rows]
         under &= self.missing[rows] == 0
         return under, excess
+
+
+def width_of(exposures: int) -> int:
+    """Return the slab width for a row: the next power of two, so that at most half is padding."""
+    return max(WIDTH_MIN, 1 << max(exposures - 1, 0).bit_length())

@@ -13,6 +13,7 @@ from keeper.observe._metric import counter as _counter
 from keeper.observe._metric import gauge as _gauge
 from keeper.observe._metric import histogram as _histogram
 from keeper.observe._metric import one_of as _set
+from keeper.observe.catalogue_risk import RISK
 
 __all__ = ["TABLE", "Given", "Metric", "as_markdown"]
 
@@ -110,6 +111,16 @@ _ACCOUNTS = (
         "tick_seconds",
         "Time the book took to follow a price: who is under-margined now.",
         buckets_s=TICK_BUCKETS_S,
+        venue=VENUE,
+    ),
+    _counter(
+        "evaluations_total",
+        "Accounts that stood on a price, each time a new one of it was followed.",
+        venue=VENUE,
+    ),
+    _counter(
+        "fence_rebuilds_total",
+        "Times that a price or index left its fence, so that all accounts on it were looked at.",
         venue=VENUE,
     ),
     _gauge(
@@ -336,7 +347,15 @@ _PROCESS = (
     _gauge("build_info", "Always 1; the label says which version runs.", version=VERSION),
 )
 
-TABLE: tuple[Metric, ...] = (*_PRICES, *_ACCOUNTS, *_RECONCILE, *_ATTEMPTS, *_CHAIN, *_PROCESS)
+TABLE: tuple[Metric, ...] = (
+    *_PRICES,
+    *_ACCOUNTS,
+    *RISK,
+    *_RECONCILE,
+    *_ATTEMPTS,
+    *_CHAIN,
+    *_PROCESS,
+)
 
 
 def as_markdown() -> str:

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from keeper.facts import VenueId
 from keeper.ports import Board, Clock
@@ -28,10 +28,11 @@ class RiskReader:
         self, desks: Mapping[VenueId, Desk], board: Board, quarantine: Quarantine, clock: Clock
     ) -> None:
         """Nothing is worked out before it is asked for."""
-        self._desks = desks
+        self.desks = desks
         self._board = board
         self._quarantine = quarantine
         self._clock = clock
+        self._failed: set[VenueId] = set()
         self._one_at_a_time = asyncio.Lock()
         self._map: dict[str, object] = {}
         self._map_until_ns = 0
@@ -40,11 +41,30 @@ class RiskReader:
 
     def portfolios(self) -> list[Portfolio]:
         """Return what is known now of each venue that has margins and was read."""
-        found = (
-            Portfolio.of(desk, self._board, self._quarantine, self._clock)
-            for desk in self._desks.values()
-        )
-        return [portfolio for portfolio in found if portfolio is not None]
+        found = []
+        for id_, desk in self.desks.items():
+            with self._quarantine.venue(id_):
+                portfolio = Portfolio.of(desk, self._board, self._quarantine, self._clock)
+                found += [portfolio] if portfolio is not None else []
+                continue
+            self._failed.add(id_)
+        return found
+
+    async def work_out(
+        self, venue: VenueId, steps: Iterator[object], rest_s: float, beat: Callable[[], None]
+    ) -> bool:
+        """Take all steps in slices; False when a bug ended them, which sets the venue aside.
+
+        It comes back with the next steps that work: no analysis may end the process.
+        """
+        with self._quarantine.venue(venue):
+            await in_slices(steps, self._clock, rest_s, beat)
+            if venue in self._failed:
+                self._failed.discard(venue)
+                self._quarantine.release(venue)
+            return True
+        self._failed.add(venue)
+        return False
 
     async def stress(self, shocks: Sequence[str], everything: str | None) -> dict[str, object]:
         """Return the document of ``/api/v1/stress``; raises ValueError for a shock that is none.
@@ -64,11 +84,14 @@ class RiskReader:
             }
 
     def _left_out(self, known: Mapping[VenueId, object]) -> dict[str, str]:
-        return {
-            id_: "not read yet" if desk.market is None else "its job knows no margins"
-            for id_, desk in self._desks.items()
-            if id_ not in known
-        }
+        return {id_: self._why(desk) for id_, desk in self.desks.items() if id_ not in known}
+
+    def _why(self, desk: Desk) -> str:
+        if desk.market is None:
+            return "not read yet"
+        if self._quarantine.is_quarantined(desk.venue.id):
+            return "set aside by a bug: see the log"
+        return "its job knows no margins"
 
     # --- the map ------------------------------------------------------------------------------
 
@@ -94,23 +117,27 @@ class RiskReader:
                 async with asyncio.timeout(BEAT_S):
                     await self._map_wanted.wait()
             if self._map_wanted.is_set():
-                await self._draw_map(beat)
+                started_ns = self._clock.monotonic_ns()
+                made = await self.draw_map(beat)
+                await self._publish(made, self._clock.monotonic_ns() - started_ns)
 
-    async def _draw_map(self, beat: Callable[[], None]) -> None:
-        started_ns = self._clock.monotonic_ns()
-        maps = {one.id: LiquidationMap(one) for one in self.portfolios()}
-        for made in maps.values():
-            await in_slices(made.steps(), self._clock, REST_S, beat)
-        ended_ns = self._clock.monotonic_ns()
-        took_ns = ended_ns - started_ns
-        document: dict[str, object] = {
+    async def draw_map(self, beat: Callable[[], None] = lambda: None) -> dict[str, object]:
+        """Make the map now and return its document."""
+        maps = {}
+        for portfolio in self.portfolios():
+            drawn = LiquidationMap(portfolio)
+            if await self.work_out(portfolio.id, drawn.steps(), REST_S, beat):
+                maps[portfolio.id] = drawn
+        return {
             "moves_pct": list(MOVES_PCT),
             "venues": {id_: made.document() for id_, made in maps.items()},
             "left_out": self._left_out(maps),
-            "took_ms": took_ns // 1_000_000,
         }
+
+    async def _publish(self, made: dict[str, object], took_ns: int) -> None:
         async with self._map_made:
             self._map_wanted.clear()
-            self._map = document
-            self._map_until_ns = ended_ns + max(int(MAP_S * 1e9), MAP_SHARE * took_ns)
+            self._map = made
+            kept_ns = max(int(MAP_S * 1e9), MAP_SHARE * took_ns)
+            self._map_until_ns = self._clock.monotonic_ns() + kept_ns
             self._map_made.notify_all()

@@ -13,7 +13,7 @@ import structlog
 from keeper.decide.agenda import Agenda, Hold, HoldReason
 from keeper.decide.rank import Objective, priority
 from keeper.facts import AccountId, AccountState, Assessment, FeedId, Head, MarketState, Price
-from keeper.margin.book import MarginBook, Moved
+from keeper.margin import MarginBook, Moved
 from keeper.ports import AnyVenue, Board, Clock, Telemetry
 from keeper.quarantine import Guard, Quarantine
 from keeper.units import wad_to_float
@@ -175,6 +175,8 @@ class Desk:
         moved = self.lead.move(values)
         seconds = (self._clock.monotonic_ns() - started_ns) / 1e9
         self._telemetry.observe("keeper_tick_seconds", seconds, venue=self.venue.id)
+        touched = sum(map(self.lead.exposed, values))
+        self._telemetry.count("keeper_evaluations_total", touched, venue=self.venue.id)
         self._follow(moved, self.chain, tick_ns=price.received_ns)
 
     def price_returned(self) -> None:
@@ -268,8 +270,7 @@ class Desk:
         self._renew_rows()
         self.agenda.wake(now_ms, self.market.head.number)
         due = [account for account in self.agenda.due() if account in self.states]
-        if len(due) > 1:
-            due.sort(key=self._worst_excess)
+        due.sort(key=self._worst_excess)
         return due[: self.rules.candidates_per_step_max]
 
     def _worst_excess(self, account: AccountId) -> float:

@@ -25,6 +25,21 @@ def test_the_book_equals_brute_force_after_every_phase_and_the_code_is_0() -> No
     names = {line["name"] for line in told["lines"]}
     assert {"bulk load", "5 bp, random factor", "gap 10 %, all, 300 under", "drop"} <= names
     assert "6,000 accounts: 5 bp, popular factor" in names
+    assert "6,000 accounts, as many near: 5 bp, popular factor" in names
+    assert told["missed"] == [line["name"] for line in told["lines"] if line["met"] is False] + (
+        ["memory"] if told["bytes_per_account"] > 200 else []
+    )
+    for line in told["lines"]:
+        if line["name"].startswith("gap"):
+            assert line["floor_us"] >= line["against_us"] > 0.0
+            assert line["judged_us"] <= line["max_us"]
+
+
+def test_a_shape_with_so_many_near_has_them() -> None:
+    for accounts in (2000, 20_000):
+        drawn = Accounts(Shape(accounts=accounts).with_near(200))
+        excess = drawn.constants + (drawn.weights * drawn.values[drawn.factors]).sum(axis=1)
+        assert 140 < (excess < 0.01 * drawn.moving).sum() < 260
 
 
 def test_a_book_that_differs_is_counted() -> None:

@@ -157,6 +157,26 @@ def test_every_mistake_is_told_at_once_with_its_line(file: Path) -> None:
     assert "hunter2" not in "".join(found)
 
 
+@pytest.mark.parametrize(
+    ("wallets", "more", "mend"),
+    [
+        (["main"], 'wallet = "vault"', "there is no such wallet; wallets: main"),
+        (["vault"], 'wallet = "vault"', "is the only wallet and acts nowhere; add one that does"),
+        (
+            ["main", "vault"],
+            'wallet = "vault"\nbelow_wei = 9\nto_wei = 8',
+            "more than to_wei (9 > 8)",
+        ),
+    ],
+)
+def test_a_treasury_that_cannot_be_one(
+    file: Path, wallets: list[str], more: str, mend: str
+) -> None:
+    tables = "".join(f'[[wallets]]\nname = "{name}"\nkey = {{ env = "K" }}\n' for name in wallets)
+    (found,) = mistakes(file, f"{GOOD}\n{tables}[treasury]\n{more}\n")
+    assert mend in found
+
+
 def test_text_that_is_no_toml_names_the_line(file: Path) -> None:
     (found,) = mistakes(file, WRONG)
     assert found.startswith("51: not valid TOML: ")

@@ -283,6 +283,7 @@ EFFECTS = [
     Effect("sources.keepalive_s", 7, looks.greeting(looks.keepalive_s), 7),
 ]
 PROCESS = "tests/e2e/test_settings.py::test_where_it_listens_and_how_it_talks"
+TREASURY = "tests/chain/test_treasury.py::test_"
 CONNECTION = "tests/prices/test_mqtt_connection.py::test_"
 TLS = "tests/e2e/test_http_api.py::test_a_certificate_of_nobody_we_trust_is_refused"
 ELSEWHERE = {
@@ -295,6 +296,13 @@ ELSEWHERE = {
     "http.tls_cert": TLS,
     "http.tls_key": TLS,
     "wallets.password": "tests/chain/test_signer.py::test_a_keystore_opens_with_its_password_only",
+    "treasury.wallet": TREASURY + "the_treasury_acts_nowhere",
+    **dict.fromkeys(
+        [f"treasury.{key}" for key in ("below_wei", "to_wei", "top_up_wei_max", "wei_per_day_max")],
+        TREASURY + "a_low_wallet_is_topped_up_within_the_cap_of_one_and_of_a_day",
+    ),
+    "treasury.wrapped_native": TREASURY
+    + "what_a_low_wallet_holds_of_the_wrapped_token_is_unwrapped_first",
     "chain.sequencer_grace_s": "tests/chain/test_sequencer.py::"
     "test_no_price_counts_while_it_is_down_and_for_the_grace_after",
     "sources.kind": "tests/config/test_config.py::test_unknown_kind_lists_the_kinds",

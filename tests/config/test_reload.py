@@ -47,6 +47,18 @@ OTHERS: dict[str, Keys] = {
     "wallets.keystore": KEYSTORE,
     "wallets.password": KEYSTORE,
     "chain.sequencer_grace_s": {"chain.sequencer_grace_s": 7},
+    "treasury.wallet": {
+        "wallets": [
+            {"name": "main", "key": {"file": "one.key"}},
+            {"name": "spare", "key": {"file": "other.key"}},
+        ],
+        "treasury.wallet": "spare",
+    },
+    "treasury.below_wei": {"treasury.below_wei": 7},
+    "treasury.to_wei": {"treasury.to_wei": 7 * 10**17},
+    "treasury.top_up_wei_max": {"treasury.top_up_wei_max": 7},
+    "treasury.wei_per_day_max": {"treasury.wei_per_day_max": 7},
+    "treasury.wrapped_native": {"treasury.wrapped_native": ADDRESS},
     "sources.kind": {"sources": [{"kind": "replay", "name": "main", "file": "a.csv"}, SPARE]},
     "sources.name": {"sources": [MQTT, SPARE, MQTT | {"name": "third"}]},
     "sources.host": {"sources.host": "127.0.0.2"},

@@ -144,6 +144,19 @@ def test_stress_is_shown_as_a_table_and_as_csv(watched: Watched) -> None:
     assert safe
 
 
+def test_the_gauges_of_risk_are_kept(watched: Watched) -> None:
+    rig, keeper, under, _ = watched
+    at = {"venue": "demo", "market": "ETH-PERP"}
+    keeper.until(lambda: keeper.metric("keeper_open_interest_usd", **at, side="long") > 0, 10.0)
+    found = margin(rig.chain.account(under), rig.chain.terms())
+    assert keeper.metric("keeper_under_margined_notional_usd", **at) == pytest.approx(
+        found.notional / WAD, rel=1e-3
+    )
+    assert keeper.metric("keeper_near_accounts", **at, within_bp="1000") == 1
+    assert keeper.metric("keeper_evaluations_total", venue="demo") > 0
+    assert keeper.metric("keeper_fence_rebuilds_total", venue="demo") > 0
+
+
 def test_the_map_is_drawn_and_written(watched: Watched, tmp_path: Path) -> None:
     _, keeper, _, _ = watched
     file = tmp_path / "map.svg"

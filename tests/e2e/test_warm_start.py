@@ -1,15 +1,19 @@
 """A stop writes the accounts down; the next start acts without reading them again."""
 
 import json
+import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from keeper.margin.model import margin
 from keeper.units import WAD
 from tests.brokers import Broker
-from tests.e2e.rig import KeeperProcess, Rig, opened
+from tests.e2e.rig import KeeperProcess, Options, Rig, opened
+from tests.e2e.runs import KEEPER
 from tests.nodes import Anvil
 
 DONE_S_MAX = 15.0
@@ -27,6 +31,33 @@ def said(keeper: KeeperProcess, event: str) -> dict[str, Any]:
     return found
 
 
+def stressed(config: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [*KEEPER, "stress", "--saved", "--config", str(config), *arguments]
+    return subprocess.run(command, capture_output=True, check=False, text=True, timeout=60)
+
+
+def stress_of_what_was_saved(rig: Rig, keeper: KeeperProcess, accounts: list[int]) -> None:
+    """Without a keeper that runs: the saved accounts, at the prices that the contract holds."""
+    done = stressed(keeper.config, "--shock", "ETH=-10%", "--json")
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    venue = document["venues"]["demo"]
+    assert venue["prices"]["ETH/USD"]["of"] == "contract"
+    assert document["saved_blocks"]["demo"] <= venue["block"]
+    terms = rig.chain.terms(venue["at_s"])
+    price = terms.markets["0"].price * 9 // 10
+    markets = {**terms.markets, "0": replace(terms.markets["0"], price=price)}
+    found = [margin(rig.chain.account(one), replace(terms, markets=markets)) for one in accounts]
+    assert venue["total"]["under_margined_accounts"] == sum(one.excess < 0 for one in found) == 5
+    assert venue["total"]["bad_debt_usd"] == pytest.approx(
+        sum(max(0, -one.net_value) for one in found) / WAD, abs=0.05
+    )
+    nothing, _, _ = rig.configure(keeper.config.parent / "another", Options())
+    done = stressed(nothing)
+    assert done.returncode == 1
+    assert done.stderr.startswith("no accounts are saved in ")
+
+
 def test_a_stop_and_a_warm_start(own_rig: Rig) -> None:
     rig = own_rig
     accounts = [rig.open_safe() for _ in range(5)]
@@ -35,6 +66,7 @@ def test_a_stop_and_a_warm_start(own_rig: Rig) -> None:
         keeper.until(lambda: keeper.metric("keeper_accounts", venue="demo") == 5, DONE_S_MAX)
         keeper.stop()
         assert said(keeper, "snapshot written")["accounts"] == 5
+        stress_of_what_was_saved(rig, keeper, accounts)
         later = rig.open_safe()
         keeper.start()
         keeper.until_ready()

@@ -20,6 +20,7 @@ class Case:
 CRASH = (
     "faults/test_crash_points.py::test_each_account_once_each_nonce_once_and_the_money_to_the_wei"
 )
+BUDGET = "shell/test_budget.py::"
 CROWDS = "faults/test_crowds.py::"
 ENDPOINTS = "e2e/test_endpoint_faults.py::"
 ONE_OF_THREE = ENDPOINTS + "test_one_of_three_fails_and_the_work_goes_on"
@@ -94,6 +95,31 @@ TABLE: Sequence[Case] = (
         "an account that the venue's adapter cannot handle",
         "set aside and named, the others are served",
         ["e2e/test_poisoned_account.py::test_the_others_are_liquidated_and_it_is_named"],
+    ),
+    Case(
+        "200 accounts become liquidatable at once, four wallets",
+        "all are sent, the best first; printed: how long it took",
+        ["faults/test_bursts.py::test_all_are_sent_the_best_first"],
+    ),
+    # --- money
+    Case(
+        "all of it at once by seed, with restarts: base fees, rivals, reverts, drops, reorgs, "
+        "endpoints",
+        "no budget is exceeded, by the wallets' balances at every step and by the journal",
+        [
+            "decide/test_budget.py::test_no_budget_is_exceeded_in_any_window",
+            "faults/test_spending.py::test_no_budget_is_exceeded",
+            "faults/test_spending.py::test_no_budget_is_exceeded_in_long",
+        ],
+    ),
+    Case(
+        "cancels that bid higher and higher, gaps in the nonces, replacements",
+        "they stay within the budgets",
+        [
+            BUDGET + "test_cancel_after_cancel_stays_within_the_budget",
+            BUDGET + "test_a_gap_in_the_nonces_is_filled_within_the_budget",
+            BUDGET + "test_a_replacement_takes_over_the_reservation_of_what_it_replaces",
+        ],
     ),
     # --- endpoints
     Case(

@@ -149,6 +149,7 @@ class BookMachine(RuleBasedStateMachine):
         assert len(found) == min(count, len(expected)) == len({id_ for id_, _ in found})
         for id_, distance in found:
             assert distance == pytest.approx(expected[id_], rel=1e-9, abs=1e-9)
+            assert self.book.distance(id_) == pytest.approx(distance, rel=1e-9, abs=1e-9)
         best = sorted(expected.values())[: len(found)]
         assert [d for _, d in found] == pytest.approx(best, rel=1e-9, abs=1e-9)
         assert [d for _, d in found] == sorted(d for _, d in found)
@@ -311,6 +312,7 @@ def test_a_first_value_prices_and_sinks_in_one_move(book: MarginBook[str]) -> No
     assert book.move({"ETH": 5.0}) == Moved()
     assert math.isnan(book.excess("a"))
     assert book.nearest(5) == []
+    assert math.isnan(book.distance("a"))
     assert book.move({"F:ETH": -1.0}) == Moved(under=("a",))
     assert book.unpriced == set()
 
@@ -320,6 +322,17 @@ def test_a_row_that_no_price_moves_is_infinitely_far(book: MarginBook[str]) -> N
     book.put("sunk", Row(-1.0))
     book.put("safe", Row(1.0, {"F:ETH": 0.25}))
     assert book.nearest(2) == [("sunk", -math.inf), ("safe", math.inf)]
+    assert (book.distance("sunk"), book.distance("safe")) == (-math.inf, math.inf)
+
+
+def test_it_tells_who_stands_on_a_factor(book: MarginBook[str]) -> None:
+    book.put("a", Row(1.0, {"ETH": 1.0}))
+    book.put("b", Row(1.0, dict.fromkeys(book.factors, 1.0)))
+    assert (book.exposed("ETH"), book.exposed("BTC")) == (2, 1)
+    book.drop("a")
+    assert book.exposed("ETH") == 1
+    with pytest.raises(KeyError):
+        book.exposed("DOGE")
 
 
 def test_a_sum_beyond_float64_counts_as_under(book: MarginBook[str]) -> None:
@@ -327,6 +340,7 @@ def test_a_sum_beyond_float64_counts_as_under(book: MarginBook[str]) -> None:
     moved = book.move({"ETH": 1e10, "BTC": 1e10})
     assert moved.under == ("a",)
     assert book.nearest(1) == [("a", -math.inf)]
+    assert book.distance("a") == -math.inf
 
 
 def test_snapshots_do_not_change_under_the_reader(book: MarginBook[str]) -> None:

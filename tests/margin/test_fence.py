@@ -18,10 +18,13 @@ def test_a_tick_inside_the_fences_looks_at_nobody_far_and_finds_who_is_near() ->
     book.put("far", Row(-500.0, {"ETH": 1.0}))
     book.put("near", Row(-999.5, {"ETH": 1.0}))
     assert book.watched == 1
+    built = book.rebuilds
     assert book.move({"ETH": 999.6}) == Moved()
     assert book.move({"ETH": 999.4}) == Moved(under=("near",))
     assert book.move({"ETH": 999.6}) == Moved(cured=("near",))
+    assert book.rebuilds == built
     assert sorted(book.move({"ETH": 499.0}).under) == ["far", "near"]
+    assert book.rebuilds == built + 1
 
 
 def test_a_row_comes_into_the_watch_as_prices_creep_to_it() -> None:

@@ -15,6 +15,7 @@ from keeper.margin.model import (
     Terms,
     Tier,
     haircut_value,
+    maintenance_for,
     margin,
     position_value,
     progressive,
@@ -78,6 +79,15 @@ def test_haircuts_by_amount() -> None:
     asset = AssetTerms(3 * WAD, (Tier(10 * WAD, WAD // 10), Tier(None, WAD // 2)))
     assert haircut_value(14 * WAD, asset) == (10 * 3 * 9 // 10 + 4 * 3 // 2) * WAD
     assert haircut_value(0, asset) == 0
+    assert haircut_value(-14 * WAD, asset) == -14 * 3 * WAD, "a debt counts in full"
+
+
+@pytest.mark.parametrize(
+    ("size", "needed"), [(0, 0), (1, 5), (-1, 5), (99, 5), (101, 6), (-500, 25)]
+)
+def test_a_position_needs_a_minimum_unless_it_is_none(size: int, needed: int) -> None:
+    market = MarketTerms(WAD, (Tier(None, WAD // 20),), minimum_margin=5 * WAD)
+    assert -(-maintenance_for(size * WAD, market) // WAD) == needed
 
 
 def test_products_are_truncated_toward_zero_on_both_sides() -> None:
@@ -133,7 +143,7 @@ def test_margin_is_the_rational_formula_less_truncation(world: World, account: A
         asset = world.assets[name].terms
         full = Fraction(amount * asset.price, WAD)
         net += full
-        equity += full - rational(amount, asset.haircuts) * asset.price / WAD
+        equity += full - rational(max(amount, 0), asset.haircuts) * asset.price / WAD
     maintenance = notional = Fraction(0)
     for name, position in account.positions.items():
         market = world.markets[name].terms
@@ -143,7 +153,8 @@ def test_margin_is_the_rational_formula_less_truncation(world: World, account: A
         equity, net = equity + value, net + value
         size = Fraction(abs(position.size) * market.price, WAD)
         notional += size
-        maintenance += rational_margin(size, market.tiers)
+        least = market.minimum_margin if position.size else 0
+        maintenance += max(rational_margin(size, market.tiers), Fraction(least))
     found = world.margin(account)
     close = 40  # wei: more products than an account here has
     assert abs(found.equity - equity) < close

@@ -126,6 +126,45 @@ def test_a_bracket_bounds_the_price_on_both_sides() -> None:
 
 
 @pytest.mark.parametrize(
+    ("minimum", "weight", "constant", "envelope"),
+    [
+        (3, 2.0, -3.0, (0.0, 114.0)),  # what 228 USD need: 1 % of 210 and 5 % of the rest
+        (2, 2.0, -2.0, (0.0, 100.0)),  # just what 200 USD need: the minimum still holds
+        (1, 1.98, 0.0, (50.0, 105.0)),  # below 100 USD it would be the minimum
+    ],
+)
+def test_a_minimum_margin_bounds_the_price(
+    minimum: int, weight: float, constant: float, envelope: tuple[float, float]
+) -> None:
+    steps = (Tier(210 * WAD, WAD // 100), Tier(None, WAD // 20))
+    terms = MarketTerms(100 * WAD, steps, minimum_margin=minimum * WAD)
+    account = Account(0, {}, {"M": Position(2 * WAD, 0)})
+    row = compile_row(account, {"M": MarketFactors(terms, "P")}, {}, NO_RESERVE)
+    assert row is not None
+    assert row.weights["P"] == pytest.approx(weight)
+    assert row.constant == pytest.approx(constant)
+    assert row.envelope["P"] == pytest.approx(envelope)
+
+
+def test_a_minimum_that_no_notional_needs_never_ends() -> None:
+    terms = MarketTerms(100 * WAD, (Tier(None, 0),), minimum_margin=WAD)
+    account = Account(0, {}, {"M": Position(2 * WAD, 0)})
+    row = compile_row(account, {"M": MarketFactors(terms, "P")}, {}, NO_RESERVE)
+    assert row is not None
+    assert row.envelope == {}
+
+
+def test_a_debt_is_owed_in_full() -> None:
+    haircuts = (Tier(2 * WAD, WAD // 10), Tier(None, WAD // 2))
+    asset = AssetFactors(AssetTerms(7 * WAD, haircuts), "LP")
+    market = MarketFactors(MarketTerms(100 * WAD, FLAT), "P")
+    account = Account(0, {"LP": -4 * WAD}, {"M": Position(WAD, 0)})
+    row = compile_row(account, {"M": market}, {"LP": asset}, NO_RESERVE)
+    assert row is not None
+    assert row.weights == pytest.approx({"LP": -4.0, "P": 0.99})
+
+
+@pytest.mark.parametrize(
     ("reserve", "weight", "taken", "envelope"),
     [
         (ReserveTerms(WAD // 10, 5 * WAD, 15 * WAD), 1.98, 15.0, {}),

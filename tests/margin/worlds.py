@@ -102,7 +102,14 @@ def worlds(draw: st.DrawFn) -> World:
     return World(
         markets={
             name: MarketFactors(
-                MarketTerms(prices[price], draw(tiers()), funding[index]), price, index
+                MarketTerms(
+                    prices[price],
+                    draw(tiers()),
+                    funding[index],
+                    draw(st.just(0) | usd(0.01, 1e4)),
+                ),
+                price,
+                index,
             )
             for name, (price, index) in MARKETS.items()
         },
@@ -118,12 +125,12 @@ def worlds(draw: st.DrawFn) -> World:
 
 @st.composite
 def accounts(draw: st.DrawFn) -> Account:
-    """Any mix of collateral and positions, dust and zero sizes included."""
+    """Any mix of collateral, debts and positions, dust and zero sizes included."""
     sizes = st.one_of(st.integers(-20, 20), usd(1e-6, 1e5), usd(1e-6, 1e5).map(lambda n: -n))
     positions = {
         name: Position(draw(sizes), draw(usd(0.01, 1e5)), draw(st.integers(-10 * WAD, 10 * WAD)))
         for name in draw(st.sets(st.sampled_from(sorted(MARKETS))))
     }
-    amounts = st.integers(0, 20) | usd(1e-6, 1e5)
+    amounts = st.integers(-20, 20) | usd(1e-6, 1e5) | usd(1e-6, 1e5).map(lambda n: -n)
     collateral = {name: draw(amounts) for name in draw(st.sets(st.sampled_from(sorted(ASSETS))))}
     return Account(draw(st.integers(-(10**23), 10**23)), collateral, positions)

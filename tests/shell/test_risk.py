@@ -1,15 +1,18 @@
 """What-if over the desks: exact, complete, and plain about what is not known."""
 
+import asyncio
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from keeper.facts import AccountId
-from keeper.risk.portfolio import Portfolio
+from keeper.risk.portfolio import Portfolio, in_slices
 from keeper.risk.reader import RiskReader
 from keeper.risk.shocks import moves_of
 from keeper.units import PPM, WAD
+from tests.fakes import ManualClock
 from tests.shell.market import set_account
 from tests.shell.rig import Rig, scripted_rig
 from tests.shell.venue import FEEDS, VENUE
@@ -105,6 +108,28 @@ async def test_what_is_not_known_is_told_and_not_taken_for_nothing() -> None:
     assert said["total"]["accounts"] == 2
     assert rig.quarantine.is_quarantined(VENUE, AccountId("carl"))
     assert (await stressed(rig))["unknown"]["quarantined_accounts"] == 1, "left alone from now on"
+
+
+async def test_long_work_is_done_in_slices_with_a_sign_of_life() -> None:
+    clock, done, beats = ManualClock(), list[int](), list[int]()
+
+    def steps() -> Iterator[None]:
+        for step in range(10):
+            clock.now_ns += 400_000
+            done.append(step)
+            yield
+
+    async def other() -> list[int]:
+        seen = []
+        while len(done) < 10:
+            seen.append(len(done))
+            await asyncio.sleep(0)
+        return seen
+
+    waiting = asyncio.create_task(other())
+    await in_slices(steps(), clock, beat=lambda: beats.append(len(done)))
+    assert beats == [3, 6, 9], "after each millisecond"
+    assert (await waiting)[:3] == [3, 6, 9], "and the others had their turn"
 
 
 async def test_an_account_without_a_price_is_counted_apart() -> None:

@@ -8,9 +8,12 @@ from msgspec import structs
 from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
+from keeper.decide.economics import Fee
 from keeper.facts import (
+    OWN,
     AccountId,
     Attempt,
+    Call,
     Log,
     Outcome,
     Receipt,
@@ -109,6 +112,28 @@ async def test_what_a_transaction_left_us_with_is_its_reward(logs: list[EventDic
     assert rig.telemetry.gauges["keeper_gains_usd", VENUE, "fee"] == -45.0
     (line,) = lines(logs)
     assert line["gains"] == {"trade": 5 * WAD, "fee": -45 * WAD}
+
+
+async def test_what_a_top_up_sends_is_no_cost() -> None:
+    rig, lane, attempt = await in_flight()
+    plan = replace(attempt.plan, venue=OWN, job=Job.TOP_UP, call=Call(WALLET, b"", WAD))
+    moved = lane.reopen(plan, Fee(2 * GWEI, GWEI), rig.chain.head)
+    moved = replace(moved, transactions=(replace(moved.transactions[0], job=Job.TOP_UP),))
+    receipt = receipt_of(rig, attempt)
+    done = await settled(rig, lane, moved, receipt, TxKind.FIRST)
+    assert (done.outcome, done.reward_wei) == (Outcome.DONE, 0)
+    assert done.cost_wei == receipt.cost_wei
+    assert rig.settlement.profit_wei == {OWN: -receipt.cost_wei}
+
+
+async def test_wallets_are_looked_after_at_each_head_unless_paused() -> None:
+    rig, lane, _ = await in_flight()
+    await rig.settle()
+    assert lane.topped_up == [rig.chain.head]
+    rig.execution.brakes.pause(on=True)
+    rig.mine()
+    await rig.settle()
+    assert len(lane.topped_up) == 1
 
 
 async def with_orders() -> tuple[Rig, ScriptedLane, Attempt]:

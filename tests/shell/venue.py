@@ -240,11 +240,13 @@ class FakeVenue:
         return {f"{name}-perp": FEEDS[name] for name in market.stored}
 
     def prices(self, market: FakeMarketState) -> Mapping[FeedId, int]:
+        self._bug_at("prices", VENUE)
         return {FEEDS[name]: stored.price_wad for name, stored in market.stored.items()}
 
     def valued_at(
         self, market: FakeMarketState, prices: Mapping[FeedId, int], at_s: int
     ) -> Callable[[FakeAccountState], Exposure | None]:
+        self._bug_at("valued_at", VENUE)
         values = {
             name: prices.get(FEEDS[name], one.price_wad) for name, one in market.stored.items()
         }

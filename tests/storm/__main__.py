@@ -18,6 +18,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--trades", action="store_true", help="accounts trade meanwhile")
     parser.add_argument("--silence", type=int, nargs=2, default=(0, 0), help="steps, from and to")
+    parser.add_argument("--together", type=int, default=1, help="accounts in one transaction")
     parser.add_argument("--restart", choices=sorted(FAULTS), action="append", default=[])
     parser.add_argument("--keep", type=Path, help="folder for the config, journal and log")
     chosen = parser.parse_args()
@@ -28,6 +29,7 @@ def main() -> int:
         seed=chosen.seed,
         trades=chosen.trades,
         silence=range(*chosen.silence),
+        together=chosen.together,
     )
     with tempfile.TemporaryDirectory(prefix="storm-") as temporary:
         folder = chosen.keep or Path(temporary)

@@ -52,6 +52,7 @@ reconnect_ms_max = 500
 kind = "synthetix_v3"
 id = "perps"
 address = "{address}"
+batch_accounts_max = {together}
 {pyth}
 [venues.feeds]
 {markets}
@@ -59,9 +60,15 @@ address = "{address}"
 
 
 def write_config(
-    file: Path, world: World, node: ClockedAnvil, mqtt_port: int, http_port: int, prefix: str
+    file: Path,
+    world: World,
+    node: ClockedAnvil,
+    ports: tuple[int, int],
+    prefix: str,
+    together: int,
 ) -> None:
-    """Write it beside the wallet's key."""
+    """Write it beside the wallet's key. ``ports``: of the broker, and for the keeper's server."""
+    mqtt_port, http_port = ports
     pyth = world.system.pyth
     ages = dict.fromkeys(FEEDS.values(), STALE_MS) | {NATIVE: NATIVE_STALE_MS}
     file.write_text(
@@ -78,6 +85,7 @@ def write_config(
                 for feed, age_ms in ages.items()
             ),
             address=world.perps.address,
+            together=together,
             pyth=f'pyth = "{pyth.address}"' if pyth is not None else "",
             markets="\n".join(f'{market} = "{feed}"' for market, feed in FEEDS.items()),
         )

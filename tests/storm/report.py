@@ -1,6 +1,6 @@
 """What a storm came to: the faults found, the books compared, and tables to read."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -47,6 +47,9 @@ class Report:
             if abs(self.metric_wei - booked) > ROUNDING * booked:
                 yield f"rewards in wei: metric {self.metric_wei:.0f}, journal {booked}"
         rows = {row.tx_hash: row for row in self.journal}
+        paid: Counter[str | None] = Counter()  # a transaction may be for several accounts
+        for one in self.journal:
+            paid[one.tx_hash] += one.reward_wad
         yield from (
             f"attempt {row.id} on {row.account} has no outcome"
             for row in self.journal
@@ -58,8 +61,8 @@ class Report:
                 yield f"{sent.tx_hash} ({sent.kind}) in block {sent.block} is not in the journal"
             elif not sent.success and row.outcome != Outcome.LOST:
                 yield f"{sent.tx_hash} reverted and is {row.outcome} in the journal: {row.detail}"
-            elif row.reward_wad != sent.reward:
-                yield f"{sent.tx_hash} paid {sent.reward}, in the journal {row.reward_wad}"
+            elif paid[row.tx_hash] != sent.reward:
+                yield f"{sent.tx_hash} paid {sent.reward}, in the journal {paid[row.tx_hash]}"
 
     def __str__(self) -> str:
         return "\n".join(self._lines())

@@ -57,6 +57,7 @@ class Form:
     trades: bool = False
     silence: range = range(0)  # steps of the path in which the broker hears nothing
     window_part: int = 1  # a market's window is its usual one divided by this
+    together: int = 1  # accounts in one transaction, at most
 
 
 class Judging(threading.Thread):
@@ -189,7 +190,7 @@ def opened(folder: Path, form: Form) -> Iterator[Storm]:
         world = World(deploy(node, storm_setup(form.oracle, played.prices[0], form.window_part)))
         populate(world, people, played.prices)
         world.chain.prompt = False
-        keeper = _keeper(folder, world, node, broker)
+        keeper = _keeper(folder, world, node, broker, form.together)
         stack.callback(keeper.kill)
         judge = Judge(
             world,
@@ -233,7 +234,9 @@ def _past_publications(world: World) -> None:
         time.sleep(POLL_S)
 
 
-def _keeper(folder: Path, world: World, node: ClockedAnvil, broker: Broker) -> KeeperProcess:
+def _keeper(
+    folder: Path, world: World, node: ClockedAnvil, broker: Broker, together: int
+) -> KeeperProcess:
     home = folder / "keeper"
     home.mkdir()
     key = PrivateKey()
@@ -244,6 +247,6 @@ def _keeper(folder: Path, world: World, node: ClockedAnvil, broker: Broker) -> K
     node.rpc("anvil_setBalance", wallet, hex(100 * ETHER))
     http_port = free_port()
     config = home / "config.toml"
-    write_config(config, world, node, broker.port, http_port, PREFIX)
+    write_config(config, world, node, (broker.port, http_port), PREFIX, together)
     run = Run(home, (*KEEPER, "run", "--config", str(config)))
     return KeeperProcess(run, config, http_port, wallet)
