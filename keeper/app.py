@@ -13,6 +13,7 @@ from keeper import __version__
 from keeper.act.brakes import Brakes
 from keeper.act.execute import Execution
 from keeper.act.settle import Settlement
+from keeper.act.tally import Tally
 from keeper.chain.announcements import Ears, listen
 from keeper.chain.broadcast import Broadcast, BroadcastRules
 from keeper.chain.endpoints import Endpoints, Role
@@ -36,7 +37,6 @@ from keeper.chain_parts import (
 )
 from keeper.clock import SystemClock
 from keeper.config import Settings, find_module
-from keeper.decide.learn import AGE_MS_MAX
 from keeper.facts import OWN
 from keeper.observe.http import serve
 from keeper.observe.metrics import Metrics
@@ -156,9 +156,7 @@ async def build(settings: Settings, metrics: Metrics | None = None) -> AsyncIter
         lanes = build_lanes(settings, session, lane_parts)
         _know_labels(settings, metrics, rpc)
         parts = _assemble(settings, metrics, rpc, journal, lanes, ledger)
-        parts.settlement.profit_wei.update(await journal.profit_wei())
-        for past in await journal.past(SystemClock().wall_ms() - AGE_MS_MAX):
-            parts.pipeline.execution.spending.note(past)
+        await parts.settlement.learn_past(SystemClock().wall_ms())
         yield parts
 
 
@@ -186,7 +184,7 @@ def _assemble(
     follower = ChainFollower(rpc, reader, addresses, _following(settings), clock)
     brakes = Brakes(brake_rules(settings), desks, clock)
     execution = Execution(execution_rules(settings), lanes, board, metrics, clock, brakes)
-    settlement = Settlement(desks, execution, lanes, publishers(sources), metrics)
+    settlement = Settlement(desks, execution, lanes, Tally(journal, metrics), publishers(sources))
     snapshots = Snapshots(settings.keeper.state_dir, chain.id, quarantine)
     warm = WarmStart(rpc, ledger, snapshots)
     reconciler = build_reconciler(settings, rpc, desks, parts)

@@ -207,7 +207,7 @@ def _headline(document: Document) -> list[Text]:
     lines += [
         Text(f"loop {loop}: no sign of life for {one['age_s']:.0f} s", "bold red")
         for loop, one in document["loops"].items()
-        if one["age_s"] > one["limit_s"]
+        if one["late"]
     ]
     if head:
         age_s, delay_s = head["age_ms"] / 1000, head["delay_ms"] / 1000

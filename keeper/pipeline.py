@@ -109,6 +109,7 @@ class Pipeline:
                     continue
                 if update.reorged_from is not None:
                     self._telemetry.count("keeper_reorgs_total")
+                    self._settlement.reorged(update.reorged_from)
                 self.head_how = "announced" if self._chain.announced else "polled"
                 delay_s = max(0.0, update.head.seen_ms / 1000 - update.head.timestamp_s)
                 self._telemetry.observe("keeper_head_delay_seconds", delay_s, how=self.head_how)

@@ -78,8 +78,7 @@ class Board(Protocol):
 class Rpc(Protocol):
     """JSON-RPC to one chain; fail-over, retries and error classification are behind it.
 
-    Results are JSON, but those of eth_getLogs, which are lists of Log. All of these raise RpcError
-    (TransientRpcError when it may pass).
+    Results are JSON, of eth_getLogs lists of Log. All raise RpcError (Transient… if it may pass).
     """
 
     async def call(self, method: str, params: Sequence[object] = ()) -> Any:  # noqa: ANN401 - JSON
@@ -315,10 +314,7 @@ class Broadcaster(Protocol):
         ...
 
     async def send(self, attempt: Attempt, head: Head) -> RpcError | None:
-        """Send the newest transaction of an attempt; None as soon as an endpoint has it.
-
-        Else the refusal that leaves most open: one endpoint that gave no answer may hold it.
-        """
+        """Send its newest transaction; None once accepted, else the refusal that is least sure."""
         ...
 
 
@@ -328,6 +324,10 @@ class Tracker(Protocol):
     @property
     def open_attempts(self) -> Sequence[Attempt]:
         """Return what is in flight."""
+        ...
+
+    async def reopen(self, first: int, head: Head) -> Sequence[Attempt]:
+        """Return what was settled by a block from ``first`` on that is gone: in flight again."""
         ...
 
     async def poll(self, head: Head) -> Sequence[Mined]:

@@ -58,6 +58,7 @@ def lane_rules(settings: Settings) -> LaneRules:
     return LaneRules(
         chain_id=settings.chain.id,
         confirmations=settings.chain.confirmations,
+        reorg_depth_max=settings.chain.reorg_depth_max,
         replace_after_blocks=settings.fees.replace_after_blocks,
         cost_wei_max=settings.gate.transaction_cost_wei_max,
         rollup=settings.fees.rollup,

@@ -119,6 +119,8 @@ class Status:
         latencies = sorted(self.lanes.tick_to_sent_ms)
         unready = self.unready()
         return {
+            "chain_id": self.settings.chain.id,
+            "now_ms": now_ms,
             "ready": not unready,
             "unready": unready,
             "dry_run": not self.lanes.wallets,
@@ -133,19 +135,19 @@ class Status:
             "venues": {venue: self._venue(desk) for venue, desk in self.pipeline.desks.items()},
             "accounts": self._nearest(),
             "endpoints": self.endpoints.report(),
+            "loops": self._loops(),
             "attempts": [
                 *(_open(attempt) for attempt in self.lanes.open_attempts),
-                *(_settled(done) for done in list(self.settlement.recent)[: -RECENT - 1 : -1]),
+                *(
+                    _settled(done)
+                    for done in list(self.settlement.tally.recent)[: -RECENT - 1 : -1]
+                ),
             ],
             "totals": {
-                "outcomes": dict(self.settlement.outcomes),
-                "profit_wei": {v: str(wei) for v, wei in self.settlement.profit_wei.items()},
+                "outcomes": dict(self.settlement.tally.outcomes),
+                "profit_wei": {v: str(wei) for v, wei in self.settlement.tally.profit_wei.items()},
             },
             "liquidations": {venue: self._captured(venue) for venue in self.pipeline.desks},
-            "loops": {
-                loop: {"age_s": round(age_s, 3), "limit_s": self.heartbeats.limits()[loop]}
-                for loop, age_s in self.heartbeats.ages().items()
-            },
             "budgets": [
                 {
                     "budget": limit.name,
@@ -167,6 +169,15 @@ class Status:
         return {
             "price": price.price_wad / WAD if price else None,
             "age_ms": self.board.age_ms(feed, now_ms),
+            "trouble": self.board.trouble(feed, now_ms),
+        }
+
+    def _loops(self) -> dict[str, object]:
+        """Return when each loop was last seen alive; beyond its limit it fails ``/healthz``."""
+        limits, late = self.heartbeats.limits(), self.heartbeats.late()
+        return {
+            loop: {"age_s": round(age_s, 3), "limit_s": limits[loop], "late": loop in late}
+            for loop, age_s in self.heartbeats.ages().items()
         }
 
     def _venue(self, desk: Desk) -> dict[str, object]:
@@ -225,7 +236,7 @@ class Status:
             gauge("keeper_watched_accounts", desk.lead.watched, venue=venue)
             open_ = self.brakes.is_open(venue)
             gauge("keeper_breaker_open", 1 if open_ else 0, venue=venue)
-            gauge("keeper_profit_wei", self.settlement.profit_wei.get(venue, 0), venue=venue)
+            gauge("keeper_profit_wei", self.settlement.tally.profit_wei.get(venue, 0), venue=venue)
         head = self.pipeline.head
         if head is not None:
             gauge("keeper_head_block", head.number)

@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequenc
 from dataclasses import replace
 from typing import NoReturn
 
+from keeper.act.spending import Past
 from keeper.batching import accounts_of
 from keeper.coverage import Covered
 from keeper.decide.agenda import HoldReason
@@ -151,6 +152,20 @@ class PlainBroadcaster:
         return None
 
 
+class ScriptedBooks:
+    """What a journal says was earned and spent. Implements ``tally.Books``."""
+
+    def __init__(self) -> None:
+        self.profits: dict[str, int] = {}
+        self.settled: list[Past] = []
+
+    async def profit_wei(self) -> Mapping[str, int]:
+        return self.profits
+
+    async def past(self, _since_ms: int) -> Sequence[Past]:
+        return self.settled
+
+
 class ScriptedLane:
     """A wallet that does what the test says. Implements ``ports.Submitter`` and ``Tracker``."""
 
@@ -173,6 +188,8 @@ class ScriptedLane:
         self.topped_up: list[Head] = []
         self.cancel_wei_max: list[int] = []
         self.gaps: list[Plan] = []
+        self.orphaned: list[Attempt] = []
+        self.reopened_from: list[int] = []
         self.filled: list[Plan] = []
         self.closed: list[Settled] = []
         self.parked = ""
@@ -232,11 +249,11 @@ class ScriptedLane:
             msg = f"account {plan.account} has an open attempt"
             raise ValueError(msg)
         self.plans.append(plan)
-        attempt = self.reopen(plan, fee, head)
+        attempt = self.resume(plan, fee, head)
         self.during_submit(attempt)
         return attempt
 
-    def reopen(self, plan: Plan, fee: Fee, head: Head) -> Attempt:
+    def resume(self, plan: Plan, fee: Fee, head: Head) -> Attempt:
         """Have an attempt in flight, as a journal would say after a restart."""
         assert self.wallet is not None
         nonce = len(self.plans)
@@ -259,6 +276,13 @@ class ScriptedLane:
         """Let the next poll find the nonce consumed; ``kind`` None: by nothing we signed."""
         signed = replace(attempt.transactions[-1], kind=kind) if kind else None
         self.mined.append(Mined(attempt, signed, receipt, attempt.plan.call.value_wei))
+
+    async def reopen(self, first: int, _head: Head) -> Sequence[Attempt]:
+        self.reopened_from.append(first)
+        gone, self.orphaned = self.orphaned, []
+        for attempt in gone:
+            self._open[attempt.plan.venue, attempt.plan.account] = attempt
+        return gone
 
     async def poll(self, _head: Head) -> Sequence[Mined]:
         return [done for done in self.mined if done.attempt.id in self._ids()]

@@ -15,8 +15,10 @@ from keeper.facts import (
     VenueId,
 )
 from keeper.jobs import OURS, PAID, Job
+from keeper.units import PPM
 from keeper.watch.desk import Desk
 
+OUT_OF_GAS_PPM = 980_000  # of the gas limit: a call leaves its caller a 64th of what it has
 Judged = tuple[Outcome, str, LiquidationSeen | None]
 
 
@@ -42,7 +44,9 @@ class Judge:
             return Outcome.EXPIRED, "its venue is no longer configured", None
         if receipt.success:
             return await self._included(desk, mined.attempt, receipt, mined.transaction.job, head)
-        return await self._reverted(desk, mined.attempt, head)
+        out_of_gas = receipt.gas_used * PPM >= mined.attempt.plan.gas_limit * OUT_OF_GAS_PPM
+        outcome, detail, seen = await self._reverted(desk, mined.attempt, head)
+        return outcome, f"out of gas: {detail}" if out_of_gas else detail, seen
 
     async def _included(
         self, desk: Desk, attempt: Attempt, receipt: Receipt, job: Job, head: Head

@@ -1,6 +1,5 @@
 """From an open attempt to its settled outcome: receipts, replacements, cancels."""
 
-from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -9,6 +8,7 @@ import structlog
 
 from keeper.act.execute import Execution
 from keeper.act.judge import Judge, Judged
+from keeper.act.tally import Tally
 from keeper.batching import accounts_of, divided
 from keeper.decide.agenda import Hold, HoldReason
 from keeper.decide.economics import Fee
@@ -29,13 +29,11 @@ from keeper.facts import (
     VenueId,
 )
 from keeper.jobs import OURS, PAID, Gain, Job
-from keeper.ports import Accounting, Telemetry, Tracker
-from keeper.units import wad_to_float
+from keeper.ports import Accounting, Tracker
 from keeper.watch.desk import Desk, Nominated
 
 logger = structlog.get_logger(__name__)
 
-RECENT_MAX = 200  # settled attempts kept for the status page
 # outcomes after which the account is left alone for a growing while
 FAILED = frozenset({Outcome.REVERTED, Outcome.LOST, Outcome.EXPIRED, Outcome.DROPPED})
 
@@ -59,23 +57,36 @@ class Settlement:
         desks: Mapping[VenueId, Desk],
         execution: Execution,
         tracker: Tracker,
+        tally: Tally,
         publish: Sequence[Callable[[Settled], None]],
-        telemetry: Telemetry,
     ) -> None:
         """``publish`` hears of every settled attempt."""
         self._desks = desks
         self._judge = Judge(desks, execution)
         self._execution = execution
         self._tracker = tracker
+        self.tally = tally
         self._publish = publish
-        self._telemetry = telemetry
-        self.recent: deque[Settled] = deque(maxlen=RECENT_MAX)
-        self.profit_wei: dict[str, int] = {}  # by venue, since the journal began
-        self.outcomes: Counter[str] = Counter()  # since the start
-        self.gains_wad: Counter[tuple[VenueId, Gain]] = Counter()  # since the start
+        # the first block of which what it settled may be gone; at a start any may
+        self._replaced_from: int | None = 0
+
+    async def learn_past(self, now_ms: int) -> None:
+        """Take what was earned and spent so far from the journal."""
+        self._execution.spending.learn(await self.tally.learn_past(now_ms))
+
+    def reorged(self, first: int) -> None:
+        """Note that blocks from this one on were replaced."""
+        known = self._replaced_from
+        self._replaced_from = first if known is None else min(first, known)
 
     async def on_head(self, head: Head) -> None:
-        """Settle what is mined deep enough; replace or cancel what has waited too long."""
+        """Settle what is mined deep enough; replace or cancel what has waited too long.
+
+        First of all what orphaned blocks had settled goes back to being in flight: its nonces are
+        not to be given out again.
+        """
+        if self._replaced_from is not None:
+            await self._reopen(self._replaced_from, head)
         for mined in await self._tracker.poll(head):
             await self._alone(mined.attempt, self._settle(mined, head))
         await self._maintain(head)
@@ -84,6 +95,13 @@ class Settlement:
         for attempt in self._tracker.waiting(head):
             if self._is_over(attempt, head):
                 await self._alone(attempt, self._cancel(attempt, head, "cured, or others did it"))
+
+    async def _reopen(self, first: int, head: Head) -> None:
+        gone = await self._tracker.reopen(first, head)
+        if gone:
+            await self.learn_past(head.seen_ms)
+            self.tally.reopened(gone)
+        self._replaced_from = None
 
     async def _maintain(self, head: Head) -> None:
         """Fill gaps in the nonces and keep wallets able to pay, within the budgets."""
@@ -134,11 +152,11 @@ class Settlement:
         await self._tracker.close(done)
         kind = mined.transaction.kind if mined.transaction else None
         self._execution.brakes.settled(done[0], kind)
-        self._report_cost(attempt, receipt, value_wei)
+        self.tally.cost(attempt, receipt, value_wei)
         for settled in done:
             self._execution.spending.settled(settled)
             self._end(settled, receipt.block_number if receipt else head.number)
-            self._report(settled, mined)
+            self.tally.settled(settled, mined)
             for publish in self._publish:
                 publish(settled)
 
@@ -309,49 +327,6 @@ class Settlement:
         if over is not None:
             return Wait(f"{over.reason}: {over.detail}", too_dear=True)
         return plan, fee
-
-    def _report_cost(self, attempt: Attempt, receipt: Receipt | None, value_wei: int) -> None:
-        count, venue = self._telemetry.count, attempt.plan.venue
-        count("keeper_gas_spent_wei_total", receipt.cost_wei if receipt else 0, venue=venue)
-        count("keeper_oracle_fee_wei_total", value_wei, venue=venue)
-
-    def _report(self, settled: Settled, mined: Mined) -> None:
-        """Write the canonical line and the counters of one account's attempt."""
-        attempt, receipt, venue = settled.attempt, settled.receipt, settled.attempt.plan.venue
-        self.recent.append(settled)
-        self.outcomes[settled.outcome.value] += 1
-        gain = settled.reward_wei - settled.cost_wei
-        self.profit_wei[venue] = self.profit_wei.get(venue, 0) + gain
-        count = self._telemetry.count
-        count("keeper_attempts_total", venue=venue, outcome=settled.outcome.value)
-        count("keeper_reward_wei_total", max(0, settled.reward_wei), venue=venue)
-        count("keeper_losses_wei_total", max(0, -settled.reward_wei), venue=venue)
-        for part, wad in settled.gains.items():
-            self.gains_wad[venue, part] += wad
-            usd = wad_to_float(self.gains_wad[venue, part])
-            self._telemetry.gauge("keeper_gains_usd", usd, venue=venue, part=part.value)
-        logger.info(
-            "attempt",
-            outcome=settled.outcome.value,
-            venue=venue,
-            account=attempt.plan.account,
-            id=attempt.id,
-            wallet=attempt.wallet,
-            nonce=attempt.nonce,
-            tx=mined.transaction.hash if mined.transaction else None,
-            block=receipt.block_number if receipt else None,
-            gas_used=receipt.gas_used if receipt else None,
-            transactions=len(attempt.transactions),
-            job=mined.transaction.job.value if mined.transaction else attempt.plan.job.value,
-            steps_left=len(attempt.plan.then),
-            together=len(accounts_of(attempt.plan)),
-            expected_wei=attempt.plan.expected.expected_wei,
-            reward_wad=settled.reward_wad,
-            gains={part.value: wad for part, wad in settled.gains.items()},
-            reward_wei=settled.reward_wei,
-            cost_wei=settled.cost_wei,
-            detail=settled.detail,
-        )
 
 
 def _went_in(settled: Settled) -> bool:

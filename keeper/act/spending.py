@@ -59,9 +59,15 @@ class Spending:
         self._rules = rules
         self._clock = clock
         self._native_usd_wad = native_usd_wad
-        self._budget = Budget(rules.limits)
-        self._record = Record(rules.prior)
+        self.learn(())
         self._claims: dict[Key, Amounts] = {}  # let through, perhaps not in flight yet
+
+    def learn(self, all_past: Iterable[Past]) -> None:
+        """Start afresh from what the journal says was settled, oldest first."""
+        self._budget = Budget(self._rules.limits)
+        self._record = Record(self._rules.prior)
+        for past in all_past:
+            self.note(past)
 
     def adopt(self, rules: ExecutionRules) -> None:
         """Go by other rules; what was spent and learned counts on."""

@@ -25,6 +25,7 @@ import structlog
 from keeper.act.spending import Past
 from keeper.chain import journal_rows as rows
 from keeper.chain.journal_schema import JournalError, prepare
+from keeper.chain.orphans import Included, reopen, settled_since
 from keeper.errors import JournalUnavailableError
 from keeper.facts import Attempt, Receipt, Settled, SignedTx
 
@@ -299,11 +300,28 @@ class Journal:
 
         await self._note(keep)
 
+    async def reopen(self, attempts: Sequence[Attempt], now_ms: int) -> None:
+        """Take back the end of these: the blocks that settled them are gone.
+
+        Raises JournalUnavailableError when that is not on disk.
+        """
+
+        def work(db: sqlite3.Connection) -> None:
+            for attempt in attempts:
+                reopen(db, attempt.id, now_ms)
+
+        await self._run(lambda: self._commit(work))
+        self._worked()
+
     # --- reading ----------------------------------------------------------------------------------
 
     async def open_attempts(self) -> list[Attempt]:
         """Return the attempts without an outcome, by nonce."""
         return await self._run(lambda: rows.open_attempts(self._open_db))
+
+    async def settled_since(self, block: int) -> list[Included]:
+        """Return the attempts that were settled by this block or a later one, by nonce."""
+        return await self._run(lambda: settled_since(self._open_db, block))
 
     async def profit_wei(self) -> dict[str, int]:
         """Return reward less cost by venue, over everything settled."""

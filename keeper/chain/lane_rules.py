@@ -18,6 +18,7 @@ class LaneRules:
     cost_wei_max: int
     fees: FeeRules
     rollup: Rollup = Rollup.NONE
+    reorg_depth_max: int = 64
 
 
 @dataclass(frozen=True, slots=True)

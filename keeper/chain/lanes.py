@@ -10,6 +10,7 @@ from keeper.batching import accounts_of
 from keeper.chain.data_fee import read_data_fees
 from keeper.chain.fees import first_fee, read_tip
 from keeper.chain.lane_rules import LaneParts, LaneRules
+from keeper.chain.orphans import orphaned
 from keeper.chain.signer import Wallet
 from keeper.chain.submit import Lane
 from keeper.chain.treasury import Treasury, TreasuryRules
@@ -156,15 +157,34 @@ class Lanes:
     async def recover(self) -> Sequence[Attempt]:
         """Read from the journal what is in flight; the first poll asks the chain about it."""
         attempts = await self._parts.journal.open_attempts()
-        for address in dict.fromkeys(attempt.wallet for attempt in attempts):
-            lane = next((lane for lane in self._own if lane.address == address), None)
-            if lane is None:
-                logger.warning("open attempts of another wallet", wallet=address)
-                lane = Lane(Wallet(address, address, None), self._rules, self._parts)
-                self._followed.append(lane)
-            lane.adopt([attempt for attempt in attempts if attempt.wallet == address])
+        for attempt in attempts:
+            self._lane_of(attempt.wallet).adopt(attempt)
         await self._parts.journal.resumed(attempts, self._parts.clock.wall_ms())
         return attempts
+
+    def _lane_of(self, address: str) -> Lane:
+        """Return a wallet's lane; that of one which is not configured any more is only followed."""
+        lane = next((lane for lane in self._all if lane.address == address), None)
+        if lane is None:
+            logger.warning("open attempts of another wallet", wallet=address)
+            lane = Lane(Wallet(address, address, None), self._rules, self._parts)
+            self._followed.append(lane)
+        return lane
+
+    async def reopen(self, first: int, head: Head) -> Sequence[Attempt]:
+        """Return what was settled by a block from ``first`` on that is gone: in flight again.
+
+        Blocks are looked back to as far as a reorganisation is followed. Raises RpcError and
+        JournalUnavailableError; nothing is changed then.
+        """
+        journal, oldest = self._parts.journal, head.number - self._rules.reorg_depth_max
+        settled = await journal.settled_since(max(first, oldest))
+        gone = await orphaned(self._parts.rpc, settled, head)
+        if gone:
+            await journal.reopen(gone, self._parts.clock.wall_ms())
+        for attempt in gone:
+            self._lane_of(attempt.wallet).reopen(attempt, head)
+        return gone
 
     async def poll(self, head: Head) -> Sequence[Mined]:
         """Ask the chain about every open attempt; return those consumed deep enough.

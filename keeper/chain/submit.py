@@ -2,9 +2,8 @@
 
 Order of things for every transaction: nonce, signature, journal (on disk), broadcast. An attempt
 stays open until its nonce is consumed ``confirmations`` blocks deep, by whichever of its hashes.
-What is not included in time is replaced at the same nonce or cancelled by a self-transfer; one
-whose broadcast got no answer is sent again, byte for byte. A lane that cannot pay, sign or get on
-parks itself, and says why.
+What is not included in time is replaced or cancelled at the same nonce; what got no answer is sent
+again, byte for byte. A lane that cannot pay, sign or get on parks itself, and says why.
 """
 
 import uuid
@@ -20,6 +19,7 @@ from keeper.chain.filling import filling
 from keeper.chain.inclusion import Inclusion
 from keeper.chain.lane_rules import LaneParts, LaneRules
 from keeper.chain.nonces import Nonces
+from keeper.chain.patience import Patience
 from keeper.chain.rpc import quantity
 from keeper.chain.signer import SigningError, Unsigned, Wallet
 from keeper.decide.economics import Fee, Spend
@@ -59,14 +59,14 @@ class Lane:
         self._telemetry = parts.telemetry
         self._inclusion = Inclusion(parts.rpc, rules.confirmations, parts.clock, parts.telemetry)
         self._nonces = Nonces()
-        self._open: dict[tuple[VenueId, AccountId], Attempt] = {}
+        self._open: dict[str, Attempt] = {}  # by id: a reorg may leave an account with two
         self.balance_wei = 0
         self._unpaid_wei = 0  # balance that has to be reached to leave the parking place
         self._signer_trouble = ""  # since the last head
         self._tip_wei: int | None = None  # what others pay, at the last head
         self._head: Head | None = None  # last polled at; None: the nonces were not learned yet
         self._signed: OrderedDict[str, None] = OrderedDict()  # hashes, newest last
-        self._stale: set[str] = set()  # found in the journal, decided by another process
+        self._patience = Patience()
         self.tick_to_sent_ms: deque[float] = deque(maxlen=LATENCIES_MAX)
 
     @property
@@ -134,24 +134,26 @@ class Lane:
 
     def is_stuck(self, attempt: Attempt, head: Head) -> bool:
         """Say whether an attempt was to be replaced long ago."""
-        if not attempt.transactions:
-            return False
-        late = 2 * self.rules.replace_after_blocks
-        return attempt.transactions[-1].block + late <= head.number
+        return self._patience.is_over(attempt, 2 * self.rules.replace_after_blocks, head)
 
-    def adopt(self, attempts: Sequence[Attempt]) -> None:
+    def adopt(self, attempt: Attempt) -> None:
         """Take over what the journal says this wallet has in flight.
 
         What was signed and perhaps never sent is overdue at once: it is simulated again before it
         is sent or cancelled.
         """
-        for attempt in attempts:
-            self._open[attempt.plan.venue, attempt.plan.account] = attempt
-            if attempt.sent_ms is None:
-                self._stale.add(attempt.id)
-            for transaction in attempt.transactions:
-                self._note_signed(transaction)
-            logger.info("found in flight", attempt=attempt.id, nonce=attempt.nonce)
+        self._open[attempt.id] = attempt
+        if attempt.sent_ms is None:
+            self._patience.distrust(attempt)
+        for transaction in attempt.transactions:
+            self._note_signed(transaction)
+        logger.info("found in flight", attempt=attempt.id, nonce=attempt.nonce)
+
+    def reopen(self, attempt: Attempt, head: Head) -> None:
+        """Take back what a block had settled that is gone: nodes do not always send it again."""
+        self._open[attempt.id] = attempt
+        self._patience.reopen(attempt, head)
+        logger.warning("settled by a block that is gone", attempt=attempt.id, nonce=attempt.nonce)
 
     async def _learn_nonces(self) -> None:
         answer = await self._rpc.call("eth_getTransactionCount", [self.address, "pending"])
@@ -172,7 +174,6 @@ class Lane:
         return await self._start(plan, fee, head)
 
     async def _start(self, plan: Plan, fee: Fee, head: Head) -> Attempt | NotSent:
-        key = (plan.venue, plan.account)
         attempt = Attempt(
             id=uuid.uuid4().hex,
             plan=plan,
@@ -181,33 +182,33 @@ class Lane:
             transactions=(),
             opened_ms=self._clock.wall_ms(),
         )
-        self._open[key] = attempt  # before the first await: nobody else gets this account
+        self._open[attempt.id] = attempt  # before the first await: nobody else gets this account
         try:
             transaction = await self._sign(
                 attempt, plan.call, plan.gas_limit, fee, head, TxKind.FIRST
             )
         except SigningError as error:
             logger.warning("not signed", wallet=self.name, error=str(error))
-            self._take_back(key, attempt)
+            self._take_back(attempt)
             return NotSent.NOT_SIGNED
         try:
             attempt = await self._journaled(attempt, transaction)
         except JournalUnavailableError:
-            self._take_back(key, attempt)
+            self._take_back(attempt)
             return NotSent.NOT_WRITTEN
         refused = await self._broadcast(attempt, head)
         if refused is None or not refused.is_definite:
-            return self._open.get(key, attempt)  # it may be settled already
-        self._take_back(key, attempt)
+            return self._open.get(attempt.id, attempt)  # it may be settled already
+        self._take_back(attempt)
         if refused.fault is RpcFault.INSUFFICIENT_FUNDS:
             # what we thought the wallet holds was wrong: wait for the next look at it
             self.balance_wei, self._unpaid_wei = 0, plan.cost_wei_max
         await self._journal.settle(dropped(attempt, refused.fault.value), self._clock.wall_ms())
         return NotSent.DROPPED
 
-    def _take_back(self, key: tuple[VenueId, AccountId], attempt: Attempt) -> None:
+    def _take_back(self, attempt: Attempt) -> None:
         self._nonces.give_back(attempt.nonce)
-        del self._open[key]
+        del self._open[attempt.id]
 
     async def fill_gaps(self, head: Head, may: Callable[[Plan, Fee], bool]) -> None:
         """Use up the nonces that all later ones wait for; ``may`` says which of it is paid for."""
@@ -262,23 +263,21 @@ class Lane:
     ) -> None:
         transaction = await self._sign(attempt, call, gas, fee, head, kind)
         attempt = await self._journaled(attempt, transaction)
-        self._stale.discard(attempt.id)
+        self._patience.renew(attempt)
         self._telemetry.count("keeper_replacements_total", kind=kind.value)
         await self._broadcast(attempt, head)
-
-    # --- following --------------------------------------------------------------------------------
 
     def overdue(self, head: Head) -> list[Attempt]:
         """Return the attempts whose newest transaction has waited too long, by nonce."""
         if self.wallet.signer is None:
             return []
-        after = self.rules.replace_after_blocks
+        after, patience = self.rules.replace_after_blocks, self._patience
         late = [
             attempt
             for attempt in self._open.values()
             if not self._inclusion.is_consumed(attempt)
             and attempt.transactions
-            and (attempt.id in self._stale or attempt.transactions[-1].block + after <= head.number)
+            and (patience.is_stale(attempt) or patience.is_over(attempt, after, head))
         ]
         return sorted(late, key=lambda attempt: attempt.nonce)
 
@@ -310,9 +309,11 @@ class Lane:
             self._unpaid_wei = 0
         mined = [self._inclusion.mined(attempt, head, nonce, receipts) for attempt in attempts]
         for attempt, done in zip(attempts, mined, strict=True):
-            waiting = done is None and attempt.transactions and attempt.id not in self._stale
-            if waiting and attempt.nonce >= nonce and self._broadcaster.due(attempt, head):
-                await self._broadcast(attempt, head)
+            waiting = done is None and attempt.transactions and not self._patience.is_stale(attempt)
+            if waiting and attempt.nonce >= nonce:
+                again = self._patience.was_reopened_at(attempt, head)
+                if again or self._broadcaster.due(attempt, head):
+                    await self._broadcast(attempt, head)
         await self._journal.follow(attempts, receipts, self._clock.wall_ms())
         return [done for done in mined if done is not None]
 
@@ -320,7 +321,8 @@ class Lane:
         """Write the end of an attempt, for each of its accounts, and forget it."""
         attempt = settled[0].attempt
         await self._journal.settle(settled, self._clock.wall_ms())
-        self._open.pop((attempt.plan.venue, attempt.plan.account), None)
+        self._open.pop(attempt.id, None)
+        self._patience.renew(attempt)
         self._inclusion.forget(attempt)
 
     # --- one transaction --------------------------------------------------------------------------
@@ -364,7 +366,7 @@ class Lane:
         self._stage(plan, "journal", began_ns)
         self._note_signed(transaction)
         attempt = replace(attempt, transactions=(*attempt.transactions, transaction))
-        self._open[plan.venue, plan.account] = attempt
+        self._open[attempt.id] = attempt
         if plan.tick_ns and transaction.kind is TxKind.FIRST:
             self._stage(plan, "decided_to_signed", plan.decided_ns)
         return attempt
@@ -379,18 +381,18 @@ class Lane:
 
     async def _note_sent(self, attempt: Attempt, signed_ns: int) -> None:
         plan = attempt.plan
-        current = self._open.get((plan.venue, plan.account))
-        if current is None or current.id != attempt.id or current.sent_ms is not None:
+        current = self._open.get(attempt.id)
+        if current is None or current.sent_ms is not None:
             return
         now_ns = self._clock.monotonic_ns()
-        tick_to_sent_ms = (now_ns - plan.tick_ns) / 1e6 if plan.tick_ns else None
+        tick_to_sent_ms = None
         if plan.tick_ns:
             self._stage(plan, "signed_to_sent", signed_ns)
             self._stage(plan, "tick_to_sent", plan.tick_ns)
-        if tick_to_sent_ms is not None:
+            tick_to_sent_ms = (now_ns - plan.tick_ns) / 1e6
             self.tick_to_sent_ms.append(tick_to_sent_ms)
         sent = replace(current, sent_ms=self._clock.wall_ms())
-        self._open[plan.venue, plan.account] = sent
+        self._open[attempt.id] = sent
         await self._journal.sent(sent.id, sent.sent_ms or 0, tick_to_sent_ms)
 
     def _stage(self, plan: Plan, stage: str, since_ns: int) -> None:

@@ -144,13 +144,12 @@ class Slab(Generic[IdT]):
         self.factor[row] = [one.factor for one in exposures] + padding
         self.weight[row] = [one.weight for one in exposures] + padding
         base = row << self.shift
-        places = [
-            self._column(one.factor).append(base + k, one.weight) for k, one in enumerate(exposures)
-        ]
+        places, bounded = [], self.bounded
+        for k, one in enumerate(exposures):
+            places.append(self._column(one.factor).append(base + k, one.weight))
+            bounded = bounded or one.low > -math.inf or one.high < math.inf
         self._place[row] = places + padding
-        if not self.bounded and any(
-            one.low > -math.inf or one.high < math.inf for one in exposures
-        ):
+        if bounded and not self.bounded:
             self.bounded = True
             self.low = np.full_like(self.weight, -np.inf)
             self.high = np.full_like(self.weight, np.inf)

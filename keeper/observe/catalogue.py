@@ -185,6 +185,19 @@ _ATTEMPTS = (
         outcome=_set(Outcome),
     ),
     _counter(
+        "reopened_attempts_total",
+        "Attempts counted as ended whose block was orphaned: in flight again, and ended anew.",
+        venue=VENUE,
+        outcome=_set(Outcome),
+    ),
+    _counter(
+        "taken_back_wei_total",
+        "What the counters of rewards, losses and costs had from such attempts, in wei.",
+        unit="wei",
+        venue=VENUE,
+        part=_set(["reward", "loss", "cost"]),
+    ),
+    _counter(
         "replacements_total",
         "Transactions signed for a nonce that had one already, by kind.",
         kind=_set(TxKind) - {str(TxKind.FIRST)},

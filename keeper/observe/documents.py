@@ -185,7 +185,7 @@ STATUS = record(
     attempts=listed(ANY),
     totals=record(outcomes=by_name(WHOLE), profit_wei=by_name(EXACT)),
     liquidations=by_name(record(us=WHOLE, other=WHOLE, capture_rate=maybe(NUMBER))),
-    loops=by_name(record(age_s=NUMBER, limit_s=NUMBER)),
+    loops=by_name(record(age_s=NUMBER, limit_s=NUMBER, late=FLAG)),
     budgets=listed(record(budget=TEXT, unit=TEXT, most=NUMBER, left=maybe(NUMBER))),
     latency_ms=record(p50=maybe(NUMBER), p99=maybe(NUMBER), count=WHOLE),
 )

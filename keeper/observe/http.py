@@ -1,7 +1,7 @@
 """The HTTP side of the keeper: metrics, health, readiness, status, pause. For the operator.
 
 =================  =================================================================================
-``/``              an index with links
+``/``              the page (``page/``), fed by ``/api/v1/events`` (``events.py``)
 ``/metrics``       Prometheus text, or OpenMetrics when asked
 ``/healthz``       200, or 503 naming each loop that has not beaten within its limit: restart me
 ``/readyz``        200, or 503 with the reasons: alive, but not liquidating
@@ -15,7 +15,6 @@ wants ``Authorization: Bearer <token>``, and does not exist without a token in t
 
 import asyncio
 import hmac
-import html
 import logging
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -29,9 +28,11 @@ from aiohttp.typedefs import Handler, Middleware
 from pydantic import SecretStr
 
 from keeper.errors import ConfigError
+from keeper.observe import events
 from keeper.observe.api import Reads, as_json, routes
 from keeper.observe.metrics import Metrics
 from keeper.observe.openapi import document
+from keeper.observe.page.document import assemble
 
 log = structlog.get_logger(__name__)
 
@@ -44,11 +45,10 @@ _IDLE_S_MAX = 75  # of a connection; longer than the usual scrape interval, so t
 _SHUTDOWN_S_MAX = 2  # for requests under way when the keeper stops
 _LINGER_S_MAX = 2  # spent on reading a body that nobody wants
 
+_POLICY = "Content-Security-Policy"
 _HEADERS = {
     "Cache-Control": "no-store",
-    "Content-Security-Policy": (
-        "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    ),
+    _POLICY: ("default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"),
     "Cross-Origin-Resource-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
     "Server": "keeper",  # without the versions that aiohttp would tell
@@ -111,6 +111,7 @@ async def serve(
         app.router.add_get(path, handler, allow_head=False)
     writes = views.pause is not None and views.token is not None
     app.router.add_routes(routes(views.reads, document(views.version, writes=writes)))
+    events.Events(views.status).add_to(app)
     if writes:
         app.router.add_post("/api/v1/pause", pages.pause)
         app.router.add_post("/api/v1/resume", pages.resume)
@@ -154,21 +155,12 @@ class _Pages:
 
     def __init__(self, views: Views) -> None:
         self._views = views
+        self._document = assemble(_LINKS)
         self._rendering = asyncio.Lock()  # one at a time: a thread cannot be called back
 
     async def index(self, _request: web.Request) -> web.Response:
-        reasons = self._views.unready()
-        items = "".join(
-            f'<li><a href="{path}">{path}</a>: {html.escape(text)}</li>'
-            for path, text in _LINKS.items()
-        )
-        state = "ready" if not reasons else "not ready: " + "; ".join(reasons)
-        page = (
-            '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-            '<meta name="viewport" content="width=device-width"><title>keeper</title></head>'
-            f"<body><h1>keeper</h1><p>{html.escape(state)}</p><ul>{items}</ul></body></html>\n"
-        )
-        return web.Response(text=page, content_type="text/html")
+        headers = {_POLICY: self._document.policy}
+        return web.Response(text=self._document.text, content_type="text/html", headers=headers)
 
     async def metrics(self, request: web.Request) -> web.Response:
         accept = request.headers.get("Accept", "")
@@ -217,6 +209,8 @@ def _limited(
 ) -> Middleware:
     @web.middleware
     async def limit(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if request.path == events.PATH:
+            return await handler(request)  # it goes on for as long as somebody listens
         try:
             async with asyncio.timeout(request_s_max):
                 return await handler(request)
@@ -228,4 +222,7 @@ def _limited(
 
 
 async def _protect(_request: web.Request, response: web.StreamResponse) -> None:
+    own = response.headers.get(_POLICY)
     response.headers.update(_HEADERS)
+    if own is not None:
+        response.headers[_POLICY] = own

@@ -11,6 +11,8 @@ from keeper.observe.documents import Schema
 from keeper.observe.query import Parameter, Whole, Word, Words
 
 VERSION = "3.1.0"
+OK = 200
+JSON, STREAM = "application/json", "text/event-stream"
 OPEN = "open"
 SHOCKS_MAX = 100
 # above -100 %, up to +1000 %, as risk/shocks.py reads it
@@ -49,12 +51,13 @@ STRESS = (
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """What can be asked for. ``also``: what else it answers, by status."""
+    """What can be asked for. ``also``: what else it answers, by status; ``media``: of a 200."""
 
     summary: str
     answer: Schema
     query: tuple[Parameter, ...] = ()
     also: Mapping[int, Schema] = field(default_factory=dict)
+    media: str = JSON
 
 
 _NOT_THERE = {404: documents.ERROR}
@@ -70,6 +73,12 @@ READS: Mapping[str, Operation] = {
         also={503: documents.READY},
     ),
     "/api/v1/status": Operation("What the keeper sees and does", documents.STATUS),
+    "/api/v1/events": Operation(
+        'The status, again and again: each event "status" is {"next_ms": …, "status": …}',
+        documents.TEXT,
+        also={503: documents.ERROR},
+        media=STREAM,
+    ),
     "/api/v1/accounts": Operation(
         "Accounts by distance to liquidation, nearest first", documents.ACCOUNTS, PAGE, _NOT_THERE
     ),
@@ -109,7 +118,7 @@ def document(version: str, *, writes: bool) -> dict[str, Any]:
     paths = {path: {"get": _operation(path, one)} for path, one in READS.items()}
     if writes:
         for path, one in WRITES.items():
-            denied = {"description": "The token is missing or wrong", **_json(documents.ERROR)}
+            denied = {"description": "The token is missing or wrong", **_content(documents.ERROR)}
             post = _operation(path, one) | {"security": [{"token": []}]}
             post["responses"]["401"] = denied
             paths[path] = {"post": post}
@@ -130,24 +139,27 @@ def _operation(path: str, one: Operation) -> dict[str, Any]:
         {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
         for name in _IN_PATH.findall(path)
     ]
-    answers = {200: one.answer, 400: documents.ERROR, 503: documents.ERROR, **one.also}
+    answers = {OK: one.answer, 400: documents.ERROR, 503: documents.ERROR, **one.also}
     return {
         "summary": one.summary,
         "parameters": [*in_path, *told],
         "responses": {
-            str(status): {"description": _MEANINGS[status], **_json(schema)}
+            str(status): {
+                "description": _MEANINGS[status],
+                **_content(schema, one.media if status == OK else JSON),
+            }
             for status, schema in answers.items()
         },
     }
 
 
 _MEANINGS = {
-    200: "The answer",
+    OK: "The answer",
     400: "A mistake in the query, with the mend",
     404: "There is no such thing",
     503: "Not now; the answer says why",
 }
 
 
-def _json(schema: Schema) -> dict[str, Any]:
-    return {"content": {"application/json": {"schema": schema}}}
+def _content(schema: Schema, media: str = JSON) -> dict[str, Any]:
+    return {"content": {media: {"schema": schema}}}

@@ -418,7 +418,7 @@ async def flying(lane: Lane) -> Attempt:
     """Return an attempt at 2 and 1 gwei, signed at block 100, that the lane has in flight."""
     _, _, attempt = await in_flight()
     attempt = replace(attempt, wallet=lane.address)
-    lane._open[attempt.plan.venue, attempt.plan.account] = attempt
+    lane._open[attempt.id] = attempt
     return attempt
 
 

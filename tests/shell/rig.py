@@ -8,6 +8,7 @@ from keeper.act.brakes import BrakeRules, Brakes
 from keeper.act.execute import Execution
 from keeper.act.execution_rules import ExecutionRules
 from keeper.act.settle import Settlement
+from keeper.act.tally import Books, Tally
 from keeper.chain.lanes import Lanes
 from keeper.decide.learn import Prior
 from keeper.decide.rank import Objective
@@ -32,7 +33,14 @@ from keeper.watch.reading import Reading
 from keeper.watch.reconcile import Reconciler, ReconcileRules
 from keeper.watch.rivals import report
 from keeper.watch.snapshot import Snapshots, WarmStart
-from tests.fakes import CountingTelemetry, ListedMemory, ListedSource, ManualClock, ScriptedLane
+from tests.fakes import (
+    CountingTelemetry,
+    ListedMemory,
+    ListedSource,
+    ManualClock,
+    ScriptedBooks,
+    ScriptedLane,
+)
 from tests.shell import market
 from tests.shell.market import Action, FakeChain
 from tests.shell.rpc import FakeRpc
@@ -171,6 +179,8 @@ class Rig:
         update = self.follower.since(resync=resync)
         if update is not None:
             self.intake.post(update)
+            if update.reorged_from is not None:
+                self.settlement.reorged(update.reorged_from)
         self.pipeline._advance(self.chain.head)
 
     async def read(self) -> bool:
@@ -253,6 +263,7 @@ def make_rig(  # noqa: PLR0913 - as the composition root
     clock: ManualClock,
     *,
     telemetry: CountingTelemetry | None = None,
+    books: Books | None = None,
     desk_rules: DeskRules = DESK_RULES,
     execution_rules: ExecutionRules = EXECUTION_RULES,
     brake_rules: BrakeRules = BRAKE_RULES,
@@ -272,7 +283,13 @@ def make_rig(  # noqa: PLR0913 - as the composition root
     brakes = Brakes(brake_rules, [VENUE], clock)
     execution = Execution(execution_rules, lane, board, telemetry, clock, brakes)
     published: list[Settled] = []
-    settlement = Settlement({VENUE: desk}, execution, lane, [published.append], telemetry)
+    settlement = Settlement(
+        {VENUE: desk},
+        execution,
+        lane,
+        Tally(books or ScriptedBooks(), telemetry),
+        [published.append],
+    )
     intake, memory, follower = Intake(venue, 64), ListedMemory(), FakeFollower(chain)
     heartbeats = Heartbeats(clock)
     for loop in LOOPS:

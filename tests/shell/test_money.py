@@ -130,7 +130,7 @@ async def test_profit_goes_on_where_the_journal_left_it(tmp_path: Path) -> None:
         await journal.intend(replace(attempt, transactions=()), signed(0))
         await journal.settle([Settled(attempt, Outcome.WON, "", None, 9, 10**20, 3)], 1)
     async with build(settings) as parts:
-        assert parts.settlement.profit_wei == {VENUE: 10**20 - 3}
+        assert parts.settlement.tally.profit_wei == {VENUE: 10**20 - 3}
 
 
 async def test_what_no_endpoint_takes_is_an_attempt_that_ended() -> None:

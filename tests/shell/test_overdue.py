@@ -158,7 +158,7 @@ async def test_what_the_chain_could_not_be_asked_about_is_not_cancelled() -> Non
 async def test_after_a_restart_nothing_is_cancelled_before_the_book_is_loaded() -> None:
     _, _, attempt = await in_flight()
     rig, lane = scripted_rig()
-    recovered = lane.reopen(attempt.plan, Fee(2 * GWEI, GWEI), rig.chain.head)
+    recovered = lane.resume(attempt.plan, Fee(2 * GWEI, GWEI), rig.chain.head)
     lane.late = [recovered]
     await rig.settle()
     assert (lane.replaced, lane.cancelled) == ([], [])
@@ -174,7 +174,7 @@ async def test_after_a_restart_nothing_is_cancelled_before_the_book_is_loaded() 
 async def test_after_a_restart_a_found_attempt_keeps_its_account_from_a_second_one() -> None:
     _, _, attempt = await in_flight()
     rig, lane = scripted_rig()
-    lane.reopen(attempt.plan, Fee(2 * GWEI, GWEI), rig.chain.head)
+    lane.resume(attempt.plan, Fee(2 * GWEI, GWEI), rig.chain.head)
     rig.start(UNDER)
     await rig.publish()
     rig.follow()

@@ -435,15 +435,18 @@ async def test_how_late_a_block_was_seen_is_told_and_how(loops: Running) -> None
             assert rig.pipeline.head_how == how
 
 
-async def test_a_reorg_is_counted(loops: Running) -> None:
-    rig = loops.rig
+async def test_a_reorg_is_counted_and_what_it_may_have_settled_is_looked_at() -> None:
+    rig, lane = scripted_rig()
+    loops = Running(rig)
     async with loops:
         rig.mine()
         await loops.news()
         rig.chain.orphan(1)
         rig.mine()
+        rig.mine()
         await loops.news()
         assert rig.telemetry.counts["keeper_reorgs_total",] == 1
+        assert lane.reopened_from == [0, rig.chain.head.number - 1]
 
 
 async def test_nothing_is_settled_before_what_was_in_flight_is_found_again(

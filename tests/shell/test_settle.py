@@ -1,6 +1,6 @@
 """From an open attempt to its settled outcome: judged once, valued right, replaced or cancelled."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import pytest
@@ -9,11 +9,13 @@ from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
 from keeper.decide.economics import Fee
+from keeper.errors import RpcFault, TransientRpcError
 from keeper.facts import (
     OWN,
     AccountId,
     Attempt,
     Call,
+    Head,
     Log,
     Outcome,
     Receipt,
@@ -23,7 +25,7 @@ from keeper.facts import (
 )
 from keeper.jobs import Gain, Job
 from keeper.units import GWEI, WAD
-from tests.fakes import ScriptedLane
+from tests.fakes import ScriptedBooks, ScriptedLane
 from tests.shell.market import GAS, REVERT_GAS, UPDATE_FEE_WEI, place_order, set_account
 from tests.shell.rig import WALLET, Rig, in_flight, receipt_of, scripted_rig
 from tests.shell.venue import VENUE
@@ -68,9 +70,9 @@ async def test_won(logs: list[EventDict]) -> None:
     assert done.reward_wei == WAD // 10
     assert done.cost_wei == receipt.cost_wei == GAS * 2 * GWEI
     assert rig.published == [done]
-    assert list(rig.settlement.recent) == [done]
-    assert rig.settlement.profit_wei == {VENUE: done.reward_wei - done.cost_wei}
-    assert rig.settlement.outcomes == {"won": 1}
+    assert list(rig.settlement.tally.recent) == [done]
+    assert rig.settlement.tally.profit_wei == {VENUE: done.reward_wei - done.cost_wei}
+    assert rig.settlement.tally.outcomes == {"won": 1}
     totals = rig.telemetry.totals
     assert totals["keeper_attempts_total", VENUE, "won"] == 1
     assert totals["keeper_reward_wei_total", VENUE] == done.reward_wei
@@ -96,6 +98,60 @@ async def test_won(logs: list[EventDict]) -> None:
     assert rig.why(ALICE) == "not_under_margined"
 
 
+async def test_what_was_counted_is_taken_back_when_its_block_is_gone() -> None:
+    rig, lane, attempt = await in_flight()
+    parts = {Gain.TRADE: 5 * WAD, Gain.FEE: -45 * WAD}
+    rig.venue.gains = lambda _logs, _wallet: parts  # type: ignore[attr-defined]
+    done = await settled(rig, lane, attempt, receipt_of(rig, attempt), TxKind.FIRST)
+    tally, spending = rig.settlement.tally, rig.pipeline.execution.spending
+    spent = spending.left(())
+    first = rig.chain.orphan(1)
+    rig.chain.pool.clear()
+    for number in (first, first - 3, first - 1):
+        rig.settlement.reorged(number)
+    lane.orphaned, lane.mined = [attempt], []
+    books: ScriptedBooks = tally._books  # type: ignore[assignment]
+    books.profits = {VENUE: 7}
+    await rig.settle()
+    assert lane.reopened_from == [0, first - 3], "once at the start, once now"
+    assert (list(tally.recent), tally.outcomes["won"]) == ([], 0)
+    assert tally.profit_wei == {VENUE: 7}, "as the journal has it by then"
+    assert rig.telemetry.gauges["keeper_gains_usd", VENUE, "fee"] == 0.0
+    totals = rig.telemetry.totals
+    assert totals["keeper_reopened_attempts_total", VENUE, "won"] == 1
+    assert totals["keeper_taken_back_wei_total", VENUE, "loss"] == -done.reward_wei > 0
+    assert totals["keeper_taken_back_wei_total", VENUE, "cost"] == done.cost_wei
+    assert all(
+        left > spent[limit]  # type: ignore[operator]
+        for limit, left in spending.left(()).items()
+        if left is not None
+    )
+    lane.closed.clear()
+    again = await settled(rig, lane, attempt, receipt_of(rig, attempt), TxKind.FIRST)
+    assert list(tally.recent) == [again]
+    assert tally.outcomes["won"] == 1
+    assert tally.profit_wei == {VENUE: 7 + again.reward_wei - again.cost_wei}
+    await rig.settle()
+    assert lane.reopened_from[2:] == [first], "when it was followed, and no more"
+
+
+async def test_a_chain_that_cannot_be_asked_is_asked_again_before_anything_is_settled() -> None:
+    rig, lane, attempt = await in_flight()
+
+    async def gone(_first: int, _head: Head) -> Sequence[Attempt]:
+        raise TransientRpcError(RpcFault.UNREACHABLE, "gone")
+
+    known, lane.reopen = lane.reopen, gone  # type: ignore[method-assign, assignment]
+    lane.mine(attempt, receipt_of(rig, attempt), TxKind.FIRST)
+    with pytest.raises(TransientRpcError):
+        await rig.settlement.on_head(rig.chain.head)
+    assert lane.closed == []
+    lane.reopen = known  # type: ignore[method-assign]
+    await rig.settlement.on_head(rig.chain.head)
+    assert lane.reopened_from == [0]
+    assert len(lane.closed) == 1
+
+
 async def test_what_a_transaction_left_us_with_is_its_reward(logs: list[EventDict]) -> None:
     """A venue that hands over positions says so itself, and it may be a loss."""
     rig, lane, attempt = await in_flight()
@@ -105,7 +161,7 @@ async def test_what_a_transaction_left_us_with_is_its_reward(logs: list[EventDic
     done = await settled(rig, lane, attempt, receipt, TxKind.FIRST)
     assert (done.outcome, done.gains, done.reward_wad) == (Outcome.WON, parts, -40 * WAD)
     assert done.reward_wei == -WAD // 50
-    assert rig.settlement.profit_wei == {VENUE: done.reward_wei - done.cost_wei}
+    assert rig.settlement.tally.profit_wei == {VENUE: done.reward_wei - done.cost_wei}
     totals = rig.telemetry.totals
     assert totals["keeper_reward_wei_total", VENUE] == 0
     assert totals["keeper_losses_wei_total", VENUE] == WAD // 50
@@ -117,13 +173,13 @@ async def test_what_a_transaction_left_us_with_is_its_reward(logs: list[EventDic
 async def test_what_a_top_up_sends_is_no_cost() -> None:
     rig, lane, attempt = await in_flight()
     plan = replace(attempt.plan, venue=OWN, job=Job.TOP_UP, call=Call(WALLET, b"", WAD))
-    moved = lane.reopen(plan, Fee(2 * GWEI, GWEI), rig.chain.head)
+    moved = lane.resume(plan, Fee(2 * GWEI, GWEI), rig.chain.head)
     moved = replace(moved, transactions=(replace(moved.transactions[0], job=Job.TOP_UP),))
     receipt = receipt_of(rig, attempt)
     done = await settled(rig, lane, moved, receipt, TxKind.FIRST)
     assert (done.outcome, done.reward_wei) == (Outcome.DONE, 0)
     assert done.cost_wei == receipt.cost_wei
-    assert rig.settlement.profit_wei == {OWN: -receipt.cost_wei}
+    assert rig.settlement.tally.profit_wei == {OWN: -receipt.cost_wei}
 
 
 async def test_wallets_are_looked_after_at_each_head_unless_paused() -> None:
@@ -286,7 +342,7 @@ async def test_reverted_because_somebody_was_faster_is_lost() -> None:
     done = await settled(rig, lane, attempt, receipt, TxKind.FIRST)
     assert done.outcome is Outcome.LOST
     assert done.cost_wei == REVERT_GAS * receipt.gas_price_wei
-    assert rig.settlement.profit_wei == {VENUE: -done.cost_wei}
+    assert rig.settlement.tally.profit_wei == {VENUE: -done.cost_wei}
 
 
 async def test_reverted_while_still_liquidatable_is_reverted_and_backs_off() -> None:
@@ -302,6 +358,28 @@ async def test_reverted_while_still_liquidatable_is_reverted_and_backs_off() -> 
     await rig.decide()
     await rig.attempt()
     assert len(lane.plans) == 2
+
+
+async def test_what_ran_out_of_gas_is_given_more_next_time() -> None:
+    rig, lane, attempt = await in_flight()
+    receipt = receipt_of(rig, attempt, success=False)
+    limit = attempt.plan.gas_limit
+    receipt = replace(receipt, gas_used=limit)
+    done = await settled(rig, lane, attempt, receipt, TxKind.FIRST)
+    assert (done.outcome, done.detail) == (Outcome.REVERTED, "out of gas: it would succeed now")
+    rig.clock.advance(1)
+    await rig.decide()
+    await rig.attempt()
+    assert lane.plans[-1].gas_limit == limit * 3 // 2
+    for rest_s in (2, 4):  # it does not grow for ever
+        lane.mine(lane.open_attempts[0], None, None)
+        await rig.settle()
+        await rig.decide()
+        rig.clock.advance(rest_s)
+        await rig.publish()
+        await rig.decide()
+        await rig.attempt()
+        assert lane.plans[-1].gas_limit == limit * 2
 
 
 async def test_back_offs_double_and_end_with_a_success() -> None:

@@ -223,7 +223,7 @@ async def test_the_status_document_is_json_and_says_how_it_stands(seen: Seen) ->
         "under_margined": 1,
     }
     assert shown["head"] == {"block": 100, "age_ms": 0, "delay_ms": 0, "how": "polled"}
-    assert shown["prices"]["ETH/USD"] == {"price": 2000.0, "age_ms": 0}
+    assert shown["prices"]["ETH/USD"] == {"price": 2000.0, "age_ms": 0, "trouble": ""}
     assert shown["latency_ms"] == {"p50": 2.0, "p99": 3.0, "count": 3}
     nearest, next_one = shown["accounts"]
     assert (nearest["account"], nearest["why"]) == (ALICE, "in_flight")
@@ -240,6 +240,17 @@ async def test_the_status_document_is_json_and_says_how_it_stands(seen: Seen) ->
     assert done["reward_wei"] == str(WAD // 10)
     assert shown["totals"]["outcomes"] == {"won": 1}
     assert int(shown["totals"]["profit_wei"][VENUE]) == WAD // 10 - int(done["cost_wei"])
+
+
+async def test_a_feed_without_a_price_says_why_and_a_loop_that_is_late_is_told(seen: Seen) -> None:
+    beats = seen.status.heartbeats
+    for loop, limit_s in (("quick", 5.0), ("slow", 60.0)):
+        beats.register(loop, limit_s)
+    seen.rig.clock.advance(6)
+    shown = json.loads(json.dumps(seen.status.snapshot(), allow_nan=False))
+    assert shown["prices"]["BTC/USD"] == {"price": None, "age_ms": None, "trouble": "no price yet"}
+    assert shown["loops"]["quick"] == {"age_s": 6.0, "limit_s": 5.0, "late": True}
+    assert shown["loops"]["slow"] == {"age_s": 6.0, "limit_s": 60.0, "late": False}
 
 
 async def test_an_account_that_no_price_moves_has_no_distance(seen: Seen) -> None:
@@ -259,7 +270,7 @@ def gauges(seen: Seen) -> list[str]:
 
 async def test_gauges_follow(seen: Seen) -> None:
     await seen.ready()
-    seen.rig.settlement.profit_wei[VENUE] = -12
+    seen.rig.settlement.tally.profit_wei[VENUE] = -12
     seen.rig.clock.advance(2)
     found = gauges(seen)
     for line in (

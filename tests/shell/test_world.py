@@ -82,6 +82,7 @@ class World:
 
     def __post_init__(self) -> None:
         self.random = random.Random(f"{self.seed}/{self.pull}")  # noqa: S311 - reproducible
+        self.depths = random.Random(f"{self.seed}/{self.pull}/depths")  # noqa: S311
         self.clock = ManualClock()
         self.telemetry = CountingTelemetry()
         self.chain = FakeChain(pull=self.pull, now_ms=self.clock.wall_ms)
@@ -140,8 +141,10 @@ class World:
         """Add a block, or replace the newest one with another and add one."""
         chain, dice = self.chain, self.random
         if self.luck(0.07) and len(chain.blocks) > 3:
-            chain.orphan(1)
-            chain.mine(*self.actions(), pool_first=dice.random() < 0.5)
+            deep = self.depths.random() < 0.3 and len(chain.blocks) > 5
+            for _ in range(chain.head.number - chain.orphan(3 if deep else 1) + 1):
+                chain.mine(*self.actions(), pool_first=dice.random() < 0.5)
+            self.seen["deep reorg"] += deep
             self.seen["reorg"] += 1
         rig.mine(*self.actions(), pool_first=dice.random() < 0.5)
         if self.luck(0.1) and chain.pool:
@@ -239,7 +242,14 @@ async def start(world: World, rpc: FakeRpc, stack: AsyncExitStack) -> tuple[Rig,
     lane = JudgedLanes(wallets, {}, LANE_RULES, parts)
     lane.world = world
     rules = replace(EXECUTION_RULES, transaction_cost_wei_max=10**17, profit_wei_min=10**15)
-    rig = make_rig(lane, world.chain, world.clock, telemetry=world.telemetry, execution_rules=rules)
+    rig = make_rig(
+        lane,
+        world.chain,
+        world.clock,
+        telemetry=world.telemetry,
+        books=journal,
+        execution_rules=rules,
+    )
     rig.venue.lost = rpc.lost
     ledger = await stack.enter_async_context(Ledger(world.path.with_name("ledger.sqlite"), 8))
     reader = LogReader(rpc, ReadRules(1_000, 2, 1_000))
@@ -250,6 +260,7 @@ async def start(world: World, rpc: FakeRpc, stack: AsyncExitStack) -> tuple[Rig,
     rig.reading.warm = WarmStart(rpc, ledger, snapshots)
     faulty, world.faulty = world.faulty, False  # a start that fails is tried again until it works
     await lane.recover()
+    await rig.settlement.learn_past(world.clock.wall_ms())
     rig.follow()
     await rig.reading.find(rig.desk, rig.intake, world.chain.head)
     await rig.reading.restore(rig.desk, rig.intake, world.chain.head)

@@ -1,0 +1,385 @@
+// Everything shown comes from the API and is put in as text: names and errors may be anything.
+
+const CUT_AFTER_MS = 5000; // of silence beyond the time the next event was promised for
+const RETRY_MS = 2000;
+const MAP_MS = 10000; // between two looks at the map
+const WEI = 1e18;
+const MARKETS_SHOWN = 5; // in colours of their own; the others share one
+
+const $ = (id) => document.getElementById(id);
+const now = () => performance.now();
+
+let status = null; // the newest document
+let heard = 0; // when it came
+let nextMs = 0; // when the next was promised, from then
+let source = null;
+let stale = true;
+let map = null;
+let mapMs = -Infinity; // when it was last asked for
+
+// --- words ---------------------------------------------------------------------------------------
+
+function decimals(number, least, most) {
+  return number.toLocaleString("en-US", { minimumFractionDigits: least, maximumFractionDigits: most });
+}
+
+function amount(number) {
+  if (number === null || number === undefined) return "unknown";
+  if (number === 0 || Math.abs(number) >= 1) return decimals(number, 2, 2);
+  if (Math.abs(number) < 1e-9) return "almost 0";
+  return number.toLocaleString("en-US", { maximumSignificantDigits: 4 });
+}
+
+function usd(number) {
+  return `${Math.abs(number) >= 1000 ? decimals(number, 0, 0) : amount(number)} USD`;
+}
+
+function native(wei) {
+  return amount(Number(wei) / WEI);
+}
+
+function age(ms) {
+  if (ms === null || ms === undefined) return "never";
+  const s = Math.max(0, ms) / 1000;
+  if (s < 100) return `${decimals(s, 1, 1)} s`;
+  if (s < 7200) return `${Math.floor(s / 60)} min ${Math.floor(s % 60)} s`;
+  return `${Math.floor(s / 3600)} h ${Math.floor((s % 3600) / 60)} min`;
+}
+
+function count(number, thing) {
+  return `${decimals(number, 0, 0)} ${thing}${number === 1 ? "" : "s"}`;
+}
+
+function joined(...parts) {
+  return parts.filter(Boolean).join(" · ");
+}
+
+// --- the document tree ---------------------------------------------------------------------------
+
+// Without what turns the direction of writing, which could make a text read as another.
+function plain(text) {
+  return text.replace(/[\u202a-\u202e\u2066-\u2069]/g, "\ufffd");
+}
+
+function put(node, text) {
+  const shown = plain(text);
+  if (node.textContent !== shown) node.textContent = shown; // a selection survives what is the same
+}
+
+function tone(node, name) {
+  if (node.className !== name) node.className = name;
+}
+
+// A cell is a text, or {text, note, tone, href, meter: [value, most]}.
+function fillCell(node, cell) {
+  const { text, note = "", href, meter, tone: name = "" } = typeof cell === "string" ? { text: cell } : cell;
+  if (!node.firstChild) {
+    node.append(document.createElement(href ? "a" : "span"), " ", document.createElement("small"));
+    if (meter) node.append(document.createElement("meter"));
+  }
+  const [main, small, bar] = node.children;
+  put(main, text);
+  tone(main, name);
+  put(small, note);
+  small.hidden = !note;
+  if (href) main.setAttribute("href", href);
+  if (bar && meter) {
+    bar.max = meter[1];
+    bar.value = meter[0];
+  }
+}
+
+// Rows are kept by key and changed in place, so that focus and selection stay where they are.
+function fillTable(id, rows) {
+  const table = $(id);
+  const body = table.tBodies[0];
+  const numeric = [...table.tHead.rows[0].cells].map((cell) => cell.classList.contains("number"));
+  const known = new Map([...body.rows].map((row) => [row.dataset.key, row]));
+  const focused = document.activeElement;
+  rows.forEach(([key, ...cells], index) => {
+    const row = known.get(key) || document.createElement("tr");
+    known.delete(key);
+    row.dataset.key = key;
+    cells.forEach((cell, column) => {
+      if (!row.cells[column]) {
+        const node = document.createElement(column ? "td" : "th");
+        if (!column) node.scope = "row";
+        if (numeric[column]) node.className = "number";
+        row.append(node);
+      }
+      fillCell(row.cells[column], cell);
+    });
+    if (body.rows[index] !== row) body.insertBefore(row, body.rows[index] || null);
+  });
+  for (const row of known.values()) row.remove();
+  if (focused !== document.activeElement && focused.isConnected) focused.focus({ preventScroll: true });
+  table.hidden = !rows.length;
+  table.nextElementSibling.hidden = rows.length > 0;
+}
+
+// --- what is shown -------------------------------------------------------------------------------
+
+function render() {
+  const silent = now() - heard;
+  stale = !source || !status || silent > nextMs + CUT_AFTER_MS;
+  document.body.classList.toggle("stale", stale);
+  if (!status) {
+    showState("no data: the keeper does not answer; trying again", "stale");
+    return;
+  }
+  document.querySelector("main").hidden = false;
+  const said = status.ready ? "ready" : "not ready";
+  if (stale) showState(`STALE: the keeper does not answer; trying again. It said last: ${said}`, "stale");
+  else showState(said, status.ready ? "good" : "bad");
+  showHeader(silent);
+  showMarkets(silent);
+  showAccounts(silent);
+  showAttempts();
+  showMeans(silent);
+}
+
+function showState(text, name) {
+  put($("state"), text);
+  tone($("state"), name);
+  put(document.querySelector("title"), `${stale ? "stale" : status.ready ? "ready" : "not ready"} – keeper`);
+}
+
+function showHeader(silent) {
+  const { head, latency_ms: wait } = status;
+  $("dry-run").hidden = !status.dry_run;
+  $("paused").hidden = !status.paused;
+  put($("paused"), `PAUSED: ${status.paused}`);
+  const block = head ? `block ${head.block}, ${age(head.age_ms + silent)} old` : "block unknown";
+  const spread = wait.count ? `tick to sent: p50 ${amount(wait.p50)} ms, p99 ${amount(wait.p99)} ms of ${wait.count}` : "";
+  const outcomes = Object.entries(status.totals.outcomes).map(([name, number]) => `${number} ${name}`).join(", ");
+  put($("facts"), joined(`chain ${status.chain_id}`, block, spread, outcomes, `heard ${age(silent)} ago`));
+  const list = $("reasons");
+  while (list.children.length > status.unready.length) list.lastChild.remove();
+  status.unready.forEach((reason, index) => {
+    put(list.children[index] || list.appendChild(document.createElement("li")), reason);
+  });
+}
+
+function showMarkets(silent) {
+  fillTable("prices", Object.entries(status.prices).map(([feed, one]) => [
+    feed,
+    feed,
+    { text: amount(one.price), note: one.trouble, tone: one.price === null ? "bad" : "" },
+    age(one.age_ms === null ? null : one.age_ms + silent),
+  ]));
+  fillTable("venues", Object.entries(status.venues).map(([venue, one]) => {
+    const trouble = !one.loaded ? "not loaded yet" : !one.open ? "closed to this wallet" : one.breaker_open ? "rests after reverts" : "";
+    const probe = one.probe ? one.probe.detail : "not asked yet who may liquidate";
+    return [
+      venue,
+      { text: venue, note: joined(trouble, probe), tone: trouble ? "bad" : "" },
+      { text: decimals(one.accounts, 0, 0), note: `${decimals(one.in_book, 0, 0)} in the book` },
+      { text: decimals(one.under_margined, 0, 0), tone: one.under_margined ? "warn" : "" },
+      native(status.totals.profit_wei[venue] || "0"),
+    ];
+  }));
+}
+
+function showAccounts(silent) {
+  fillTable("accounts", status.accounts.map((one) => {
+    const path = `/api/v1/accounts/${encodeURIComponent(one.venue)}/${encodeURIComponent(one.account)}`;
+    const left = one.until_ms === undefined ? "" : `in ${age(one.until_ms - status.now_ms - silent)}`;
+    const block = one.until_block === undefined ? "" : `at block ${one.until_block}`;
+    const again = left || block ? `looked at again ${[left, block].filter(Boolean).join(" or ")}` : "";
+    const distance = one.distance_pct;
+    return [
+      JSON.stringify([one.venue, one.account]),
+      { text: one.account, note: one.venue, href: path },
+      distance === null
+        ? { text: "never", note: "no price moves it" }
+        : { text: `${decimals(distance, 2, 2)} %`, tone: distance < 0 ? "bad" : distance < 2 ? "warn" : "" },
+      { text: one.why, note: joined(one.detail, again) },
+    ];
+  }));
+}
+
+function story(one) {
+  const signed = one.transactions === 1 ? "one transaction" : count(one.transactions, "transaction");
+  if (one.reward_wei === undefined) {
+    return joined(`${signed} on nonce ${one.nonce}`, `expected to leave ${native(one.expected_wei)}`);
+  }
+  return joined(
+    one.block === null ? "not included" : `block ${one.block}`,
+    `paid ${native(one.reward_wei)} for ${native(one.cost_wei)}`,
+    `${signed} on nonce ${one.nonce}`,
+    one.tx,
+  );
+}
+
+function showAttempts() {
+  const tones = { won: "good", done: "good", reverted: "bad", dropped: "bad", expired: "bad", lost: "warn", cancelled: "warn" };
+  fillTable("attempts", status.attempts.map((one) => [
+    one.id,
+    { text: one.account, note: one.venue },
+    { text: one.state, tone: tones[one.state] || "" },
+    { text: story(one), note: one.detail },
+  ]));
+}
+
+function showMeans(silent) {
+  fillTable("budgets", status.budgets.map((one) => {
+    const unit = one.unit === "usd" ? "USD" : "native";
+    const least = one.left !== null && one.left < one.most / 10;
+    const bar = one.left === null ? {} : { meter: [Math.max(0, one.left), one.most] };
+    return [one.budget, one.budget, { text: amount(one.left), tone: least ? "bad" : "", ...bar }, `${amount(one.most)} ${unit}`];
+  }));
+  fillTable("wallets", status.wallets.map((one) => [
+    one.address,
+    { text: one.name, note: one.address },
+    native(one.balance_wei),
+    { text: decimals(one.open_attempts, 0, 0), note: one.parked ? `parked: ${one.parked}` : "", tone: one.parked ? "bad" : "" },
+  ]));
+  fillTable("endpoints", status.endpoints.map((one) => [
+    one.endpoint,
+    { text: one.endpoint, note: joined(one.roles.join(", "), one.head === null ? "head unknown" : `head ${one.head}`) },
+    { text: one.state, note: joined(one.trouble, one.lag_blocks ? `${count(one.lag_blocks, "block")} behind` : ""), tone: one.state === "healthy" ? "good" : "bad" },
+    one.latency_ms === null ? "unknown" : `${amount(one.latency_ms)} ms`,
+  ]));
+  fillTable("loops", Object.entries(status.loops).map(([loop, one]) => [
+    loop,
+    loop,
+    { text: age(one.age_s * 1000 + silent), tone: one.late ? "bad" : "", note: one.late ? "late" : "" },
+    age(one.limit_s * 1000),
+  ]));
+}
+
+// --- the map -------------------------------------------------------------------------------------
+
+function svg(name, attributes) {
+  const node = document.createElementNS("http://www.w3.org/2000/svg", name);
+  for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
+  return node;
+}
+
+function rays() {
+  const found = [];
+  for (const [venue, one] of Object.entries(map.venues)) {
+    for (const [ray, bars] of Object.entries(one.rays)) found.push({ venue, ray, bars, of: one });
+  }
+  return found;
+}
+
+// The biggest markets of a ray in bars of their own, then what is left of its notional.
+function layers(bars) {
+  const most = (values) => Math.max(...values);
+  const markets = Object.entries(bars.markets_usd).filter(([, values]) => most(values) > 0);
+  markets.sort((one, other) => most(other[1]) - most(one[1]));
+  const shown = markets.slice(0, MARKETS_SHOWN);
+  const rest = bars.notional_usd.map((all, k) => all - shown.reduce((sum, [, values]) => sum + values[k], 0));
+  return most(rest) >= 1 ? [...shown, ["other markets", rest]] : shown;
+}
+
+function showMap() {
+  const found = rays();
+  const select = $("ray");
+  const names = found.map(({ venue, ray }) => plain(`${venue}: ${ray === "all" ? "all prices together" : ray}`));
+  const same = names.length === select.options.length && names.every((name, k) => select.options[k].textContent === name);
+  if (!same) {
+    const before = select.value;
+    select.replaceChildren(...names.map((name) => new Option(name, name)));
+    const together = found.findIndex(({ ray }) => ray === "all");
+    select.selectedIndex = Math.max(0, names.includes(before) ? names.indexOf(before) : together);
+  }
+  const chosen = found[select.selectedIndex];
+  $("map").hidden = !chosen;
+  if (chosen) draw(chosen);
+  const left = Object.entries(map.left_out).map(([venue, why]) => `${venue} left out: ${why}`);
+  const block = chosen ? `as of block ${chosen.of.block}` : "";
+  const { quarantined_accounts: set_aside = 0, unpriced_accounts: unpriced = 0 } = chosen ? chosen.of.unknown : {};
+  const unknown = set_aside + unpriced ? `${count(set_aside + unpriced, "account")} could not be worked out` : "";
+  put($("map-note"), joined(block, unknown, ...left) || "No venue has margins to draw.");
+}
+
+function draw({ bars, ray }) {
+  const moves = map.moves_pct;
+  const highest = Math.max(...bars.notional_usd);
+  const picture = $("picture");
+  const stack = layers(bars);
+  const shapes = [];
+  const floor = moves.map(() => 100);
+  stack.forEach(([, values], layer) => {
+    values.forEach((value, k) => {
+      if (!(value > 0)) return;
+      const height = (value / highest) * 96;
+      floor[k] -= height;
+      shapes.push(svg("rect", { class: `m${layer}`, x: 2 * k + 0.15, width: 1.7, y: floor[k], height }));
+    });
+  });
+  const line = (k, name) => svg("line", { class: name, x1: 2 * k + 1, x2: 2 * k + 1, y1: 0, y2: 100 });
+  const at = moves.indexOf(Number($("move").value));
+  picture.replaceChildren(...shapes, line(moves.indexOf(0), "now"), line(at, "at"));
+  const what = (k) => `${count(bars.accounts[k], "account")}, ${usd(bars.notional_usd[k])}`;
+  const fall = moves.indexOf(-10);
+  const rise = moves.indexOf(10);
+  picture.setAttribute("aria-label", `Liquidatable at present: ${what(moves.indexOf(0))}; after -10 %: ${what(fall)}; after +10 %: ${what(rise)}.`);
+  put($("map-most"), highest > 0 ? `liquidatable notional at present prices, up to ${usd(highest)}` : "nothing becomes liquidatable in this range");
+  const price = bars.price_usd === null ? "" : ` (to ${amount(bars.price_usd * (1 + moves[at] / 100))} USD)`;
+  const move = `${moves[at] > 0 ? "+" : ""}${moves[at]} %`;
+  put($("at-move"), `${ray === "all" ? "all prices" : ray} ${move}${price}: ${what(at)} liquidatable.`);
+  $("move").setAttribute("aria-valuetext", move);
+  $("legend").replaceChildren(...stack.map(([market, values], layer) => {
+    const swatch = svg("svg", { viewBox: "0 0 1 1", "aria-hidden": "true" });
+    swatch.append(svg("rect", { class: `m${layer}`, width: 1, height: 1 }));
+    const entry = document.createElement("span");
+    const name = document.createElement("span");
+    put(name, `${market} ${usd(values[at])}`);
+    entry.append(swatch, " ", name);
+    return entry;
+  }));
+}
+
+async function askForMap() {
+  mapMs = now();
+  try {
+    const answer = await fetch("/api/v1/liquidation-map", { signal: AbortSignal.timeout(MAP_MS) });
+    const body = await answer.json();
+    if (!answer.ok) throw new Error(body.error);
+    map = body;
+    showMap();
+  } catch (error) {
+    put($("map-note"), `${map ? "An older map; a newer one" : "The map"} cannot be had: ${error.message}`);
+  }
+}
+
+// --- the stream ----------------------------------------------------------------------------------
+
+function connect() {
+  source = new EventSource("/api/v1/events");
+  source.addEventListener("status", (event) => {
+    ({ status, next_ms: nextMs } = JSON.parse(event.data));
+    heard = now();
+    render();
+    if (now() - mapMs > MAP_MS) askForMap();
+  });
+  source.addEventListener("error", cut);
+}
+
+function cut() {
+  if (source) source.close();
+  source = null;
+  render();
+}
+
+let tried = now();
+
+// Once a second: ages grow by themselves, and what was cut is tried again.
+function tick() {
+  if (document.hidden) return;
+  const silent = now() - Math.max(heard, tried);
+  if (source && silent > nextMs + CUT_AFTER_MS) cut();
+  if (!source && now() - tried > RETRY_MS) {
+    tried = now();
+    connect();
+  }
+  render();
+}
+
+document.addEventListener("visibilitychange", () => (document.hidden ? cut() : tick()));
+for (const id of ["ray", "move"]) $(id).addEventListener("input", () => map && showMap());
+connect();
+setInterval(tick, 1000);
