@@ -17,7 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from keeper import __version__
-from keeper.ask_cli import explain, status
+from keeper.ask_cli import explain, pause, resume, status
 from keeper.config import ConfigFile, difference, flat, json_schema, load, load_chains, read_private
 from keeper.errors import ConfigError, FatalError
 from keeper.journal_cli import journal
@@ -334,6 +334,8 @@ def risk(accounts: int, mapped: int, seed: int, as_json: bool) -> None:  # noqa:
 cli.add_command(journal)
 cli.add_command(status)
 cli.add_command(explain)
+cli.add_command(pause)
+cli.add_command(resume)
 cli.add_command(stress)
 
 
