@@ -17,7 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from keeper import __version__
-from keeper.ask_cli import explain, status
+from keeper.ask_cli import explain, pause, resume, status
 from keeper.config import ConfigFile, difference, flat, json_schema, load, load_chains, read_private
 from keeper.errors import ConfigError, FatalError
 from keeper.journal_cli import journal
@@ -338,9 +338,26 @@ def start(sizes: tuple[int, ...], seed: int, as_json: bool) -> None:  # noqa: FB
     sys.exit(measure(sizes, seed, as_json=as_json))
 
 
+@bench.command()
+@click.option("--accounts", default=100_000, show_default=True, type=click.IntRange(100, 10**6))
+@click.option("--mapped", default=5_000, show_default=True, help="Of these, for the map.")
+@click.option("--seed", default=1, show_default=True, help="Of the accounts.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
+def risk(accounts: int, mapped: int, seed: int, as_json: bool) -> None:  # noqa: FBT001
+    """Measure gauges, stress and map of many accounts, and how late they make other loops.
+
+    Exit code 1 if a total is not that of a plain sum.
+    """
+    from keeper.bench.risk import main as measure  # noqa: PLC0415
+
+    sys.exit(measure(accounts, mapped, seed, as_json=as_json))
+
+
 cli.add_command(journal)
 cli.add_command(status)
 cli.add_command(explain)
+cli.add_command(pause)
+cli.add_command(resume)
 cli.add_command(stress)
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from keeper.act.execute import Execution
+from keeper.batching import paying
 from keeper.facts import (
     Attempt,
     Head,
@@ -15,8 +16,10 @@ from keeper.facts import (
     VenueId,
 )
 from keeper.jobs import OURS, PAID, Job
+from keeper.units import PPM
 from keeper.watch.desk import Desk
 
+OUT_OF_GAS_PPM = 980_000  # of the gas limit: a call leaves its caller a 64th of what it has
 Judged = tuple[Outcome, str, LiquidationSeen | None]
 
 
@@ -33,8 +36,10 @@ class Judge:
         receipt = mined.receipt
         if receipt is None or mined.transaction is None:
             return Outcome.EXPIRED, "the nonce was used by a transaction we did not sign", None
-        if mined.transaction.kind is TxKind.CANCEL:
-            return Outcome.CANCELLED, "", None
+        given_away = mined.attempt.plan.account not in paying(mined)
+        if mined.transaction.kind is TxKind.CANCEL or given_away:
+            detail = "its nonce went to another account" if given_away else ""
+            return Outcome.CANCELLED, detail, None
         if mined.transaction.job in OURS:
             return (Outcome.DONE if receipt.success else Outcome.REVERTED), "", None
         desk = self._desks.get(mined.attempt.plan.venue)
@@ -42,7 +47,9 @@ class Judge:
             return Outcome.EXPIRED, "its venue is no longer configured", None
         if receipt.success:
             return await self._included(desk, mined.attempt, receipt, mined.transaction.job, head)
-        return await self._reverted(desk, mined.attempt, head)
+        out_of_gas = receipt.gas_used * PPM >= mined.attempt.plan.gas_limit * OUT_OF_GAS_PPM
+        outcome, detail, seen = await self._reverted(desk, mined.attempt, head)
+        return outcome, f"out of gas: {detail}" if out_of_gas else detail, seen
 
     async def _included(
         self, desk: Desk, attempt: Attempt, receipt: Receipt, job: Job, head: Head

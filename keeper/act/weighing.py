@@ -14,6 +14,7 @@ from keeper.units import PPM, WAD
 from keeper.watch.desk import Desk, Nominated
 
 DATA_FEE_HEADROOM = 2  # layer 1 may become dearer until inclusion
+FAILURES_MAX = 2  # of an account in a row that raise its gas limit, to twice the usual
 
 
 class Weighing:
@@ -93,10 +94,11 @@ class Weighing:
         economics = self._economics(desk, simulation, fee)
         if economics is None:
             return HoldReason.NO_NATIVE_PRICE
-        gas_limit = simulation.gas * self.rules.gas_limit_factor_ppm // PPM
+        factor_ppm = self._gas_limit_factor_ppm(desk, nominated)
+        gas_limit = simulation.gas * factor_ppm // PPM
         worst = [gas_limit * fee.max_fee_wei + simulation.call.value_wei]
         for step in simulation.then:
-            step_limit = step.gas * self.rules.gas_limit_factor_ppm // PPM
+            step_limit = step.gas * factor_ppm // PPM
             worst.append(step_limit * fee.max_fee_wei + step.call.value_wei)
         upkeep = simulation.job in UPKEEP
         data_fee_wei = simulation.data_fee_wei * DATA_FEE_HEADROOM
@@ -120,6 +122,14 @@ class Weighing:
             then=simulation.then,
             takes_over=simulation.takes_over,
         )
+
+    def _gas_limit_factor_ppm(self, desk: Desk, nominated: Nominated) -> int:
+        """Return the configured factor, half as much again after each of some failures in a row.
+
+        What is included late may need more gas than it was simulated with.
+        """
+        failures = min(desk.agenda.failures(nominated.assessment.account), FAILURES_MAX)
+        return self.rules.gas_limit_factor_ppm * (2 + failures) // 2
 
     def limits(self, desk: Desk) -> Limits:
         """Return what the gate goes by at a venue."""

@@ -90,6 +90,7 @@ class Run:
         self.load_ns = timed(lambda: self.accounts.load(self.book))
         self.exposed = self._exposed()
         self.full: Callable[[], object] = self.accounts.screen  # the fastest way for all
+        self.start = self.accounts.values.copy()  # where each phase begins
         self.moved: Moved[int] = Moved()  # by the last move
         gc.collect()
         gc.freeze()  # a million ids are not garbage: do not look through them again and again
@@ -146,6 +147,7 @@ class Run:
 
     def walk(self, bp: int, where: str) -> None:
         """Measure a random walk, and recomputing the exposed accounts of some of its ticks."""
+        self.move(np.arange(self.shape.factors), self.start)
         counts = np.array([len(rows) for rows in self.exposed], dtype=np.float64)
         if where == "popular":
             numbers = np.full(self.ticks, counts.argmax())
@@ -177,6 +179,7 @@ class Run:
     def batches(self) -> None:
         """Measure moves of all factors, each by less than 10 bp."""
         every = np.arange(self.shape.factors)
+        self.move(every, self.start)
         times = []
         for _ in range(max(self.ticks // 10, 50)):
             steps = np.clip(self.rng.normal(0.0, 4e-4, len(every)), -9.9e-4, 9.9e-4)
@@ -196,6 +199,7 @@ class Run:
 
     def _gap(self, name: str, numbers: Ints, percent: int, limit: float) -> None:
         """Let these factors fall and rise in turn, each time beside recomputing all."""
+        self.move(np.arange(self.shape.factors), self.start)
         ids = list(range(len(self.accounts)))
         times, plain, naming = [], [], []
         for turn in range(GAPS):

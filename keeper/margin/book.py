@@ -8,7 +8,7 @@ nominate an account too many rather than one too few.
 import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Generic
+from typing import Any, Generic
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,9 @@ from keeper.margin.watch import Watch
 
 _WIDTH_BITS = 5  # of a home: what says in which slab it is
 _WIDTH_MASK = (1 << _WIDTH_BITS) - 1
+
+
+_NOTHING: Moved[Any] = Moved()
 
 
 class MarginBook(Generic[IdT]):
@@ -199,7 +202,7 @@ class MarginBook(Generic[IdT]):
         flagged = self._watch.flagged()
         if len(flagged):
             changes += self._look(flagged)
-        return self._moved(changes) if changes else Moved()
+        return self._moved(changes) if changes else _NOTHING
 
     def _beyond(
         self, numbers: Sequence[int], steps: Sequence[float], left: Sequence[tuple[int, float]]
@@ -342,11 +345,10 @@ class MarginBook(Generic[IdT]):
         """Return number → value, or raise before anything has changed."""
         checked = {}
         for name, value in values.items():
-            number = self._number(name)
-            is_price = self._fence.is_price(number)
+            number = self._factors.get(name) or self._number(name)
             if type(value) is not float or not -math.inf < value < math.inf:
                 value = finite(value, f"value of {name}")  # noqa: PLW2901 - as the book keeps it
-            if is_price and value <= 0.0:
+            if value <= 0.0 and self._fence.is_price(number):
                 msg = f"price of {name} must be positive, got {value!r}"
                 raise ValueError(msg)
             checked[number] = value
@@ -368,6 +370,8 @@ class MarginBook(Generic[IdT]):
 
     def _exposures(self, row: Row) -> list[Exposure]:
         """Return a row's exposures in factor order: those of its weights and of its envelope."""
+        if not row.envelope:
+            return sorted([Exposure(self._number(name), w) for name, w in row.weights.items()])
         names = {name: self._number(name) for name in (*row.weights, *row.envelope)}
         return sorted(
             Exposure(

@@ -107,13 +107,13 @@ class Watch:
             return
         by_number = np.zeros(len(self._weight))
         by_number[list(numbers)] = steps
-        np.matmul(by_number, self._weight[:, : self._size], out=step)
+        np.matmul(by_number, self._weight[:, : len(step)], out=step)
         np.multiply(step, sign, out=step)
         np.add(room, step, out=room)
 
     def flagged(self) -> Ints:
         """Return the places without room; a sum that overflowed counts as none."""
-        if np.minimum.reduce(self._used, initial=0.0) >= 0.0:
+        if np.minimum.reduce(self._used) >= 0.0:
             return _NONE
         return (~(self._used >= 0.0)).nonzero()[0]
 
@@ -123,10 +123,10 @@ class Watch:
 
     def _cut(self) -> None:
         """Keep views of the part in use: making them would take a tick longer than using them."""
-        self._used = self._room[: self._size]
-        self._signs = self._sign[: self._size]
-        self._lines = list(self._weight[:, : self._size])
-        self._step: Floats = np.empty(self._size)
+        size = max(self._size, 1)  # one at least, that a minimum may be taken
+        self._used, self._signs = self._room[:size], self._sign[:size]
+        self._lines = list(self._weight[:, :size])
+        self._step: Floats = np.empty(size)
 
     def _grow(self, capacity: int) -> None:
         more = capacity - len(self._room)

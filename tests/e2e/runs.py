@@ -78,6 +78,10 @@ class Run:
         return self._process
 
     @property
+    def pid(self) -> int:
+        return self._running.pid
+
+    @property
     def running(self) -> bool:
         return self._running.poll() is None
 

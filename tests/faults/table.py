@@ -163,6 +163,7 @@ TABLE: Sequence[Case] = (
         "the disk is full",
         "the same",
         [
+            "faults/test_full_disk.py::test_nothing_is_sent_while_the_journal_cannot_grow",
             TROUBLE + "test_a_full_disk_refuses_what_must_be_on_it_and_keeps_the_rest",
             TROUBLE + "test_the_lane_sends_nothing_and_then_goes_on_with_the_same_nonces",
             TROUBLE + "test_a_replacement_that_cannot_be_journaled_is_not_sent",

@@ -360,6 +360,28 @@ async def test_reverted_while_still_liquidatable_is_reverted_and_backs_off() -> 
     assert len(lane.plans) == 2
 
 
+async def test_what_ran_out_of_gas_is_given_more_next_time() -> None:
+    rig, lane, attempt = await in_flight()
+    receipt = receipt_of(rig, attempt, success=False)
+    limit = attempt.plan.gas_limit
+    receipt = replace(receipt, gas_used=limit)
+    done = await settled(rig, lane, attempt, receipt, TxKind.FIRST)
+    assert (done.outcome, done.detail) == (Outcome.REVERTED, "out of gas: it would succeed now")
+    rig.clock.advance(1)
+    await rig.decide()
+    await rig.attempt()
+    assert lane.plans[-1].gas_limit == limit * 3 // 2
+    for rest_s in (2, 4):  # it does not grow for ever
+        lane.mine(lane.open_attempts[0], None, None)
+        await rig.settle()
+        await rig.decide()
+        rig.clock.advance(rest_s)
+        await rig.publish()
+        await rig.decide()
+        await rig.attempt()
+        assert lane.plans[-1].gas_limit == limit * 2
+
+
 async def test_back_offs_double_and_end_with_a_success() -> None:
     rig, lane, attempt = await in_flight(set_account(ALICE, -195_000, eth=100))
     for rest_ms in (1_000, 2_000, 4_000):
