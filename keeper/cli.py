@@ -316,6 +316,21 @@ def decode(logs: int, as_json: bool) -> None:  # noqa: FBT001
     sys.exit(measure(logs, as_json=as_json))
 
 
+@bench.command()
+@click.option("--accounts", default=100_000, show_default=True, type=click.IntRange(100, 10**6))
+@click.option("--mapped", default=5_000, show_default=True, help="Of these, for the map.")
+@click.option("--seed", default=1, show_default=True, help="Of the accounts.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
+def risk(accounts: int, mapped: int, seed: int, as_json: bool) -> None:  # noqa: FBT001
+    """Measure gauges, stress and map of many accounts, and how late they make other loops.
+
+    Exit code 1 if a total is not that of a plain sum.
+    """
+    from keeper.bench.risk import main as measure  # noqa: PLC0415
+
+    sys.exit(measure(accounts, mapped, seed, as_json=as_json))
+
+
 cli.add_command(journal)
 cli.add_command(status)
 cli.add_command(explain)

@@ -69,7 +69,8 @@ def read_attempts(path: Path) -> list[AttemptRow]:
             " coalesce(shares.reward_wad, attempts.reward_wad),"
             " coalesce(shares.reward_wei, attempts.reward_wei),"
             " coalesce(shares.cost_wei, attempts.cost_wei), (SELECT count(*) - 1 FROM"
-            " transactions WHERE attempt = attempts.id), job, gains"
+            " transactions WHERE attempt = attempts.id), job,"
+            " CASE WHEN shares.account IS NULL THEN attempts.gains ELSE shares.gains END"
             " FROM attempts LEFT JOIN shares ON shares.attempt = attempts.id"
             " ORDER BY opened_ms, nonce"
         ).fetchall()

@@ -180,8 +180,8 @@ def test_what_cannot_be_answered_is_told_with_the_mend(watched: Watched, tmp_pat
     assert "no account '1' is known at a venue 'x'" in mistake("explain", "1", "--venue", "x")
     said = mistake("stress", "--shock", "DOGE=-20%")
     assert "no price or market 'DOGE' is known; there are ETH/USD, BTC/USD, SOL/USD" in said
-    assert "only one goes" in mistake("stress", "--csv", "--json")
-    assert "only one goes" in mistake("stress", "--map", "--shock", "ETH=-1%")
+    assert "exclude each other" in mistake("stress", "--csv", "--json")
+    assert "exclude each other" in mistake("stress", "--map", "--shock", "ETH=-1%")
     nowhere = f"http://127.0.0.1:{free_port()}"
     said = mistake("status", "--url", nowhere)
     assert said.startswith(f"no keeper answers at {nowhere} (")

@@ -213,7 +213,7 @@ class World:
         assert won == paid
         spent = BALANCE_WEI - self.chain.state.balances[self.signer.address]
         assert sum(row.cost_wei for row in rows) == spent
-        nonces = [row.nonce for row in rows if row.tx_hash]
+        nonces = {row.id: row.nonce for row in rows if row.tx_hash}.values()
         assert sorted(nonces) == list(range(len(nonces))), "each nonce once, none left out"
         for row in rows:
             self.seen[str(row.outcome)] += 1
