@@ -317,6 +317,28 @@ def decode(logs: int, as_json: bool) -> None:  # noqa: FBT001
 
 
 @bench.command()
+@click.option(
+    "--accounts",
+    "sizes",
+    multiple=True,
+    default=(1_000, 100_000),
+    show_default=True,
+    type=click.IntRange(100, 100_000),
+    help="May be given several times.",
+)
+@click.option("--seed", default=1, show_default=True, help="Of the accounts.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON list instead of a table.")
+def start(sizes: tuple[int, ...], seed: int, as_json: bool) -> None:  # noqa: FBT001
+    """Measure how long a keeper takes to be ready, knowing nothing and with a snapshot.
+
+    Exit code 1 when accounts are missing, or the second start reads as much as the first.
+    """
+    from keeper.bench.start import main as measure  # noqa: PLC0415
+
+    sys.exit(measure(sizes, seed, as_json=as_json))
+
+
+@bench.command()
 @click.option("--accounts", default=100_000, show_default=True, type=click.IntRange(100, 10**6))
 @click.option("--mapped", default=5_000, show_default=True, help="Of these, for the map.")
 @click.option("--seed", default=1, show_default=True, help="Of the accounts.")
