@@ -1,15 +1,17 @@
 """``keeper status`` and ``keeper explain``: ask a running keeper over its HTTP API."""
 
 import json
+import ssl
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.error import HTTPError, URLError
 from urllib.parse import quote
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 import click
+from pydantic import SecretStr
 from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
@@ -23,6 +25,10 @@ TIMEOUT_S = 10
 REFRESH_S = 1.0
 FAR_PCT = 10_000  # no factor ever moves so far while an account stands
 WEI = 10**18
+VENUE_COLUMNS = (
+    *("venue", "accounts", "in book", "under-margined"),
+    *("liquidated by us", "capture rate", "profit (native)"),
+)
 
 Document = Mapping[str, Any]
 
@@ -45,25 +51,48 @@ def where(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-def address(path: Path, url: str | None) -> str:
+class Address(NamedTuple):
+    """Where a keeper listens, and the certificate by which it is known beside the system's."""
+
+    url: str
+    trusted: Path | None = None
+
+    def tls(self) -> ssl.SSLContext:
+        """Return how its certificate is verified."""
+        context = ssl.create_default_context()
+        if self.trusted is not None:
+            context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # it need not be an authority's
+            context.load_verify_locations(self.trusted)
+        return context
+
+
+def address(path: Path, url: str | None) -> Address:
     """Return where the keeper listens: ``url``, or what [http] says."""
     if url is not None:
         if not url.startswith(("http://", "https://")):
             msg = "--url should start with http:// or https://"
             raise FatalError(msg)
-        return url.rstrip("/")
+        return Address(url.rstrip("/"))
     http = load(path).http
     if http.port == 0:
         msg = f"{path}: http.port is 0, any free one; take it from the keeper's log and give --url"
         raise FatalError(msg)
     host = f"[{http.host}]" if ":" in http.host else http.host
-    return f"http://{host}:{http.port}"
+    scheme = "https" if http.tls_cert else "http"
+    return Address(f"{scheme}://{host}:{http.port}", http.tls_cert)
 
 
-def ask(base: str, path: str) -> Document:
-    """Return the JSON that the keeper answers; raises FatalError with its reason, or the mend."""
+def ask(base: Address, path: str, token: SecretStr | None = None) -> Document:
+    """Return the JSON that the keeper answers; raises FatalError with its reason, or the mend.
+
+    ``token``: it is told to do something, by POST.
+    """
+    body = None if token is None else b""  # with one it is a POST
+    request = Request(base.url + path, body)  # noqa: S310 - http(s), see address
+    if token is not None:
+        request.add_header("Authorization", f"Bearer {token.get_secret_value()}")
     try:
-        with urlopen(base + path, timeout=TIMEOUT_S) as answer:  # noqa: S310 - http(s), see address
+        with urlopen(request, timeout=TIMEOUT_S, context=base.tls()) as answer:  # noqa: S310
             document: Document = json.load(answer)
             return document
     except HTTPError as error:
@@ -71,10 +100,10 @@ def ask(base: str, path: str) -> Document:
             raise FatalError(_reason(error)) from None
     except (URLError, TimeoutError, ConnectionError) as error:
         reason = getattr(error, "reason", error)
-        msg = f"no keeper answers at {base} ({reason}); is it running? or give --url"
+        msg = f"no keeper answers at {base.url} ({reason}); is it running? or give --url"
         raise FatalError(msg) from None
     except ValueError:
-        msg = f"{base} does not answer like a keeper; give --url"
+        msg = f"{base.url} does not answer like a keeper; give --url"
         raise FatalError(msg) from None
 
 
@@ -133,12 +162,53 @@ def explain(account: str, path: Path, url: str | None, venue: str | None, as_jso
             Console().print(_explained(document))
 
 
-def _status(document: Document) -> Group:
+@click.command()
+@where
+def pause(path: Path, url: str | None, as_json: bool) -> None:  # noqa: FBT001
+    """Have a running keeper start nothing until `keeper resume`, or until it is started again.
+
+    It watches on, and what is in flight is followed to its end. Needs http.token in the config.
+    """
+    _switch("/api/v1/pause", path, url, as_json=as_json)
+
+
+@click.command()
+@where
+def resume(path: Path, url: str | None, as_json: bool) -> None:  # noqa: FBT001
+    """Have a running keeper go on after `keeper pause`. Needs http.token in the config."""
+    _switch("/api/v1/resume", path, url, as_json=as_json)
+
+
+def _switch(order: str, path: Path, url: str | None, *, as_json: bool) -> None:
+    token = load(path).http.token
+    if token is None:
+        msg = (
+            f"{path}: http.token is missing; set it, in the keeper's config as well, and restart: "
+            'token = { file = "path" }'
+        )
+        raise FatalError(msg)
+    document = ask(address(path, url), order, token.read())
+    if as_json:
+        click.echo(json.dumps(document))
+    else:
+        click.echo(f"paused: {document['paused']}" if document["paused"] else "running")
+
+
+def _headline(document: Document) -> list[Text]:
+    """Return what concerns the keeper as a whole."""
     head, wait = document["head"], document["latency_ms"]
     ready = Text("ready", "bold green") if document["ready"] else Text("not ready", "bold red")
     lines = [ready, *(Text(f"  {reason}", "red") for reason in document["unready"])]
     if document["dry_run"]:
         lines.append(Text("dry run: nothing is sent", "yellow"))
+    if document["config"]["restart_keys"]:
+        keys = ", ".join(document["config"]["restart_keys"])
+        lines.append(Text(f"changed in the config, with the next start: {keys}", "yellow"))
+    lines += [
+        Text(f"loop {loop}: no sign of life for {one['age_s']:.0f} s", "bold red")
+        for loop, one in document["loops"].items()
+        if one["late"]
+    ]
     if head:
         age_s, delay_s = head["age_ms"] / 1000, head["delay_ms"] / 1000
         late = f"{head['how']} {delay_s:.1f} s after its time stamp"
@@ -146,6 +216,10 @@ def _status(document: Document) -> Group:
     if wait["count"]:
         said = f"tick to sent: p50 {wait['p50']:.1f} ms, p99 {wait['p99']:.1f} ms"
         lines.append(Text(f"{said} of {wait['count']}"))
+    return lines
+
+
+def _status(document: Document) -> Group:
     profit = {
         venue: f"{int(wei) / WEI:,.6f}" for venue, wei in document["totals"]["profit_wei"].items()
     }
@@ -154,12 +228,30 @@ def _status(document: Document) -> Group:
         for feed, price in document["prices"].items()
     ]
     venues = [
-        (venue, one["accounts"], one["in_book"], one["under_margined"], profit.get(venue, "0"))
+        (
+            *(venue, one["accounts"], one["in_book"], one["under_margined"]),
+            *_captured(document["liquidations"][venue]),
+            profit.get(venue, "0"),
+        )
         for venue, one in document["venues"].items()
     ]
-    wallets = [
-        (one["name"], one["address"], f"{int(one['balance_wei']) / WEI:,.6f}", one["open_attempts"])
+    lanes = [
+        (
+            *(one["name"], one["address"], f"{int(one['balance_wei']) / WEI:,.6f}"),
+            *(one["open_attempts"], one["parked"] or "free"),
+        )
         for one in document["wallets"]
+    ]
+    endpoints = [
+        (one["endpoint"], one["state"], one["lag_blocks"], _number(one["latency_ms"]))
+        for one in document["endpoints"]
+    ]
+    budgets = [
+        (
+            *(one["budget"].replace("_", " a "), "USD" if one["unit"] == "usd" else "native"),
+            *(_number(one["left"]), _number(one["most"])),
+        )
+        for one in document["budgets"]
     ]
     nearest = [
         (one["venue"], one["account"], _number(one["distance_pct"]), one["why"])
@@ -170,10 +262,12 @@ def _status(document: Document) -> Group:
         for one in document["attempts"]
     ]
     return Group(
-        *lines,
+        *_headline(document),
         _table(("feed", "price", "age"), prices),
-        _table(("venue", "accounts", "in book", "under-margined", "profit (native)"), venues),
-        _table(("wallet", "address", "balance (native)", "open attempts"), wallets),
+        _table(VENUE_COLUMNS, venues),
+        _table(("wallet", "address", "balance (native)", "open attempts", "lane"), lanes),
+        _table(("endpoint", "state", "blocks behind", "latency ms"), endpoints),
+        _table(("budget", "unit", "left", "of"), budgets),
         _table(("venue", "account", "distance %", "why not liquidated"), nearest),
         _table(("venue", "account", "attempt", "nonce", "transaction"), attempts),
     )
@@ -250,6 +344,12 @@ def _number(number: float | None) -> str:
     if number is None:
         return "-"
     return f"{number:,.2f}" if abs(number) >= 1 or number == 0 else f"{number:.4g}"
+
+
+def _captured(seen: Document) -> tuple[str, str]:
+    """Return how many of the liquidations seen were ours, and their share."""
+    us, rate = seen["us"], seen["capture_rate"]
+    return f"{us} of {us + seen['other']}", "-" if rate is None else f"{100 * rate:.1f} %"
 
 
 def _move(move_pct: float | None) -> str:

@@ -9,6 +9,7 @@ from keeper.facts import (
     Assessment,
     Attempt,
     Head,
+    Mined,
     Outcome,
     Plan,
     Refused,
@@ -46,6 +47,19 @@ class Batching(Protocol):
 def accounts_of(plan: Plan) -> Sequence[AccountId]:
     """Return the accounts that a plan's transaction is for."""
     return plan.batch or (plan.account,)
+
+
+def onto(attempt: Attempt, plan: Plan) -> Plan:
+    """Return a plan as that of an attempt in flight: whichever it replaces may be included too."""
+    accounts = dict.fromkeys((*accounts_of(attempt.plan), *accounts_of(plan)))
+    batch = tuple(accounts) if len(accounts) > 1 else ()
+    return replace(plan, account=attempt.plan.account, batch=batch)
+
+
+def paying(mined: Mined) -> Sequence[AccountId]:
+    """Return the accounts that what took the nonce was for: they share its cost."""
+    accounts = mined.transaction.accounts if mined.transaction else ()
+    return accounts or accounts_of(mined.attempt.plan)
 
 
 def divided(amount: int, count: int) -> list[int]:

@@ -26,6 +26,7 @@ from keeper.config.settings import ChainSettings
 from keeper.errors import ConfigError, EndpointState, ProtocolError, RpcError, TransientError
 from keeper.facts import FeedId, Rejected
 from keeper.observe.metrics import Metrics
+from keeper.observe.tls import server_tls
 from keeper.ports import PriceSource
 from keeper.prices.board import PriceBoard
 from keeper.units import WAD, wad_to_float
@@ -55,6 +56,7 @@ async def preflight(settings: Settings) -> list[Finding]:
     clock, metrics = SystemClock(), Metrics(__version__)
     findings: list[Finding] = []
     async with aiohttp.ClientSession() as session:
+        findings += _http(settings)
         wallets = await _wallets(settings, session, findings)
         rpc = build_rpc(settings, session, metrics)
         alive = await _endpoints(rpc, settings, findings)
@@ -80,6 +82,15 @@ async def preflight(settings: Settings) -> list[Finding]:
         if all(finding.verdict == "ok" for finding in reachable):
             findings += await _feeds(settings, list(sources.values()), clock)
     return findings
+
+
+def _http(settings: Settings) -> list[Finding]:
+    """Say what keeps the server from its certificate; nothing where it is fine or has none."""
+    try:
+        server_tls(settings.http)
+    except ConfigError as error:
+        return [Finding("http", "failed", problem) for problem in error.problems]
+    return []
 
 
 async def _wallets(

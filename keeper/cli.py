@@ -17,7 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from keeper import __version__
-from keeper.ask_cli import explain, status
+from keeper.ask_cli import explain, pause, resume, status
 from keeper.config import ConfigFile, difference, flat, json_schema, load, load_chains, read_private
 from keeper.errors import ConfigError, FatalError
 from keeper.journal_cli import journal
@@ -317,6 +317,28 @@ def decode(logs: int, as_json: bool) -> None:  # noqa: FBT001
 
 
 @bench.command()
+@click.option(
+    "--accounts",
+    "sizes",
+    multiple=True,
+    default=(1_000, 100_000),
+    show_default=True,
+    type=click.IntRange(100, 100_000),
+    help="May be given several times.",
+)
+@click.option("--seed", default=1, show_default=True, help="Of the accounts.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON list instead of a table.")
+def start(sizes: tuple[int, ...], seed: int, as_json: bool) -> None:  # noqa: FBT001
+    """Measure how long a keeper takes to be ready, knowing nothing and with a snapshot.
+
+    Exit code 1 when accounts are missing, or the second start reads as much as the first.
+    """
+    from keeper.bench.start import main as measure  # noqa: PLC0415
+
+    sys.exit(measure(sizes, seed, as_json=as_json))
+
+
+@bench.command()
 @click.option("--accounts", default=100_000, show_default=True, type=click.IntRange(100, 10**6))
 @click.option("--mapped", default=5_000, show_default=True, help="Of these, for the map.")
 @click.option("--seed", default=1, show_default=True, help="Of the accounts.")
@@ -334,6 +356,8 @@ def risk(accounts: int, mapped: int, seed: int, as_json: bool) -> None:  # noqa:
 cli.add_command(journal)
 cli.add_command(status)
 cli.add_command(explain)
+cli.add_command(pause)
+cli.add_command(resume)
 cli.add_command(stress)
 
 

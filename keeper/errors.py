@@ -122,3 +122,7 @@ class RpcError(KeeperError):
 
 class TransientRpcError(RpcError, TransientError):
     """An RPC failure to be treated by ``RETRY``: worth another try, perhaps elsewhere."""
+
+
+class UnknownNameError(ValueError):
+    """Something was asked for by a name that nothing has."""

@@ -295,10 +295,7 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What the gate let through: a call, its limits, why it is worth it, and since when.
-
-    A plan of several steps is an attempt for each; cost and expectation are of all of them.
-    """
+    """What the gate let through, and why. Cost and expectation are of all its steps."""
 
     venue: VenueId
     account: AccountId
@@ -349,6 +346,7 @@ class SignedTx:
     signed_ms: int
     block: int  # head when it was signed
     job: Job = Job.LIQUIDATE  # a replacement may be for another step than the first try
+    accounts: tuple[AccountId, ...] = ()  # that it is for; none: all of the attempt
 
 
 @dataclass(frozen=True, slots=True)

@@ -198,6 +198,7 @@ def _line(line: dict[str, Any]) -> str:
             words.append(f"simulated on block {line['block']}")
         case "signed":
             words = [facts["kind"], line["tx_hash"]]
+            words += [f"for {', '.join(facts['accounts'])}"] if "accounts" in facts else []
             if "cost_wei_max" in facts:
                 words.append(f"max fee {_gwei(facts['max_fee_wei'])} gwei")
                 words.append(f"priority {_gwei(facts['priority_fee_wei'])}")

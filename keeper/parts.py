@@ -1,11 +1,15 @@
 """What a chain's loops run on, and what the HTTP server shows of it."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
+from keeper import __version__
 from keeper.act.settle import Settlement
 from keeper.chain.heads import ChainFollower
+from keeper.chain.journal_read import Wanted, page
 from keeper.chain.lanes import Lanes
 from keeper.config import Settings
 from keeper.explain import Explainer
@@ -13,6 +17,7 @@ from keeper.facts import VenueId
 from keeper.observe.api import Reads
 from keeper.observe.http import Views
 from keeper.observe.metrics import Metrics
+from keeper.observe.tls import server_tls
 from keeper.pipeline import Pipeline
 from keeper.ports import PriceSource, Rpc
 from keeper.risk.gauges import RiskGauges
@@ -72,10 +77,15 @@ def _reads(parts: Parts) -> Reads:
     def config() -> Mapping[str, object]:
         return parts.status.settings.show()  # those in effect then
 
+    async def attempts(filters: Mapping[str, Any], offset: int, limit: int) -> Mapping[str, object]:
+        path = parts.settings.keeper.state_dir / "journal.sqlite"
+        return await asyncio.to_thread(page, path, Wanted(**filters), offset, limit)
+
     return Reads(
         accounts=explainer.nearest,
         candidates=explainer.candidates,
         account=explainer.account,
+        attempts=attempts,
         config=config,
         stress=parts.risk.stress,
         liquidation_map=parts.risk.liquidation_map,
@@ -83,9 +93,10 @@ def _reads(parts: Parts) -> Reads:
 
 
 def views_of(parts: Parts) -> Views:
-    """Return what the HTTP server shows; reads the token, or raises ConfigError."""
+    """Return what the HTTP server shows; reads token and certificate, or raises ConfigError."""
     token = parts.settings.http.token
     return Views(
+        version=__version__,
         metrics=parts.metrics,
         late=parts.heartbeats.late,
         unready=parts.status.unready,
@@ -93,4 +104,5 @@ def views_of(parts: Parts) -> Views:
         reads=_reads(parts),
         pause=parts.status.brakes.pause,
         token=token.read() if token else None,
+        tls=server_tls(parts.settings.http),
     )

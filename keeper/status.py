@@ -147,6 +147,7 @@ class Status:
                 "outcomes": dict(self.settlement.tally.outcomes),
                 "profit_wei": {v: str(wei) for v, wei in self.settlement.tally.profit_wei.items()},
             },
+            "liquidations": {venue: self._captured(venue) for venue in self.pipeline.desks},
             "budgets": [
                 {
                     "budget": limit.name,
@@ -191,6 +192,15 @@ class Status:
             "under_margined": len(desk.agenda),
             "odds": self.pipeline.execution.spending.odds(desk.venue.id).why,
         }
+
+    def _captured(self, venue: VenueId) -> dict[str, object]:
+        """Return whose the liquidations seen since the start were; the rate is None without any."""
+        us, other = (
+            int(self.metrics.counted("keeper_liquidations_seen_total", venue=venue, by=by))
+            for by in ("us", "other")
+        )
+        rate = us / (us + other) if us + other else None
+        return {"us": us, "other": other, "capture_rate": rate}
 
     def _nearest(self) -> list[dict[str, object]]:
         rows: list[dict[str, object]] = [

@@ -1,11 +1,25 @@
-"""For all tests: the slow forms behind a flag, and logging as it was found."""
+"""For all tests: the slow forms behind a flag, two workers, and logging as it was found."""
 
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import structlog
 from hypothesis import HealthCheck, settings
+
+HERE = Path(__file__).parent
+# modules that keep a machine busy by themselves: never two of them at once
+CROWDED = {
+    "bench/test_submit.py",
+    "curie/test_storm.py",
+    "e2e/test_demo.py",
+    "e2e/test_outages.py",
+    "faults/test_bursts.py",
+    "faults/test_crowds.py",
+    "faults/test_spending.py",
+    "storm/test_storms.py",
+}
 
 # a busy machine is no defect
 settings.register_profile("keeper", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -16,7 +30,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="also run the long forms")
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Run the whole suite on two workers; what is named on the command line in this process."""
+    if config.args_source is not pytest.Config.ArgsSource.TESTPATHS:
+        return 0
+    config.option.dist = "loadgroup"
+    return 2
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        module = item.path.relative_to(HERE).as_posix()
+        item.add_marker(pytest.mark.xdist_group("crowded" if module in CROWDED else module))
     if config.getoption("--slow"):
         return
     kept = [item for item in items if item.get_closest_marker("slow") is None]

@@ -201,6 +201,10 @@ class Execution:
             return self._wait(HoldReason.CAPACITY_IN_USE, head)  # it was simulated without these
         return Ready((nominated,), *weighed, wallet)
 
+    def may_act(self, desk: Desk, wallet: str) -> bool:
+        """Say whether a wallet may act at a venue."""
+        return wallet in self._submitter.wallets_of(desk.venue.id)
+
     def sender(self, desk: Desk, account: AccountId) -> str | None:
         """Return who is to send: for a wallet's own account that wallet; None: all are parked."""
         wallets = self._submitter.wallets_of(desk.venue.id)

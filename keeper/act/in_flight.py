@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 
+from keeper.batching import accounts_of
 from keeper.facts import AccountId, Assessment, Attempt, VenueId
 
 
@@ -33,6 +34,6 @@ def taking_over(venue: VenueId, account: AccountId, attempts: Sequence[Attempt])
     found: Counter[str] = Counter()
     for attempt in attempts:
         plan = attempt.plan
-        if plan.takes_over and plan.venue == venue and plan.account != account:
+        if plan.takes_over and plan.venue == venue and account not in accounts_of(plan):
             found[plan.takes_over.market] += plan.takes_over.notional_wad
     return found

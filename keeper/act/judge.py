@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from keeper.act.execute import Execution
+from keeper.batching import paying
 from keeper.facts import (
     Attempt,
     Head,
@@ -35,8 +36,10 @@ class Judge:
         receipt = mined.receipt
         if receipt is None or mined.transaction is None:
             return Outcome.EXPIRED, "the nonce was used by a transaction we did not sign", None
-        if mined.transaction.kind is TxKind.CANCEL:
-            return Outcome.CANCELLED, "", None
+        given_away = mined.attempt.plan.account not in paying(mined)
+        if mined.transaction.kind is TxKind.CANCEL or given_away:
+            detail = "its nonce went to another account" if given_away else ""
+            return Outcome.CANCELLED, detail, None
         if mined.transaction.job in OURS:
             return (Outcome.DONE if receipt.success else Outcome.REVERTED), "", None
         desk = self._desks.get(mined.attempt.plan.venue)

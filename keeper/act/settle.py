@@ -8,8 +8,9 @@ import structlog
 
 from keeper.act.execute import Execution
 from keeper.act.judge import Judge, Judged
+from keeper.act.reuse import next_best
 from keeper.act.tally import Tally
-from keeper.batching import accounts_of, divided
+from keeper.batching import accounts_of, divided, onto, paying
 from keeper.decide.agenda import Hold, HoldReason
 from keeper.decide.economics import Fee
 from keeper.errors import RpcError, TransientError
@@ -94,7 +95,7 @@ class Settlement:
             await self._alone(attempt, self._renew(attempt, head))
         for attempt in self._tracker.waiting(head):
             if self._is_over(attempt, head):
-                await self._alone(attempt, self._cancel(attempt, head, "cured, or others did it"))
+                await self._alone(attempt, self._give_up(attempt, head, "cured, or others did it"))
 
     async def _reopen(self, first: int, head: Head) -> None:
         gone = await self._tracker.reopen(first, head)
@@ -144,18 +145,20 @@ class Settlement:
     async def _settle(self, mined: Mined, head: Head) -> None:
         """Judge each account that the transaction was for, and divide its cost among them."""
         attempt, receipt = mined.attempt, mined.receipt
-        accounts = accounts_of(attempt.plan)
-        value_wei = self._value_spent(mined)
+        value_wei, sharing = self._value_spent(mined), paying(mined)
         cost_wei = (receipt.cost_wei if receipt else 0) + value_wei
-        shares = zip(accounts, divided(cost_wei, len(accounts)), strict=True)
-        done = [await self._settled(mined, head, *share) for share in shares]
+        shares = dict(zip(sharing, divided(cost_wei, len(sharing)), strict=True))
+        done = [
+            await self._settled(mined, head, account, shares.get(account, 0))
+            for account in accounts_of(attempt.plan)
+        ]
         await self._tracker.close(done)
         kind = mined.transaction.kind if mined.transaction else None
         self._execution.brakes.settled(done[0], kind)
         self.tally.cost(attempt, receipt, value_wei)
         for settled in done:
             self._execution.spending.settled(settled)
-            self._end(settled, receipt.block_number if receipt else head.number)
+            self._end(settled, sharing, receipt.block_number if receipt else head.number)
             self.tally.settled(settled, mined)
             for publish in self._publish:
                 publish(settled)
@@ -172,7 +175,7 @@ class Settlement:
         desk = self._desks.get(attempt.plan.venue)
         with self._guard(attempt):
             judged = await self._judge.judged(replace(mined, attempt=attempt), head)
-            gains = self._gains(desk, attempt, receipt)
+            gains = self._gains(desk, attempt, receipt) if account in paying(mined) else {}
         outcome, detail, seen = judged
         reward_wad = sum(gains.values()) if gains else seen.reward_wad if seen else 0
         weighing = self._execution.weighing
@@ -191,14 +194,14 @@ class Settlement:
             native_usd_wad=weighing.native_usd_wad(),
         )
 
-    def _end(self, settled: Settled, block: int) -> None:
+    def _end(self, settled: Settled, together: Sequence[AccountId], block: int) -> None:
         """End the work on an account: what failed with others is tried with fewer of them."""
         plan, halves = settled.attempt.plan, self._execution.halves
         desk = self._desks.get(plan.venue)
         if desk is None:
             return
-        if settled.outcome is Outcome.REVERTED and len(plan.batch) > 1 and not _went_in(settled):
-            halves.failed(plan.venue, plan.batch)
+        if settled.outcome is Outcome.REVERTED and len(together) > 1 and not _went_in(settled):
+            halves.failed(plan.venue, together)
             desk.hold(plan.account, Hold(HoldReason.HALVED, until_block=block + 1))
             return
         halves.forget(plan.venue, plan.account)
@@ -231,17 +234,46 @@ class Settlement:
             with self._guard(attempt):
                 again = await self._plan_again(attempt, head)
         if isinstance(again, tuple):
-            plan, fee = again
             try:
-                await self._tracker.replace(attempt, plan, fee, head)
+                await self._tracker.replace(attempt, *again, head)
             finally:
-                self._execution.spending.release(plan.venue, plan.account)
+                self._execution.spending.release(attempt.plan.venue, attempt.plan.account)
         elif isinstance(again, Wait) and again.too_dear and self._tracker.is_stuck(attempt, head):
             await self._cancel(attempt, head, again.reason)
         elif isinstance(again, Wait):
             logger.info("waiting", attempt=attempt.id, reason=again.reason)
         else:
-            await self._cancel(attempt, head, again)
+            await self._give_up(attempt, head, again)
+
+    async def _give_up(self, attempt: Attempt, head: Head, reason: str) -> None:
+        """Use the nonce for the next best candidate, or else cancel."""
+        desk = self._desks.get(attempt.plan.venue)
+        if desk is None or not desk.access.open or self._execution.brakes.hold(desk.venue.id):
+            await self._cancel(attempt, head, reason)
+            return
+        for nominated in next_best(desk):
+            with self._execution.working(desk, [nominated], head) as free:
+                if free and await self._reuse(desk, attempt, nominated, head):
+                    logger.info("nonce used again", attempt=attempt.id, reason=reason)
+                    return
+        await self._cancel(attempt, head, reason)
+
+    async def _reuse(self, desk: Desk, attempt: Attempt, nominated: Nominated, head: Head) -> bool:
+        account, wallet = nominated.assessment.account, attempt.wallet
+        if not self._execution.may_act(desk, wallet):
+            return False
+        simulation = await self._execution.simulate(desk, nominated.assessment, wallet, head)
+        if isinstance(simulation, Refused):
+            return False
+        found = self._dearer(desk, attempt, nominated, simulation, head)
+        if isinstance(found, Wait):
+            return False
+        try:
+            await self._tracker.replace(attempt, *found, head)
+        finally:
+            self._execution.spending.release(desk.venue.id, attempt.plan.account)
+        desk.agenda.start(account)
+        return True
 
     async def _cancel(self, attempt: Attempt, head: Head, reason: str) -> None:
         spending = self._execution.spending
@@ -288,7 +320,8 @@ class Settlement:
             return "no longer liquidatable"
         simulation = await self._simulate_again(desk, under, attempt, head)
         if isinstance(simulation, Simulated):
-            return self._dearer(desk, attempt, desk.nomination(under[0]), simulation, head)
+            found = self._dearer(desk, attempt, desk.nomination(under[0]), simulation, head)
+            return found if isinstance(found, Wait) else (_for_all(found[0], under), found[1])
         unasked = simulation.reason in {"unreachable", "fee"}
         return Wait("the chain could not be asked") if unasked else simulation.reason
 
@@ -321,9 +354,8 @@ class Settlement:
         # what would not pay at the higher fee may still be included at the one it has
         if not isinstance(plan, Plan):
             return Wait(plan.value, too_dear=True)
-        # what was sent before may still be included: it stays the attempt of the same accounts
-        plan = replace(plan, account=attempt.plan.account, batch=attempt.plan.batch)
-        over = self._execution.spending.claim(plan, fee, self._tracker.open_attempts)
+        whole = onto(attempt, plan)  # what was sent before may still be included
+        over = self._execution.spending.claim(whole, fee, self._tracker.open_attempts)
         if over is not None:
             return Wait(f"{over.reason}: {over.detail}", too_dear=True)
         return plan, fee
@@ -332,3 +364,8 @@ class Settlement:
 def _went_in(settled: Settled) -> bool:
     """Say whether the transaction succeeded: then each account in it was refused or done alone."""
     return settled.receipt is not None and settled.receipt.success
+
+
+def _for_all(plan: Plan, assessed: Sequence[Assessment]) -> Plan:
+    batch = tuple(each.account for each in assessed)
+    return replace(plan, batch=batch if len(batch) > 1 else ())

@@ -12,14 +12,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import aiohttp
 import aiomqtt
 from rich.console import Console
 from rich.table import Table
 
 from keeper.bench.floor import TOPIC, Floor, Peer, sender_of
 from keeper.bench.ladder import ladder_of
-from keeper.bench.world import BLOCK_S, World, open_world
+from keeper.bench.world import BLOCK_S, World, open_world, ready
 from keeper.demo.processes import Child, DemoError
 
 WARM_UP = 3  # rounds that do not count: imports, first connections
@@ -94,7 +93,7 @@ async def measure(options: Options, console: Console) -> Samples:
         argv = [sys.executable, "-m", "keeper.bench.recorded", str(world.config), str(stages)]
         await keeper.start(argv)
         try:
-            await _ready(world, keeper)
+            await ready(world, keeper, READY_S_MAX)
             say(f"{options.rounds} rounds of the keeper and of the floor")
             await _rounds(world, Stages(stages), samples, options)
         finally:
@@ -104,27 +103,6 @@ async def measure(options: Options, console: Console) -> Samples:
         for rung in range(WARM_UP + options.rounds, rungs):
             samples.peer.append(await peer.measure(rung))
     return samples
-
-
-async def _ready(world: World, keeper: Child) -> None:
-    url = f"http://127.0.0.1:{world.http_port}/readyz"
-    reason = "not started"
-    try:
-        async with asyncio.timeout(READY_S_MAX):
-            while reason:
-                if not keeper.running:
-                    break
-                await asyncio.sleep(0.1)
-                try:
-                    async with world.rpc.session.get(url) as answer:
-                        reason = "" if answer.ok else await answer.text()
-                except aiohttp.ClientError as error:
-                    reason = repr(error)
-    except TimeoutError:
-        pass
-    if reason:
-        msg = f"the keeper did not get ready ({reason}):\n{keeper.tail()}"
-        raise DemoError(msg)
 
 
 async def _rounds(world: World, stages: Stages, samples: Samples, options: Options) -> None:

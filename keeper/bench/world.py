@@ -1,6 +1,7 @@
-"""Broker, chain and market of the submit benchmark, and the oracle that publishes its prices."""
+"""Broker, chain and market of the submit and start benchmarks, and the oracle of its prices."""
 
 import asyncio
+import contextlib
 import json
 import tempfile
 import time
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 
+import aiohttp
 import aiomqtt
 from coincurve import PrivateKey
 
@@ -21,13 +23,14 @@ from keeper.demo.deploy import Deployment, deploy
 from keeper.demo.install import Say, ensure_anvil, find_nats_server
 from keeper.demo.jsonrpc import NodeRpc
 from keeper.demo.node import Node
-from keeper.demo.processes import free_port
+from keeper.demo.processes import Child, DemoError, free_port
 from keeper.demo.publisher import PREFIX
 from keeper.demo.terms import FEED_BTC, FEED_ETH, FEEDS
 from keeper.units import WAD
 
 BLOCK_S = 0.25
 WALLET_WEI = 100 * 10**18
+READY_POLL_S = 0.05
 REPEAT_S = 1.0  # a standing price is published again before it is stale
 _CENT = WAD // 100
 
@@ -133,6 +136,24 @@ async def open_world(ladder: Ladder, say: Say) -> AsyncIterator[World]:
                     folder, node, rpc, broker.port, place, oracle, ladder, config, http_port
                 )
                 repeating.cancel()
+
+
+async def ready(world: World, keeper: Child, s_max: float) -> None:
+    """Wait until a keeper in the world says that it is ready; raises DemoError when it does not."""
+    url = f"http://127.0.0.1:{world.http_port}/readyz"
+    reason = "not started"
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(s_max):
+            while reason and keeper.running:
+                await asyncio.sleep(READY_POLL_S)
+                try:
+                    async with world.rpc.session.get(url) as answer:
+                        reason = "" if answer.ok else await answer.text()
+                except aiohttp.ClientError as error:
+                    reason = repr(error)
+    if reason:
+        msg = f"the keeper did not get ready ({reason}):\n{keeper.tail()}"
+        raise DemoError(msg)
 
 
 async def funded(rpc: NodeRpc) -> PrivateKey:

@@ -69,7 +69,8 @@ def read_attempts(path: Path) -> list[AttemptRow]:
             " coalesce(shares.reward_wad, attempts.reward_wad),"
             " coalesce(shares.reward_wei, attempts.reward_wei),"
             " coalesce(shares.cost_wei, attempts.cost_wei), (SELECT count(*) - 1 FROM"
-            " transactions WHERE attempt = attempts.id), job, gains"
+            " transactions WHERE attempt = attempts.id), job,"
+            " CASE WHEN shares.account IS NULL THEN attempts.gains ELSE shares.gains END"
             " FROM attempts LEFT JOIN shares ON shares.attempt = attempts.id"
             " ORDER BY opened_ms, nonce"
         ).fetchall()
@@ -118,24 +119,40 @@ SELECT id, venue, account, wallet, nonce, job, opened_ms, sent_ms, tick_to_sent_
     (SELECT event FROM history WHERE attempt = attempts.id AND event != 'resumed'
         ORDER BY seq DESC LIMIT 1) AS state
 FROM attempts"""
-_FIND = """
-SELECT * FROM told WHERE id IN (
-    SELECT id FROM attempts
+_WANTED = """
+FROM attempts
     WHERE (:venue IS NULL OR venue = :venue) AND (:account IS NULL OR account = :account
             OR EXISTS (SELECT 1 FROM shares WHERE attempt = id AND shares.account = :account))
         AND (:outcome IS NULL OR coalesce(outcome, 'open') = :outcome)
         AND (:wallet IS NULL OR lower(wallet) = lower(:wallet))
-        AND (:since_ms IS NULL OR opened_ms >= :since_ms)
-    ORDER BY opened_ms DESC, nonce DESC LIMIT :limit
-) ORDER BY opened_ms, nonce"""
+        AND (:since_ms IS NULL OR opened_ms >= :since_ms)"""
+_COUNT = f"SELECT count(*) {_WANTED}"
+_FIND = f"""
+SELECT * FROM told WHERE id IN (
+    SELECT id {_WANTED}
+    ORDER BY opened_ms DESC, nonce DESC LIMIT :limit OFFSET :offset
+) ORDER BY opened_ms, nonce"""  # noqa: S608 - made of constants
 Document = dict[str, object]
 
 
-def find(db: sqlite3.Connection, wanted: Wanted, limit: int | None = None) -> Iterator[Document]:
-    """Yield attempts, oldest first; with a limit the newest so many. Amounts are text."""
-    arguments = {**asdict(wanted), "limit": -1 if limit is None else limit}
+def find(
+    db: sqlite3.Connection, wanted: Wanted, limit: int | None = None, offset: int = 0
+) -> Iterator[Document]:
+    """Yield attempts, oldest first; with a limit the newest so many. Amounts are text.
+
+    ``offset``: how many of the newest are left out.
+    """
+    arguments = {**asdict(wanted), "limit": -1 if limit is None else limit, "offset": offset}
     for row in db.execute(_FIND, arguments):
         yield dict(row)
+
+
+def page(path: Path, wanted: Wanted, offset: int, limit: int) -> Document:
+    """Return whole attempts, newest first, and how many there are in all."""
+    with reading(path) as db:
+        total = db.execute(_COUNT, asdict(wanted)).fetchone()[0]
+        found = [whole(db, attempt) for attempt in find(db, wanted, limit, offset)]
+    return {"total": total, "offset": offset, "attempts": found[::-1]}
 
 
 def story(db: sqlite3.Connection, path: Path, name: str) -> Document:

@@ -69,7 +69,7 @@ def _call(raw: dict[str, Any]) -> Call:
 def transactions_of(db: sqlite3.Connection, attempt_id: str) -> tuple[SignedTx, ...]:
     """Read an attempt's transactions, first signed first."""
     rows = db.execute(
-        "SELECT hash, raw, kind, max_fee_wei, priority_fee_wei, signed_ms, block, job"
+        "SELECT hash, raw, kind, max_fee_wei, priority_fee_wei, signed_ms, block, job, accounts"
         " FROM transactions WHERE attempt = ? ORDER BY rowid",
         (attempt_id,),
     ).fetchall()
@@ -83,6 +83,7 @@ def transactions_of(db: sqlite3.Connection, attempt_id: str) -> tuple[SignedTx, 
             signed_ms=row[5],
             block=row[6],
             job=Job(row[7]),
+            accounts=tuple(json.loads(row[8] or "[]")),
         )
         for row in rows
     )
@@ -136,8 +137,12 @@ def intend(db: sqlite3.Connection, attempt: Attempt, transaction: SignedTx) -> N
     else:
         text = plan_to_json(plan)
         db.execute("UPDATE attempts SET plan = ? WHERE id = ?", (text, attempt.id))
+    db.executemany(
+        "INSERT OR IGNORE INTO shares (attempt, account) VALUES (?, ?)",
+        [(attempt.id, account) for account in plan.batch],
+    )
     db.execute(
-        "INSERT INTO transactions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO transactions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             transaction.hash,
             attempt.id,
@@ -149,6 +154,7 @@ def intend(db: sqlite3.Connection, attempt: Attempt, transaction: SignedTx) -> N
             transaction.block,
             transaction.job.value,
             cost_wei_max,
+            json.dumps(transaction.accounts) if transaction.accounts else None,
         ),
     )
     _happened(
@@ -159,6 +165,7 @@ def intend(db: sqlite3.Connection, attempt: Attempt, transaction: SignedTx) -> N
         (transaction.hash, transaction.block),
         kind=transaction.kind.value,
         job=transaction.job.value,
+        accounts=transaction.accounts if plan.batch else None,
         max_fee_wei=str(transaction.max_fee_wei),
         priority_fee_wei=str(transaction.priority_fee_wei),
         cost_wei_max=cost_wei_max,
@@ -181,10 +188,6 @@ def _open(db: sqlite3.Connection, attempt: Attempt) -> None:
             attempt.opened_ms,
             plan.job.value,
         ),
-    )
-    db.executemany(
-        "INSERT INTO shares (attempt, account) VALUES (?, ?)",
-        [(attempt.id, account) for account in plan.batch],
     )
     _happened(
         db,
@@ -261,7 +264,7 @@ def settle(db: sqlite3.Connection, done: Sequence[Settled], now_ms: int) -> None
             str(sum(each.reward_wad for each in done)),
             str(reward_wei),
             str(cost_wei),
-            json.dumps({name: str(wad) for name, wad in settled.gains.items()}),
+            _gains(settled),
             str(usd) if usd is not None else None,
             attempt_id,
         ),
@@ -269,7 +272,7 @@ def settle(db: sqlite3.Connection, done: Sequence[Settled], now_ms: int) -> None
     if len(done) > 1:
         db.executemany(
             "UPDATE shares SET outcome = ?, detail = ?, reward_wad = ?, reward_wei = ?,"
-            " cost_wei = ? WHERE attempt = ? AND account = ?",
+            " cost_wei = ?, gains = ? WHERE attempt = ? AND account = ?",
             [_share(each) for each in done],
         )
     _happened(
@@ -285,6 +288,10 @@ def settle(db: sqlite3.Connection, done: Sequence[Settled], now_ms: int) -> None
     )
 
 
+def _gains(settled: Settled) -> str:
+    return json.dumps({name: str(wad) for name, wad in settled.gains.items()})
+
+
 def _share(settled: Settled) -> tuple[str, ...]:
     return (
         settled.outcome.value,
@@ -292,6 +299,7 @@ def _share(settled: Settled) -> tuple[str, ...]:
         str(settled.reward_wad),
         str(settled.reward_wei),
         str(settled.cost_wei),
+        _gains(settled),
         settled.attempt.id,
         settled.attempt.plan.account,
     )

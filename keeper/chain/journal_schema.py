@@ -66,10 +66,11 @@ SINCE_4 = (
     """
 CREATE TABLE shares (
     attempt TEXT NOT NULL REFERENCES attempts (id), account TEXT NOT NULL,
-    outcome TEXT, detail TEXT, reward_wad TEXT, reward_wei TEXT, cost_wei TEXT,
+    outcome TEXT, detail TEXT, reward_wad TEXT, reward_wei TEXT, cost_wei TEXT, gains TEXT,
     PRIMARY KEY (attempt, account)
 ) WITHOUT ROWID""",
     "CREATE INDEX shares_account ON shares (account)",
+    "ALTER TABLE transactions ADD COLUMN accounts TEXT",
 )
 FROM_1 = (  # it knew one job
     "ALTER TABLE attempts ADD COLUMN job TEXT",

@@ -63,7 +63,7 @@ def reopen(db: sqlite3.Connection, attempt_id: str, now_ms: int) -> None:
     )
     db.execute(
         "UPDATE shares SET outcome = NULL, detail = NULL, reward_wad = NULL, reward_wei = NULL,"
-        " cost_wei = NULL WHERE attempt = ?",
+        " cost_wei = NULL, gains = NULL WHERE attempt = ?",
         (attempt_id,),
     )
     facts = json.dumps(dict(zip(("was", "reward_wei", "cost_wei"), was, strict=True)))

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import structlog
 
-from keeper.batching import accounts_of, dropped
+from keeper.batching import accounts_of, dropped, onto
 from keeper.chain.fees import TRANSFER_GAS, fee_ceiling_wei, replacement_fee, transfer_fee
 from keeper.chain.filling import filling
 from keeper.chain.inclusion import Inclusion
@@ -241,9 +241,10 @@ class Lane:
         """Send a dearer transaction at the attempt's nonce; raises SigningError."""
         # what it replaces may still be the one that is included
         dearest_wei = max(plan.cost_wei_max, attempt.plan.cost_wei_max)
-        plan = replace(plan, tick_ns=attempt.plan.tick_ns, cost_wei_max=dearest_wei)
-        attempt = replace(attempt, plan=plan)
-        await self._resend(attempt, plan.call, plan.gas_limit, fee, head, TxKind.REPLACEMENT)
+        whole = replace(onto(attempt, plan), tick_ns=attempt.plan.tick_ns, cost_wei_max=dearest_wei)
+        attempt = replace(attempt, plan=whole)
+        signed = await self._sign(attempt, plan.call, plan.gas_limit, fee, head, TxKind.REPLACEMENT)
+        await self._resend(attempt, replace(signed, accounts=tuple(accounts_of(plan))), head)
 
     async def cancel(self, attempt: Attempt, head: Head, cost_wei_max: int) -> bool:
         """Take the nonce with a self-transfer of nothing; False when that costs too much.
@@ -255,16 +256,14 @@ class Lane:
         if fee is None or self.wallet.signer is None:
             return False
         call = Call(self.address, b"")
-        await self._resend(attempt, call, TRANSFER_GAS, fee, head, TxKind.CANCEL)
+        signed = await self._sign(attempt, call, TRANSFER_GAS, fee, head, TxKind.CANCEL)
+        await self._resend(attempt, signed, head)
         return True
 
-    async def _resend(
-        self, attempt: Attempt, call: Call, gas: int, fee: Fee, head: Head, kind: TxKind
-    ) -> None:
-        transaction = await self._sign(attempt, call, gas, fee, head, kind)
-        attempt = await self._journaled(attempt, transaction)
+    async def _resend(self, attempt: Attempt, signed: SignedTx, head: Head) -> None:
+        attempt = await self._journaled(attempt, signed)
         self._patience.renew(attempt)
-        self._telemetry.count("keeper_replacements_total", kind=kind.value)
+        self._telemetry.count("keeper_replacements_total", kind=signed.kind.value)
         await self._broadcast(attempt, head)
 
     def overdue(self, head: Head) -> list[Attempt]:
@@ -357,6 +356,7 @@ class Lane:
             signed_ms=self._clock.wall_ms(),
             block=head.number,
             job=attempt.plan.job,
+            accounts=() if kind is TxKind.CANCEL else tuple(accounts_of(attempt.plan)),
         )
 
     async def _journaled(self, attempt: Attempt, transaction: SignedTx) -> Attempt:

@@ -75,6 +75,10 @@ def cross_check(problems: Problems, document: Document) -> None:
             check_feed(problems, ("feeds", index, part), feed.get(part), feeds)
         _check_rule(problems, feed, ("feeds", index))
     _check_derived(problems, document, feeds)
+    http = _table(document, "http")
+    for key, other in (("tls_cert", "tls_key"), ("tls_key", "tls_cert")):
+        if key in http and other not in http:
+            problems.add(("http", other), f"is missing; {key} is of no use without it")
     chain = _table(document, "chain")
     check_feed(problems, ("chain", "native_feed"), chain.get("native_feed"), feeds)
     for index, venue in _tables(document, "venues"):

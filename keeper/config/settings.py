@@ -77,6 +77,13 @@ class HttpSettings(Table):
         description="Where the token is that POST /api/v1/pause and /api/v1/resume ask for; "
         "without it they do not exist.",
     )
+    tls_cert: ConfigPath | None = Field(
+        default=None,
+        description="PEM file of the server's certificate and its chain; without it: plain HTTP.",
+    )
+    tls_key: ConfigPath | None = Field(
+        default=None, description="PEM file of the certificate's key; mode 600, not encrypted."
+    )
 
 
 class ChainSettings(Table):

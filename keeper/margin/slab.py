@@ -308,12 +308,14 @@ class Slab(Generic[IdT]):
         """Return the distance to liquidation of one row in %, NaN while it is unpriced."""
         if self.missing[row]:
             return math.nan
-        excess, gross = self.excess_of(row, values)
-        moving = sum(
-            abs(one.weight) * values.item(one.factor)
-            for one in self.exposures(row)
-            if is_price(one.factor)
-        )
+        excess = self.constant.item(row)
+        gross, moving = abs(excess), 0.0
+        pairs = zip(self.factor[row].tolist(), self.weight[row].tolist(), strict=True)
+        for factor, weight in pairs:
+            term = weight * values.item(factor)
+            excess += term
+            gross += abs(term)
+            moving += abs(term) if is_price(factor) else 0.0
         distance = math.inf if excess >= GUARD * gross else -math.inf  # if no price moves it
         if moving > 0.0:
             distance = 100.0 * (excess / moving)

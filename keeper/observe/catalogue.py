@@ -269,6 +269,11 @@ _CHAIN = (
         how=_set(["announced", "polled"]),
     ),
     _counter(
+        "accounts_read_total",
+        "Accounts read from the chain because something had touched them, or at a start.",
+        venue=VENUE,
+    ),
+    _counter(
         "hinted_accounts_total",
         "Accounts read again for an announced log alone, which no logs that were read have named.",
         venue=VENUE,

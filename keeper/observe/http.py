@@ -5,7 +5,7 @@
 ``/metrics``       Prometheus text, or OpenMetrics when asked
 ``/healthz``       200, or 503 naming each loop that has not beaten within its limit: restart me
 ``/readyz``        200, or 503 with the reasons: alive, but not liquidating
-``/api/v1/…``      status, accounts, accounts/VENUE/ACCOUNT, candidates, config (``api.py``)
+``/api/v1/…``      what is asked in JSON, described by ``/api/v1/openapi.json`` (``api.py``)
 ``/api/v1/pause``  POST with the token: start nothing; ``/api/v1/resume``: go on
 =================  =================================================================================
 
@@ -15,12 +15,15 @@ wants ``Authorization: Bearer <token>``, and does not exist without a token in t
 
 import asyncio
 import hmac
+import logging
+import ssl
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import structlog
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Handler, Middleware
 from pydantic import SecretStr
 
@@ -28,9 +31,13 @@ from keeper.errors import ConfigError
 from keeper.observe import events
 from keeper.observe.api import Reads, as_json, routes
 from keeper.observe.metrics import Metrics
+from keeper.observe.openapi import document
 from keeper.observe.page.document import assemble
 
 log = structlog.get_logger(__name__)
+
+_server_log = logging.getLogger(f"{__name__}.server")
+_server_log.addFilter(lambda record: not _is_strangers_fault(record))
 
 _BODY_BYTES_MAX = 1024  # nothing here reads a body
 _HEADERS_MAX = 64
@@ -55,9 +62,11 @@ _LINKS = {
     "/api/v1/status": "what it sees and does, as JSON",
     "/api/v1/accounts": "accounts by distance to liquidation; each is explained at its own address",
     "/api/v1/candidates": "under-margined accounts and what each waits for",
+    "/api/v1/attempts": "attempts, newest first, each with its whole story",
     "/api/v1/config": "the configuration in effect, secrets starred",
     "/api/v1/stress": "accounts at other prices: ?shock=ETH=-20%25&all=-10%25",
     "/api/v1/liquidation-map": "what can be liquidated once a price has moved, -50 % to +50 %",
+    "/api/v1/openapi.json": "what can be asked, as an OpenAPI document",
 }
 
 
@@ -70,6 +79,7 @@ class Views:
     ``pause`` takes part only with a ``token``.
     """
 
+    version: str
     metrics: Metrics
     late: Callable[[], Mapping[str, float]]
     unready: Callable[[], Sequence[str]]
@@ -77,6 +87,7 @@ class Views:
     reads: Reads
     pause: Callable[..., str] | None = None  # (on=…) returns what pauses the keeper then
     token: SecretStr | None = None
+    tls: ssl.SSLContext | None = None  # None: plain HTTP
 
 
 @asynccontextmanager
@@ -98,15 +109,17 @@ async def serve(
         ("/api/v1/status", pages.status),
     ):
         app.router.add_get(path, handler, allow_head=False)
-    app.router.add_routes(routes(views.reads))
+    writes = views.pause is not None and views.token is not None
+    app.router.add_routes(routes(views.reads, document(views.version, writes=writes)))
     events.Events(views.status).add_to(app)
-    if views.pause is not None and views.token is not None:
+    if writes:
         app.router.add_post("/api/v1/pause", pages.pause)
         app.router.add_post("/api/v1/resume", pages.resume)
     app.on_response_prepare.append(_protect)
     runner = web.AppRunner(
         app,
         access_log=None,
+        logger=_server_log,
         keepalive_timeout=_IDLE_S_MAX,
         lingering_time=_LINGER_S_MAX,
         max_headers=_HEADERS_MAX,
@@ -114,17 +127,23 @@ async def serve(
     )
     await runner.setup()
     try:
-        await _bind(runner, host, port)
+        await _bind(runner, host, port, views.tls)
         bound: int = runner.addresses[0][1]
-        log.info("http listening", host=host, port=bound)
+        log.info("http listening", host=host, port=bound, tls=views.tls is not None)
         yield bound
     finally:
         await runner.cleanup()
 
 
-async def _bind(runner: web.AppRunner, host: str, port: int) -> None:
+def _is_strangers_fault(record: logging.LogRecord) -> bool:
+    """Say whether a line is about a request that is no HTTP: anybody could fill the log with it."""
+    error = record.exc_info[1] if record.exc_info else None
+    return isinstance(error, HttpProcessingError)
+
+
+async def _bind(runner: web.AppRunner, host: str, port: int, tls: ssl.SSLContext | None) -> None:
     try:
-        await web.TCPSite(runner, host, port).start()
+        await web.TCPSite(runner, host, port, ssl_context=tls).start()
     except OSError as error:
         reason = error.strerror or str(error)
         msg = f"http: cannot listen on {host}:{port} ({reason}); is another keeper running there?"
@@ -177,7 +196,9 @@ class _Pages:
         wanted = f"Bearer {token.get_secret_value()}" if token else ""
         if not token or not hmac.compare_digest(given.encode(), wanted.encode()):
             log.warning("a pause or resume without the token was refused", peer=request.remote)
-            return as_json(401, {"error": "give the token: Authorization: Bearer …"})
+            denied = as_json(401, {"error": "give the token: Authorization: Bearer …"})
+            denied.headers["WWW-Authenticate"] = "Bearer"
+            return denied
         if self._views.pause is None:
             raise web.HTTPNotFound
         return as_json(200, {"paused": self._views.pause(on=on)})
@@ -195,7 +216,7 @@ def _limited(
                 return await handler(request)
         except TimeoutError:
             log.warning("http request timed out", path=request.path)
-            return as_json(503, {"status": "timed out"})
+            return as_json(503, {"error": "timed out"})
 
     return limit
 

@@ -159,6 +159,11 @@ class Metrics:
         """Put a duration into a histogram; raises as ``count`` does."""
         self._histograms[metric].child(labels).observe(seconds)
 
+    def counted(self, metric: str, /, **labels: str) -> float:
+        """Return what a counter has counted so far; raises as ``count`` does."""
+        samples = self._counters[metric].child(labels).collect()
+        return float(next(iter(samples)).samples[0].value)
+
     def before_render(self, refresh: Callable[[], None]) -> None:
         """Have ``refresh`` called by ``refresh()``: it sets gauges that change by themselves."""
         self._refreshers.append(refresh)

@@ -4,13 +4,14 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 from decimal import Decimal
 
+from keeper.errors import UnknownNameError
 from keeper.facts import FeedId
 from keeper.risk.portfolio import Moves, Portfolio
 from keeper.units import PPM
 
 PCT_MAX = 1_000
 NAMES_MAX = 40  # told in an error
-_PCT = re.compile(r"[+-]?\d{1,4}(\.\d{1,4})?%")
+_PCT = re.compile(r"[+-]?[0-9]{1,4}(\.[0-9]{1,4})?%")
 
 
 def ppm_of(text: str, what: str) -> int:
@@ -29,7 +30,8 @@ def moves_of(
     """Return what ``NAME=-20%`` of each moves; ``everything``: what moves all others.
 
     A name is a feed, a market, or a feed's part before the slash; letters' case does not matter.
-    Raises ValueError for what cannot be read, is not there, or is meant twice.
+    Raises ValueError for what cannot be read or is meant twice, UnknownNameError for what is not
+    there.
     """
     known: dict[FeedId, set[str]] = {}
     for portfolio in portfolios:
@@ -67,11 +69,12 @@ def _feed(name: str, known: dict[FeedId, set[str]]) -> FeedId:
     names = _listed(found or [*known, *sorted(set().union(*known.values()))])
     if found:
         msg = f"{name!r} may be any of {names}; name one of them"
-    elif known:
+        raise ValueError(msg)
+    if known:
         msg = f"no price or market {name!r} is known; there are {names}"
     else:
         msg = f"no price or market {name!r} is known: no venue has been read yet"
-    raise ValueError(msg)
+    raise UnknownNameError(msg)
 
 
 def _listed(names: Collection[str]) -> str:

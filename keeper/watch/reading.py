@@ -166,6 +166,7 @@ class Reading:
         readings = await self.quarantine.each_alone(
             venue, accounts, lambda some: desk.venue.read_accounts(some, head)
         )
+        self.telemetry.count("keeper_accounts_read_total", len(readings), venue=venue)
         for state in readings:
             self.inbox.put(("account", venue, state.account), state)
 

@@ -100,6 +100,7 @@ async def test_a_journal_of_version_1_is_taken_over(tmp_path: Path) -> None:
         db.execute("ALTER TABLE attempts DROP COLUMN job")
         db.execute("ALTER TABLE attempts DROP COLUMN gains")
         db.execute("ALTER TABLE transactions DROP COLUMN job")
+        db.execute("ALTER TABLE transactions DROP COLUMN accounts")
     db.close()
     async with Journal(path, 1) as journal:
         (found,) = await journal.open_attempts()

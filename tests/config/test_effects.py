@@ -285,6 +285,7 @@ EFFECTS = [
 PROCESS = "tests/e2e/test_settings.py::test_where_it_listens_and_how_it_talks"
 TREASURY = "tests/chain/test_treasury.py::test_"
 CONNECTION = "tests/prices/test_mqtt_connection.py::test_"
+TLS = "tests/e2e/test_http_api.py::test_a_certificate_of_nobody_we_trust_is_refused"
 ELSEWHERE = {
     "log.level": PROCESS,
     "keeper.watch_config": "tests/config/test_reload.py::"
@@ -292,6 +293,8 @@ ELSEWHERE = {
     "log.format": PROCESS,
     "http.host": PROCESS,
     "http.port": PROCESS,
+    "http.tls_cert": TLS,
+    "http.tls_key": TLS,
     "wallets.password": "tests/chain/test_signer.py::test_a_keystore_opens_with_its_password_only",
     "treasury.wallet": TREASURY + "the_treasury_acts_nowhere",
     **dict.fromkeys(

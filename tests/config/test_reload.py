@@ -41,6 +41,8 @@ OTHERS: dict[str, Keys] = {
     "log.format": {"log.format": "json"},
     "http.host": {"http.host": "127.0.0.2"},
     "http.port": {"http.port": 9_465},
+    "http.tls_cert": {"http.tls_cert": "a.pem", "http.tls_key": "a.key"},
+    "http.tls_key": {"http.tls_cert": "a.pem", "http.tls_key": "a.key"},
     "keeper.watch_config": {"keeper.watch_config": True},
     "wallets.keystore": KEYSTORE,
     "wallets.password": KEYSTORE,

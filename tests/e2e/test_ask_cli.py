@@ -53,7 +53,9 @@ def test_status_shows_what_the_api_says(watched: Watched) -> None:
     assert said.exit_code == 0, said.output
     assert said.output.startswith("ready\ndry run: nothing is sent\n")
     rows = [line.split() for line in said.output.splitlines()]
-    assert ["demo", "2", "2", "1", "0"] in rows
+    assert ["demo", "2", "2", "1", "0", "of", "0", "-", "0"] in rows
+    assert [row[1] for row in rows if row[:1] == ["http0:127.0.0.1"]] == ["healthy"]
+    assert ["gas", "a", "hour", "native", "1.00", "1.00"] in rows
     assert [row[1] for row in rows if row[-1:] == ["dry_run"]] == [str(under)]
     assert [row[1] for row in rows if row[-1:] == ["not_under_margined"]] == [str(safe)]
     document = json.loads(run(keeper, "status", "--json").output)
@@ -180,8 +182,8 @@ def test_what_cannot_be_answered_is_told_with_the_mend(watched: Watched, tmp_pat
     assert "no account '1' is known at a venue 'x'" in mistake("explain", "1", "--venue", "x")
     said = mistake("stress", "--shock", "DOGE=-20%")
     assert "no price or market 'DOGE' is known; there are ETH/USD, BTC/USD, SOL/USD" in said
-    assert "only one goes" in mistake("stress", "--csv", "--json")
-    assert "only one goes" in mistake("stress", "--map", "--shock", "ETH=-1%")
+    assert "exclude each other" in mistake("stress", "--csv", "--json")
+    assert "exclude each other" in mistake("stress", "--map", "--shock", "ETH=-1%")
     nowhere = f"http://127.0.0.1:{free_port()}"
     said = mistake("status", "--url", nowhere)
     assert said.startswith(f"no keeper answers at {nowhere} (")

@@ -166,7 +166,7 @@ def would_liquidate(keeper: KeeperProcess) -> set[str]:
     """Return the accounts of which the log says so."""
     lines = keeper.run.stderr.splitlines()
     said = [json.loads(line) for line in lines if "would liquidate" in line and line[-1] == "}"]
-    return {line["account"] for line in said}
+    return {account for line in said for account in line["accounts"]}
 
 
 @pytest.mark.parametrize(

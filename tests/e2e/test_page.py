@@ -1,8 +1,10 @@
 """The page at ``/`` in a real Chromium, with a real keeper behind it."""
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -110,7 +112,7 @@ def test_it_shows_what_the_api_says(page: Page) -> None:
         shown = [row[:2] for row in page.rows("prices")]
         prices = [[feed, f"{one['price']:,.2f}"] for feed, one in said["prices"].items()]
         accounts = [
-            [f"{one['account']}|{one['venue']}", f"{one['distance_pct']:,.2f} %", one["why"]]
+            [one["account"], f"{one['distance_pct']:,.2f} %", one["why"]]
             for one in said["accounts"]
         ]
         waiting = [[*row[:2], row[2].split("|")[0]] for row in page.rows("accounts")]
@@ -240,3 +242,31 @@ def test_it_recovers_when_the_keeper_comes_back(page: Page) -> None:
     page.until(lambda: page.text("state") == "ready")
     assert page.browser.run("return window.same")
     assert [said for said in page.browser.complaints() if STREAM_CUT not in said] == []
+
+
+def test_an_attempt_is_told_with_its_money(
+    browser: Browser, tmp_path: Path, node: Anvil, broker: Broker
+) -> None:
+    with opened(tmp_path, node, broker) as rig, rig.keeper() as keeper:
+        account = rig.open_under()
+        page = Page(browser, keeper)
+        keeper.until_ready()
+        page.open()
+        page.until(lambda: [row[1] for row in page.rows("attempts")][:1] == ["won"])
+        said = page.api("/api/v1/status")
+        (done,) = said["attempts"]
+        ((who, _, story),) = page.rows("attempts")
+        assert who == str(account)
+        told = re.search(r"block (\d+) · paid (\S+) for (\S+) · one transaction", story)
+        assert told, story
+        assert int(told[1]) == done["block"]
+        for shown, exact in ((told[2], done["reward_wei"]), (told[3], done["cost_wei"])):
+            assert float(shown) == pytest.approx(int(exact) / WAD, rel=1e-3)
+        assert done["tx"] in story
+        (wallet,) = page.rows("wallets")
+        (held,) = said["wallets"]
+        assert wallet[:2] == [
+            f"{held['name']}|{held['address']}",
+            f"{int(held['balance_wei']) / WAD:,.2f}",
+        ]
+        assert browser.run("return document.getElementById('dry-run').hidden")

@@ -5,7 +5,7 @@ import json
 import logging
 import socket
 import threading
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
@@ -15,17 +15,20 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from pydantic import SecretStr
 
-from keeper.errors import ConfigError
-from keeper.observe.api import LIMIT, LIMIT_MAX, SHOCKS_MAX, Reads
+from keeper.errors import ConfigError, FatalError, UnknownNameError
+from keeper.observe.api import Reads
 from keeper.observe.http import Views, serve
 from keeper.observe.metrics import Metrics
+from keeper.observe.openapi import READS, SHOCKS_MAX, WRITES
 
 API = [
-    *("/api/v1/accounts", "/api/v1/candidates", "/api/v1/config"),
-    *("/api/v1/stress", "/api/v1/liquidation-map"),
+    *("/api/v1/accounts", "/api/v1/candidates", "/api/v1/attempts", "/api/v1/config"),
+    *("/api/v1/stress", "/api/v1/liquidation-map", "/api/v1/openapi.json"),
 ]
 PATHS = ["/", "/metrics", "/healthz", "/readyz", "/api/v1/status", *API]
+OTHERS = ["/api/v1/accounts/{venue}/{account}", "/api/v1/events"]
 HOST = "127.0.0.1"
+LIMIT, LIMIT_MAX = 100, 1_000
 
 
 @dataclass
@@ -51,6 +54,7 @@ class State:
 
     def views(self) -> Views:
         return Views(
+            version="1.2.3",
             metrics=self.metrics,
             late=lambda: self.late,
             unready=lambda: self.reasons,
@@ -59,6 +63,7 @@ class State:
                 accounts=lambda venue, offset, limit: self.page("accounts", venue, offset, limit),
                 candidates=lambda venue, offset, limit: self.page("due", venue, offset, limit),
                 account=lambda venue, account: {("demo", "7"): {"why": "due"}}[venue, account],
+                attempts=self.attempts,
                 config=lambda: {"chain": {"id": 1}},
                 stress=self.stress,
                 liquidation_map=self.liquidation_map,
@@ -67,10 +72,20 @@ class State:
             token=SecretStr(self.token) if self.token else None,
         )
 
+    async def attempts(
+        self, filters: Mapping[str, object], offset: int, limit: int
+    ) -> dict[str, object]:
+        if self.reasons:
+            raise FatalError(self.reasons[0])
+        return {"filters": filters, "offset": offset, "limit": limit}
+
     @staticmethod
     async def stress(shocks: Sequence[str], everything: str | None) -> dict[str, object]:
         if "NONE=-1%" in shocks:
             msg = "no price or market 'NONE' is known"
+            raise UnknownNameError(msg)
+        if "" in shocks:
+            msg = "a shock should be written NAME=-20%"
             raise ValueError(msg)
         return {"shocks": list(shocks), "all": everything}
 
@@ -262,7 +277,7 @@ async def test_a_request_that_takes_too_long_is_given_up() -> None:
     async with _served(State(metrics=Stuck("1.2.3")), request_s_max=0.05) as session:
         try:
             async with session.get("/metrics") as answer:
-                assert (answer.status, await answer.json()) == (503, {"status": "timed out"})
+                assert (answer.status, await answer.json()) == (503, {"error": "timed out"})
             async with session.get("/healthz") as answer:
                 assert answer.status == 200
         finally:
@@ -284,6 +299,17 @@ async def test_requests_are_not_logged(caplog: pytest.LogCaptureFixture) -> None
         async with _served(State()) as session, session.get("/healthz") as answer:
             assert answer.status == 200
     assert [record for record in caplog.records if record.name == "aiohttp.access"] == []
+
+
+async def test_what_is_no_http_is_refused_and_fills_no_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with serve(HOST, 0, State().views()) as port:
+        reader, writer = await asyncio.open_connection(HOST, port)
+        writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\nA\x00B: 1\r\n\r\n")
+        assert (await reader.readline()).startswith(b"HTTP/1.0 400")
+        writer.close()
+    assert caplog.records == []
 
 
 async def test_the_port_is_free_again_afterwards() -> None:
@@ -327,6 +353,8 @@ async def test_pages_are_bounded(path: str, name: str) -> None:
         ("limit=1001", "limit should be a whole number from 1 to 1000, got '1001'"),
         ("offset=-1", "offset should be a whole number from 0 to 10000000, got '-1'"),
         ("offset=x", "offset should be a whole number from 0 to 10000000, got 'x'"),
+        ("limit=1&limit=2", "limit should be given once, got it 2 times"),
+        ("venue=" + "x" * 201, "venue should have at most 200 characters"),
         ("page=2", "unknown parameter 'page'; there are venue, offset, limit"),
     ],
 )
@@ -352,7 +380,9 @@ async def test_a_stress_is_asked_for_in_the_query() -> None:
         {"shocks": ["ETH=-20%", "BTC=-1%"], "all": "-5%"},
     )
     status, body = await asked("/api/v1/stress?shock=NONE=-1%25")
-    assert (status, body) == (400, {"error": "no price or market 'NONE' is known"})
+    assert (status, body) == (404, {"error": "no price or market 'NONE' is known"})
+    mistake = "a shock should be written NAME=-20%"
+    assert await asked("/api/v1/stress?shock=") == (400, {"error": mistake})
     mistake = "unknown parameter 'shocks'; there are shock, all"
     assert await asked("/api/v1/stress?shocks=ETH") == (400, {"error": mistake})
     many = "&".join(["shock=ETH=-1%25"] * (SHOCKS_MAX + 1))
@@ -369,6 +399,49 @@ async def test_a_map_that_takes_long_is_asked_for_again() -> None:
         state.drawn = True
         async with session.get(path) as answer:
             assert (answer.status, await answer.json()) == (200, {"moves_pct": [0]})
+
+
+ANY_ATTEMPT = dict.fromkeys(["venue", "account", "outcome", "wallet", "since_ms"])
+
+
+async def test_attempts_are_filtered_and_paged() -> None:
+    everything = {"filters": ANY_ATTEMPT, "offset": 0, "limit": 50}
+    assert await asked("/api/v1/attempts") == (200, everything)
+    query = "venue=demo&account=7&outcome=won&wallet=0x1&since_ms=1700000000000&limit=200"
+    status, body = await asked(f"/api/v1/attempts?{query}&offset=9")
+    assert status == 200
+    assert body["filters"] == {
+        "venue": "demo",
+        "account": "7",
+        "outcome": "won",
+        "wallet": "0x1",
+        "since_ms": 1_700_000_000_000,
+    }
+    assert (body["offset"], body["limit"]) == (9, 200)
+    for wrong in ("outcome=x", "limit=201", "since_ms=now"):
+        assert (await asked(f"/api/v1/attempts?{wrong}"))[0] == 400
+
+
+async def test_a_journal_that_cannot_be_read_is_told() -> None:
+    state = State(reasons=["journal: no such file"])
+    async with _served(state) as session, session.get("/api/v1/attempts") as answer:
+        assert (answer.status, await answer.json()) == (503, {"error": "journal: no such file"})
+
+
+async def test_the_openapi_document_names_every_route_and_no_other() -> None:
+    async with _served(State(token="s3cret")) as session:  # noqa: S106
+        async with session.get("/api/v1/openapi.json") as answer:
+            told = (await answer.json())["paths"]
+        assert set(told) == {*READS, *WRITES}
+        for path, operations in told.items():
+            (method,) = operations
+            asked_for = path.format(venue="demo", account="7")
+            async with session.request(method, asked_for) as answer:
+                assert answer.status == (401 if path in WRITES else 200)
+                assert str(answer.status) in operations[method]["responses"]
+    assert set(READS) == {*PATHS, *OTHERS} - {"/", "/metrics"}
+    _, told = await asked("/api/v1/openapi.json")
+    assert set(WRITES).isdisjoint(told["paths"])  # type: ignore[arg-type]
 
 
 async def test_the_config_in_effect_is_shown() -> None:

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import socket
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,7 @@ from keeper.errors import TransientError
 from keeper.facts import Tick
 from keeper.prices import _mqtt_session
 from tests.brokers import Broker, running_broker
+from tests.certificates import make_authority
 from tests.prices.mqtt_rig import (
     BTC,
     PASSWORD,
@@ -243,25 +243,10 @@ async def test_a_subscription_that_is_refused_is_a_failure(
             await rig.source.check()
 
 
-def openssl(folder: Path, *arguments: str) -> None:
-    subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
-
-
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with ca.pem, and server.pem and server.key for 127.0.0.1 signed by it."""
-    folder = tmp_path_factory.mktemp("tls")
-    fresh = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
-    openssl(
-        folder, "req", "-x509", *fresh, "-subj", "/CN=ca", "-keyout", "ca.key", "-out", "ca.pem"
-    )
-    openssl(
-        folder,
-        *("req", "-x509", *fresh, "-subj", "/CN=broker", "-CA", "ca.pem", "-CAkey", "ca.key"),
-        *("-addext", "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=CA:FALSE"),
-        *("-keyout", "server.key", "-out", "server.pem"),
-    )
-    return folder
+    return make_authority(tmp_path_factory.mktemp("tls"))
 
 
 async def test_tls_verifies_the_broker(tmp_path: Path, authority: Path) -> None:

@@ -418,6 +418,9 @@ async def test_a_hinted_account_is_read_with_its_block_although_no_log_names_it(
         assert rig.desk.states[ALICE].head.number == number
         assert rig.desk.states[ALICE] != before
         assert rig.telemetry.totals["keeper_hinted_accounts_total", VENUE] == 1
+        assert rig.telemetry.totals["keeper_accounts_read_total", VENUE] == 2, (
+            "at the start, and now"
+        )
 
 
 async def test_how_late_a_block_was_seen_is_told_and_how(loops: Running) -> None:

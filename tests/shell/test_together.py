@@ -41,9 +41,17 @@ def _quiet() -> Iterator[None]:
 class World:
     """The shell with a real lane and journal on the fake chain, and what is in its journal."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(
+        self, folder: Path, *, batch_accounts_max: int = 8, open_attempts_max: int = 10
+    ) -> None:
         self.path = folder / "journal.sqlite"
         self.stack = AsyncExitStack()
+        self.desk_rules = replace(TOGETHER, batch_accounts_max=batch_accounts_max)
+        self.execution_rules = replace(
+            EXECUTION_RULES,
+            transaction_cost_wei_max=10**17,
+            open_attempts_max=open_attempts_max,
+        )
 
     async def __aenter__(self) -> Self:
         clock, telemetry = ManualClock(), CountingTelemetry()
@@ -51,19 +59,18 @@ class World:
         signer = KeySigner(KEY)
         self.address = signer.address
         self.chain.state.balances[self.address] = BALANCE_WEI
-        rpc = FakeRpc(self.chain)
+        rpc = self.rpc = FakeRpc(self.chain)
         journal = await self.stack.enter_async_context(Journal(self.path, 31337))
         self.journal = journal
         parts = LaneParts(rpc, PlainBroadcaster(rpc), journal, clock, telemetry)
         lanes = Lanes([Wallet("main", self.address, signer)], {}, LANE_RULES, parts)
-        execution_rules = replace(EXECUTION_RULES, transaction_cost_wei_max=10**17)
         self.rig = make_rig(
             lanes,
             self.chain,
             clock,
             telemetry=telemetry,
-            desk_rules=TOGETHER,
-            execution_rules=execution_rules,
+            desk_rules=self.desk_rules,
+            execution_rules=self.execution_rules,
         )
         return self
 

@@ -161,6 +161,11 @@ class World:
             return is_under(holding, self.market, state.index)
         return is_under(holding, state.prices(), state.index)
 
+    @property
+    def excuses(self) -> set[str]:
+        # a breaker that the last faults have opened rests for more blocks than calm ones allow
+        return EXCUSES if self.faulty else {*EXCUSES, HoldReason.BREAKER_OPEN.value}
+
     def watch(self, rig: Rig) -> None:
         """Nobody waits long for a liquidation, or for the next step of one, but for an excuse."""
         number = self.chain.head.number
@@ -168,7 +173,7 @@ class World:
         for name, held in self.chain.state.holdings.items():
             found = held, name in self.chain.state.orders  # the first step of two is progress
             since, seen = self.under_since.get(name, (number, found))
-            if not self.liquidatable(name) or rig.why(name) in EXCUSES:
+            if not self.liquidatable(name) or rig.why(name) in self.excuses:
                 self.under_since.pop(name, None)
                 continue
             since = since if seen == found else number
@@ -213,7 +218,7 @@ class World:
         assert won == paid
         spent = BALANCE_WEI - self.chain.state.balances[self.signer.address]
         assert sum(row.cost_wei for row in rows) == spent
-        nonces = [row.nonce for row in rows if row.tx_hash]
+        nonces = {row.id: row.nonce for row in rows if row.tx_hash}.values()
         assert sorted(nonces) == list(range(len(nonces))), "each nonce once, none left out"
         for row in rows:
             self.seen[str(row.outcome)] += 1

@@ -50,6 +50,11 @@ function count(number, thing) {
   return `${decimals(number, 0, 0)} ${thing}${number === 1 ? "" : "s"}`;
 }
 
+// Which venue, where there are several.
+function venueOf(one) {
+  return Object.keys(status.venues).length > 1 ? one.venue : "";
+}
+
 function joined(...parts) {
   return parts.filter(Boolean).join(" · ");
 }
@@ -189,7 +194,7 @@ function showAccounts(silent) {
     const distance = one.distance_pct;
     return [
       JSON.stringify([one.venue, one.account]),
-      { text: one.account, note: one.venue, href: path },
+      { text: one.account, note: venueOf(one), href: path },
       distance === null
         ? { text: "never", note: "no price moves it" }
         : { text: `${decimals(distance, 2, 2)} %`, tone: distance < 0 ? "bad" : distance < 2 ? "warn" : "" },
@@ -207,7 +212,6 @@ function story(one) {
     one.block === null ? "not included" : `block ${one.block}`,
     `paid ${native(one.reward_wei)} for ${native(one.cost_wei)}`,
     `${signed} on nonce ${one.nonce}`,
-    one.tx,
   );
 }
 
@@ -215,9 +219,9 @@ function showAttempts() {
   const tones = { won: "good", done: "good", reverted: "bad", dropped: "bad", expired: "bad", lost: "warn", cancelled: "warn" };
   fillTable("attempts", status.attempts.map((one) => [
     one.id,
-    { text: one.account, note: one.venue },
+    { text: one.account, note: venueOf(one) },
     { text: one.state, tone: tones[one.state] || "" },
-    { text: story(one), note: one.detail },
+    { text: story(one), note: joined(one.detail, one.tx) },
   ]));
 }
 

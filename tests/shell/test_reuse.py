@@ -1,0 +1,114 @@
+"""A nonce whose liquidation is over goes to the next best candidate; who pays what."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from keeper.facts import AccountId, Attempt
+from keeper.jobs import Gain
+from keeper.units import GWEI, WAD
+from tests.shell import market
+from tests.shell.market import rival_liquidates, set_account
+from tests.shell.test_together import World
+from tests.shell.venue import VENUE
+
+ALICE, BOB, CAROL = (AccountId(name) for name in ("alice", "bob", "carol"))
+FIRST_WEI = 3 * GWEI  # the fee cap of a first try: twice the base fee, and the tip
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    with capture_logs():
+        yield
+
+
+async def one_in_flight(world: World) -> Attempt:
+    """Send for alice, who pays most, and have bob and carol wait for room."""
+    sizes = {ALICE: (-29_200, 15), BOB: (-25_000, 13), CAROL: (-19_500, 10)}
+    accounts = (set_account(name, cash, eth=size) for name, (cash, size) in sizes.items())
+    await world.rig.started(*accounts)
+    await world.rig.settle()
+    await world.rig.tried()
+    (attempt,) = world.rig.execution._submitter.open_attempts
+    assert attempt.plan.account == ALICE
+    assert world.rig.why(BOB) == world.rig.why(CAROL) == "open_attempts"
+    return attempt
+
+
+def lonely(folder: Path) -> World:
+    return World(folder, batch_accounts_max=1, open_attempts_max=1)
+
+
+async def test_the_next_best_takes_the_nonce_and_pays_for_it(tmp_path: Path) -> None:
+    async with lonely(tmp_path) as world:
+        first = await one_in_flight(world)
+        parts = {Gain.TRADE: 5 * WAD}
+        world.rig.venue.gains = lambda _logs, _wallet: parts  # type: ignore[attr-defined]
+        world.chain.stuck = lambda tx: tx.max_fee_wei <= FIRST_WEI
+        await world.rig.block(rival_liquidates(ALICE))
+        (flying,) = world.rig.execution._submitter.open_attempts
+        assert (flying.id, flying.nonce) == (first.id, first.nonce)
+        before, after = flying.transactions
+        assert after.accounts == (BOB,)
+        assert after.max_fee_wei * 8 >= before.max_fee_wei * 9
+        assert after.priority_fee_wei * 8 >= before.priority_fee_wei * 9
+        assert world.rig.why(BOB) == "in_flight"
+        (kept,) = await world.journal.open_attempts()
+        assert kept.transactions == flying.transactions, "a restart knows whose it is"
+        assert kept.plan.batch == (ALICE, BOB)
+        await world.rig.block()
+        await world.rig.block()
+        rows = {row.account: row for row in world.rows()}
+        assert (rows[ALICE].outcome, rows[ALICE].cost_wei) == ("cancelled", 0)
+        assert rows[ALICE].detail == "its nonce went to another account"
+        assert (rows[BOB].outcome, rows[BOB].nonce) == ("won", first.nonce)
+        assert (rows[BOB].gains, rows[ALICE].gains, rows[ALICE].reward_wad) == (parts, {}, 0)
+        assert rows[BOB].cost_wei == world.spent_wei()
+        assert world.rig.counted("keeper_attempts_total", "won") == 1
+
+
+async def test_the_first_one_may_be_included_after_all(tmp_path: Path) -> None:
+    """It reverts and pays; who was to have the nonce is tried again."""
+    async with lonely(tmp_path) as world:
+        await one_in_flight(world)
+        world.chain.stuck = lambda _tx: True
+        await world.rig.block(rival_liquidates(ALICE))
+        (flying,) = world.rig.execution._submitter.open_attempts
+        (pooled,) = world.chain.pool.values()
+        assert pooled.hash == flying.transactions[-1].hash
+        world.chain.pool.clear()
+        first = next(tx for tx in world.rpc.accepted if tx.hash == flying.transactions[0].hash)
+        world.chain.stuck = lambda _tx: False
+        await world.rig.block(lambda chain, block: chain.run(block, first))
+        await world.rig.block()
+        rows = {row.account: row for row in world.rows()}
+        assert (rows[ALICE].outcome, rows[ALICE].cost_wei) == ("lost", world.spent_wei())
+        assert (rows[BOB].outcome, rows[BOB].cost_wei) == ("cancelled", 0)
+        for _ in range(8):
+            await world.rig.block()
+        assert world.won() == {BOB, CAROL}
+        assert sum(row.cost_wei for row in world.rows()) == world.spent_wei()
+
+
+@pytest.mark.parametrize("why_not", ["nobody waits", "it would not pay", "paused"])
+async def test_without_a_candidate_that_pays_it_is_cancelled(tmp_path: Path, why_not: str) -> None:
+    async with lonely(tmp_path) as world:
+        await one_in_flight(world)
+        world.chain.stuck = lambda tx: tx.call.to.lower() == market.ADDRESS
+        over = [rival_liquidates(ALICE)]
+        if why_not == "nobody waits":
+            over += [rival_liquidates(BOB), rival_liquidates(CAROL)]
+        if why_not == "it would not pay":
+            rules = world.rig.execution.weighing.rules
+            world.rig.execution.weighing.rules = replace(rules, profit_wei_min=10**20)
+        if why_not == "paused":
+            world.rig.execution.brakes.pause(on=True)
+        await world.rig.block(*over)
+        for _ in range(3):
+            await world.rig.block()
+        rows = {row.account: row for row in world.rows()}
+        assert (rows[ALICE].outcome, rows[ALICE].cost_wei) == ("cancelled", world.spent_wei())
+        assert world.rig.execution._submitter.attempt_of(VENUE, ALICE) is None
