@@ -284,7 +284,7 @@ def growth(shape: Shape, ticks: int) -> list[Line]:
     """Return ticks of 5 bp on the most popular factor of books of several sizes.
 
     First books of one shape, where the accounts near their edge grow with all, then such with as
-    many near in each.
+    many near in each. They show what a tick grows with; the goals are those of one size.
     """
     found = []
     for near in (None, NEAR):
@@ -301,7 +301,7 @@ def growth(shape: Shape, ticks: int) -> list[Line]:
             run.walk(TICK_BP, "popular")
             what = "" if near is None else ", as many near"
             name = f"{accounts:,} accounts{what}: {TICK_BP} bp, popular factor"
-            found.append(replace(run.lines[-1], name=name))
+            found.append(replace(run.lines[-1], name=name, goal="", met=None))
             gc.unfreeze()
     return found
 

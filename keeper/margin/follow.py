@@ -266,7 +266,7 @@ class Follower(Generic[IdT]):
         for start in range(0, slab.size, CHUNK):
             part = slice(start, min(start + CHUNK, slab.size))
             terms, middle = product[: part.stop - start], slab.middle[part]
-            others = np.flatnonzero(aside[part])
+            others = np.flatnonzero(aside[part]) if aside[part].any() else _NONE
             kept = middle[others]
             anchors.take(slab.factor[part], out=terms, mode="clip")
             terms *= slab.weight[part]

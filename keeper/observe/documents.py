@@ -158,6 +158,8 @@ _ATTEMPT = record(
 ATTEMPTS = record(total=WHOLE, offset=WHOLE, attempts=listed(_ATTEMPT))
 
 STATUS = record(
+    chain_id=WHOLE,
+    now_ms=WHOLE,
     ready=FLAG,
     unready=listed(TEXT),
     dry_run=FLAG,
@@ -167,7 +169,7 @@ STATUS = record(
         record(name=TEXT, address=TEXT, balance_wei=EXACT, open_attempts=WHOLE, parked=TEXT)
     ),
     head=maybe(ANY),
-    prices=by_name(record(price=maybe(NUMBER), age_ms=maybe(WHOLE))),
+    prices=by_name(record(price=maybe(NUMBER), age_ms=maybe(WHOLE), trouble=TEXT)),
     venues=by_name(ANY),
     accounts=listed(ANY),
     endpoints=listed(
@@ -190,6 +192,4 @@ STATUS = record(
     latency_ms=record(p50=maybe(NUMBER), p99=maybe(NUMBER), count=WHOLE),
 )
 STRESS = record(shocks_pct=by_name(NUMBER), venues=by_name(ANY), left_out=by_name(TEXT))
-LIQUIDATION_MAP = record(
-    moves_pct=listed(NUMBER), venues=by_name(ANY), left_out=by_name(TEXT), took_ms=WHOLE
-)
+LIQUIDATION_MAP = record(moves_pct=listed(NUMBER), venues=by_name(ANY), left_out=by_name(TEXT))

@@ -254,15 +254,21 @@ def test_an_attempt_is_told_with_its_money(
         page.open()
         page.until(lambda: [row[1] for row in page.rows("attempts")][:1] == ["won"])
         said = page.api("/api/v1/status")
-        (done,) = said["attempts"]
+        (done,) = page.api("/api/v1/attempts")["attempts"]
         ((who, _, story),) = page.rows("attempts")
         assert who == str(account)
         told = re.search(r"block (\d+) · paid (\S+) for (\S+) · one transaction", story)
         assert told, story
-        assert int(told[1]) == done["block"]
+        assert int(told[1]) == done["included_block"]
         for shown, exact in ((told[2], done["reward_wei"]), (told[3], done["cost_wei"])):
             assert float(shown) == pytest.approx(int(exact) / WAD, rel=1e-3)
-        assert done["tx"] in story
+        assert done["tx_hash"] in story
+        history = re.findall(r"\+([\d.]+) s (\w+)", story)
+        assert history == [
+            (f"{(line['at_ms'] - done['opened_ms']) / 1000:.3f}", line["event"])
+            for line in done["history"]
+        ]
+        assert [event for _, event in history][-2:] == ["included", "settled"]
         (wallet,) = page.rows("wallets")
         (held,) = said["wallets"]
         assert wallet[:2] == [

@@ -39,8 +39,6 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 def hostile_status() -> dict[str, Any]:
     """Return a status document whose every text came from somebody else."""
     account = {"venue": HOSTILE, "account": HOSTILE, "why": HOSTILE, "detail": HOSTILE}
-    attempt = {"id": HOSTILE, "venue": HOSTILE, "account": HOSTILE, "transactions": 1, "nonce": 0}
-    money = {"block": 1, "tx": HOSTILE, "reward_wei": "1", "cost_wei": "1"}
     return {
         "chain_id": 1,
         "now_ms": 0,
@@ -70,7 +68,8 @@ def hostile_status() -> dict[str, Any]:
             | {"head": None, "lag_blocks": 0, "latency_ms": None}
         ],
         "loops": {HOSTILE: {"age_s": 1.0, "limit_s": 0.5, "late": True}},
-        "attempts": [attempt | money | {"state": HOSTILE, "detail": HOSTILE}],
+        "attempts": [],
+        "liquidations": {HOSTILE: {"us": 1, "other": 1, "capture_rate": 0.5}},
         "totals": {"outcomes": {HOSTILE: 1}, "profit_wei": {HOSTILE: "1"}},
         "budgets": [{"budget": HOSTILE, "unit": "usd", "most": 1.0, "left": None}],
         "wallets": [
@@ -79,6 +78,23 @@ def hostile_status() -> dict[str, Any]:
         ],
         "latency_ms": {"p50": None, "p99": None, "count": 0},
     }
+
+
+def hostile_attempts() -> dict[str, Any]:
+    event = {"at_ms": 1, "event": HOSTILE, "block": None, "facts": {}}
+    attempt = {
+        **dict.fromkeys(("id", "venue", "account", "wallet", "outcome", "detail"), HOSTILE),
+        "tx_hash": HOSTILE,
+        "nonce": 0,
+        "accounts": 2,
+        "opened_ms": 0,
+        "included_block": None,
+        "reward_wei": "1",
+        "cost_wei": "1",
+        "transactions": [],
+        "history": [event],
+    }
+    return {"total": 30, "offset": 0, "attempts": [attempt]}
 
 
 def hostile_map() -> dict[str, Any]:
@@ -94,6 +110,9 @@ def hostile_map() -> dict[str, Any]:
 
 
 class Hostile(State):
+    async def attempts(self, *_: object) -> dict[str, object]:
+        return hostile_attempts()
+
     async def liquidation_map(self) -> dict[str, object]:
         return hostile_map()
 

@@ -3,6 +3,8 @@
 const CUT_AFTER_MS = 5000; // of silence beyond the time the next event was promised for
 const RETRY_MS = 2000;
 const MAP_MS = 10000; // between two looks at the map
+const ATTEMPTS_MS = 5000; // likewise at the attempts, unless the status tells of something new
+const ATTEMPTS_SHOWN = 20;
 const WEI = 1e18;
 const MARKETS_SHOWN = 5; // in colours of their own; the others share one
 
@@ -16,6 +18,9 @@ let source = null;
 let stale = true;
 let map = null;
 let mapMs = -Infinity; // when it was last asked for
+let attempts = [];
+let attemptsMs = -Infinity;
+let attemptsKey = ""; // what the status said of them then
 
 // --- words ---------------------------------------------------------------------------------------
 
@@ -139,7 +144,6 @@ function render() {
   showHeader(silent);
   showMarkets(silent);
   showAccounts(silent);
-  showAttempts();
   showMeans(silent);
 }
 
@@ -180,9 +184,13 @@ function showMarkets(silent) {
       { text: venue, note: joined(trouble, probe), tone: trouble ? "bad" : "" },
       { text: decimals(one.accounts, 0, 0), note: `${decimals(one.in_book, 0, 0)} in the book` },
       { text: decimals(one.under_margined, 0, 0), tone: one.under_margined ? "warn" : "" },
-      native(status.totals.profit_wei[venue] || "0"),
+      { text: native(status.totals.profit_wei[venue] || "0"), note: captured(status.liquidations[venue]) },
     ];
   }));
+}
+
+function captured({ us, other }) {
+  return us + other ? `${decimals(us, 0, 0)} of ${count(us + other, "liquidation")}` : "";
 }
 
 function showAccounts(silent) {
@@ -203,25 +211,29 @@ function showAccounts(silent) {
   }));
 }
 
+function summary(one) {
+  const signed = one.transactions.length === 1 ? "one transaction" : count(one.transactions.length, "transaction");
+  const by = `${signed} on nonce ${one.nonce} of ${one.wallet}`;
+  if (one.reward_wei === null) return `in flight: ${by}`;
+  const block = one.included_block === null ? "not included" : `block ${one.included_block}`;
+  return joined(block, `paid ${native(one.reward_wei)} for ${native(one.cost_wei)}`, by);
+}
+
+// What happened, and how many seconds after the beginning.
 function story(one) {
-  const signed = one.transactions === 1 ? "one transaction" : count(one.transactions, "transaction");
-  if (one.reward_wei === undefined) {
-    return joined(`${signed} on nonce ${one.nonce}`, `expected to leave ${native(one.expected_wei)}`);
-  }
-  return joined(
-    one.block === null ? "not included" : `block ${one.block}`,
-    `paid ${native(one.reward_wei)} for ${native(one.cost_wei)}`,
-    `${signed} on nonce ${one.nonce}`,
-  );
+  return one.history.map(({ at_ms, event, block, facts }) => {
+    const what = event === "signed" ? `signed ${facts.kind || ""}` : event === "included" ? `included in block ${block}` : event;
+    return `+${decimals((at_ms - one.opened_ms) / 1000, 3, 3)} s ${what}`;
+  });
 }
 
 function showAttempts() {
   const tones = { won: "good", done: "good", reverted: "bad", dropped: "bad", expired: "bad", lost: "warn", cancelled: "warn" };
-  fillTable("attempts", status.attempts.map((one) => [
+  fillTable("attempts", attempts.map((one) => [
     one.id,
-    { text: one.account, note: venueOf(one) },
-    { text: one.state, tone: tones[one.state] || "" },
-    { text: story(one), note: joined(one.detail, one.tx) },
+    { text: one.accounts > 1 ? `${one.account} and ${one.accounts - 1} more` : one.account, note: venueOf(one) },
+    { text: one.outcome, tone: tones[one.outcome] || "" },
+    { text: summary(one), note: joined(one.detail, ...story(one), one.tx_hash) },
   ]));
 }
 
@@ -350,6 +362,25 @@ async function askForMap() {
   }
 }
 
+// --- the attempts, whole -------------------------------------------------------------------------
+
+async function askForAttempts() {
+  const key = JSON.stringify(status.attempts.map((one) => [one.id, one.state, one.transactions]));
+  if (key === attemptsKey && now() - attemptsMs < ATTEMPTS_MS) return;
+  attemptsKey = key;
+  attemptsMs = now();
+  try {
+    const answer = await fetch(`/api/v1/attempts?limit=${ATTEMPTS_SHOWN}`, { signal: AbortSignal.timeout(MAP_MS) });
+    const body = await answer.json();
+    if (!answer.ok) throw new Error(body.error);
+    attempts = body.attempts;
+    showAttempts();
+    put($("attempts-note"), body.total > attempts.length ? `The newest of ${decimals(body.total, 0, 0)}.` : "");
+  } catch (error) {
+    put($("attempts-note"), `What the journal says cannot be had: ${error.message}`);
+  }
+}
+
 // --- the stream ----------------------------------------------------------------------------------
 
 function connect() {
@@ -359,6 +390,7 @@ function connect() {
     heard = now();
     render();
     if (now() - mapMs > MAP_MS) askForMap();
+    askForAttempts();
   });
   source.addEventListener("error", cut);
 }
