@@ -159,6 +159,10 @@ class Execution:
 
     def _overtaken(self, desk: Desk, ready: Ready, head: Head) -> Hold | None:
         """Hold what came too late: others were sent meanwhile, or it took too long."""
+        venue = desk.venue.id
+        # a reorg may have brought back what was settled
+        if any(self._submitter.attempt_of(venue, each) for each in accounts_of(ready.plan)):
+            return self._wait(HoldReason.ATTEMPT_OPEN, head)
         waited_ns = self._clock.monotonic_ns() - ready.plan.decided_ns
         if waited_ns > self.rules.candidate_ms_max * 1_000_000:
             return self._wait(HoldReason.CANDIDATE_EXPIRED, head)
@@ -167,8 +171,8 @@ class Execution:
             return self._wait(reason, head)
         if len(self._submitter.open_attempts) >= self.rules.open_attempts_max:
             return self._wait(HoldReason.OPEN_ATTEMPTS, head)
-        found = (self._behind(desk, each.assessment, head) for each in ready.nominated)
-        return next((held for held in found if held is not None), None)
+        behind = (self._behind(desk, each.assessment, head) for each in ready.nominated)
+        return next((held for held in behind if held is not None), None)
 
     async def _ready(
         self, desk: Desk, nominated: Nominated, wallet: str | None, head: Head

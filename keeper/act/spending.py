@@ -60,6 +60,7 @@ class Spending:
         self._clock = clock
         self._native_usd_wad = native_usd_wad
         self.learn(())
+        self._worst: dict[str, tuple[Attempt, Amounts]] = {}  # of what was in flight last
         self._claims: dict[Key, Amounts] = {}  # let through, perhaps not in flight yet
 
     def learn(self, all_past: Iterable[Past]) -> None:
@@ -135,10 +136,15 @@ class Spending:
         return self._budget.left(reserved, self._clock.wall_ms(), self._native_usd_wad())
 
     def _reserved(self, open_attempts: Iterable[Attempt]) -> dict[Key, Amounts]:
-        reserved = dict(self._claims)
+        reserved, known = dict(self._claims), dict[str, tuple[Attempt, Amounts]]()
         for attempt in open_attempts:
+            before = self._worst.get(attempt.id)
+            if before is None or before[0] is not attempt:  # worked out once for each change
+                before = attempt, _worst_of(attempt)
+            known[attempt.id] = before
             key = (attempt.plan.venue, attempt.plan.account)
-            reserved[key] = _larger(_worst_of(attempt), reserved.get(key))
+            reserved[key] = _larger(before[1], reserved.get(key))
+        self._worst = known
         return reserved
 
 

@@ -52,11 +52,17 @@ def all_settled(keeper: KeeperProcess) -> bool:
 
 
 def assert_right(
-    rig: Rig, keeper: KeeperProcess, wallets: Sequence[str], accounts: Sequence[int]
+    rig: Rig,
+    keeper: KeeperProcess,
+    wallets: Sequence[str],
+    accounts: Sequence[int],
+    *,
+    may_lose: bool = False,
 ) -> None:
     """Each account once, each nonce once, and the money to the wei."""
     rows = attempts(keeper)
-    assert {row["outcome"] for row in rows} <= {"won", "cancelled", "done", "dropped"}
+    usual = {"won", "cancelled", "done", "dropped"} | ({"lost"} if may_lose else set())
+    assert {row["outcome"] for row in rows} <= usual
     liquidated = Counter(one["account"] for one in rig.liquidations())
     assert liquidated == Counter(accounts), "each once, and no other"
     won = Counter(row["account"] for row in rows if row["outcome"] == "won")

@@ -25,6 +25,7 @@ CROWDS = "faults/test_crowds.py::"
 ENDPOINTS = "e2e/test_endpoint_faults.py::"
 ONE_OF_THREE = ENDPOINTS + "test_one_of_three_fails_and_the_work_goes_on"
 NONE_LEFT = ENDPOINTS + "test_none_is_left_nothing_is_sent_and_it_is_told"
+ORPHANS = "chain/test_orphans.py::"
 TROUBLE = "chain/test_journal_trouble.py::"
 
 TABLE: Sequence[Case] = (
@@ -76,6 +77,15 @@ TABLE: Sequence[Case] = (
         "a reorg removes ours while it is not deep enough",
         "noticed by the parent hash, told as orphaned, liquidated once",
         ["faults/test_reorgs.py::test_attempts_in_flight_are_tried_again"],
+    ),
+    Case(
+        "a reorg removes ours after it was settled, while the keeper runs or not",
+        "in flight again, its money is taken back",
+        [
+            "faults/test_reorgs.py::test_what_was_settled_is_in_flight_again",
+            ORPHANS + "test_a_transaction_that_comes_back_in_another_block_is_settled_anew",
+            ORPHANS + "test_a_start_finds_what_was_orphaned_meanwhile",
+        ],
     ),
     # --- accounts
     Case(

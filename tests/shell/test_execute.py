@@ -16,8 +16,9 @@ from keeper.chain.lane_rules import LaneParts, LaneRules
 from keeper.chain.lanes import Lanes
 from keeper.chain.signer import KeySigner, Wallet
 from keeper.decide.agenda import HoldReason
-from keeper.facts import AccountId, Outcome, Refused, TxKind
+from keeper.facts import AccountId, Attempt, Outcome, Refused, TxKind
 from keeper.units import GWEI, WAD
+from tests.chain.test_lane import plan
 from tests.fakes import CountingTelemetry, ManualClock, PlainBroadcaster
 from tests.shell.market import FakeChain, set_account
 from tests.shell.rig import (
@@ -132,6 +133,26 @@ async def test_an_attempt_that_ends_while_it_is_sent_does_not_leave_its_account_
     assert rig.why(ALICE) != "in_flight"
     await rig.tried()
     assert len(lane.plans) >= 2
+
+
+async def test_what_a_reorg_brings_back_while_it_is_simulated_is_not_tried_beside_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rig, lane = scripted_rig()
+    await rig.started(UNDER)
+    simulate = rig.desk.venue.simulate
+
+    async def meanwhile(*arguments: Any) -> object:  # noqa: ANN401 - passed on
+        found = await simulate(*arguments)
+        again = replace(plan(), venue=VENUE, account=ALICE)
+        lane.orphaned = [Attempt("settled", again, lane.address, 0, (), opened_ms=1)]
+        await lane.reopen(1, rig.chain.head)
+        return found
+
+    monkeypatch.setattr(rig.desk.venue, "simulate", meanwhile)
+    await rig.tried()
+    assert lane.plans == []
+    assert rig.why(ALICE) == "attempt_open"
 
 
 async def test_candidates_wait_their_turn_and_the_worst_goes_first() -> None:
