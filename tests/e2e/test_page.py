@@ -125,7 +125,7 @@ def test_it_shows_what_the_api_says(page: Page) -> None:
     assert page.text("dry-run") == "DRY RUN: nothing is signed or sent"
     assert f"chain {said['chain_id']} · block " in page.text("facts")
     (venue,) = page.rows("venues")
-    assert venue[1:] == ["2|2 in the book", "1", "0.00"]
+    assert venue[1:] == ["2|2 in the book", "1", "0.00|no liquidation seen"]
     budgets = {one["budget"]: one for one in said["budgets"]}
     assert [row[0] for row in page.rows("budgets")] == list(budgets)
     (endpoint,) = page.rows("endpoints")

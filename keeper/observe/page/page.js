@@ -4,7 +4,7 @@ const CUT_AFTER_MS = 5000; // of silence beyond the time the next event was prom
 const RETRY_MS = 2000;
 const MAP_MS = 10000; // between two looks at the map
 const ATTEMPTS_MS = 5000; // likewise at the attempts, unless the status tells of something new
-const ATTEMPTS_SHOWN = 20;
+const ATTEMPTS_SHOWN = 10;
 const WEI = 1e18;
 const MARKETS_SHOWN = 5; // in colours of their own; the others share one
 
@@ -190,7 +190,7 @@ function showMarkets(silent) {
 }
 
 function captured({ us, other }) {
-  return us + other ? `${decimals(us, 0, 0)} of ${count(us + other, "liquidation")}` : "";
+  return us + other ? `${decimals(us, 0, 0)} of ${decimals(us + other, 0, 0)} were ours` : "no liquidation seen";
 }
 
 function showAccounts(silent) {
@@ -213,7 +213,8 @@ function showAccounts(silent) {
 
 function summary(one) {
   const signed = one.transactions.length === 1 ? "one transaction" : count(one.transactions.length, "transaction");
-  const by = `${signed} on nonce ${one.nonce} of ${one.wallet}`;
+  const wallet = status.wallets.length > 1 ? status.wallets.find(({ address }) => address === one.wallet) : null;
+  const by = joined(`${signed} on nonce ${one.nonce}`, wallet && `wallet ${wallet.name}`);
   if (one.reward_wei === null) return `in flight: ${by}`;
   const block = one.included_block === null ? "not included" : `block ${one.included_block}`;
   return joined(block, `paid ${native(one.reward_wei)} for ${native(one.cost_wei)}`, by);
