@@ -97,8 +97,14 @@ def test_explain_gives_the_contracts_numbers(watched: Watched) -> None:
 
 def test_explain_says_it_in_words(watched: Watched) -> None:
     _, keeper, under, safe = watched
-    said = run(keeper, "explain", str(under)).output
-    assert said.startswith(f"demo, account {under}: dry_run\nheld: dry_run; looked at again ")
+    # for a moment it is being simulated again
+    held = f"demo, account {under}: dry_run\nheld: dry_run; looked at again "
+
+    def explained() -> str:
+        return run(keeper, "explain", str(under)).output
+
+    keeper.until(lambda: explained().startswith(held), KNOWN_S_MAX)
+    said = explained()
     assert "exactly: liquidatable by the " in said
     assert "at the sources' prices: under-margined" in said
     said = run(keeper, "explain", str(safe), "--venue", "demo").output

@@ -151,15 +151,15 @@ def test_no_secret_comes_out_of_a_chaotic_run(rig: Rig, gossip: Gossip, tmp_path
         for how in ("error", "page"):
             gossip.how = how
             keeper.until(lambda: keeper.unready() != [], DONE_S_MAX)
-            said += [*asked(keeper, account), *commands(keeper, "status", "check")]
+            said += [*asked(keeper, account), *commands(keeper, "status")]
             gossip.how = ""
             keeper.until_ready()
-        for fault in (Fault.GARBAGE, Fault.RESET, Fault.NONSENSE):
-            gossip.break_with(fault)
-            keeper.until(lambda: keeper.unready() != [], DONE_S_MAX)
-            said += asked(keeper, account)
-            gossip.mend()
-            keeper.until_ready()
+        gossip.break_with(Fault.RESET)
+        keeper.until(lambda: keeper.unready() != [], DONE_S_MAX)
+        said += asked(keeper, account)
+        said += commands(keeper, "check")
+        gossip.mend()
+        keeper.until_ready()
 
         text = keeper.config.read_text()  # now the operator writes secrets where they do not belong
         wrong = text.replace('{ file = "password" }', f'"{SECRETS["password"]}"')
