@@ -59,7 +59,7 @@ def run(paths: tuple[Path, ...], dry_run: bool) -> None:  # noqa: FBT001 - click
     marked [live] are taken over, others are named and need a restart.
     """
     from keeper.app import main_loop  # noqa: PLC0415 - it imports web3, which --help need not
-    from keeper.observe.log import configure  # noqa: PLC0415
+    from keeper.observe.log import configure, last_words  # noqa: PLC0415
     from keeper.reload import Reloading  # noqa: PLC0415
 
     chains = load_chains(paths)
@@ -69,6 +69,7 @@ def run(paths: tuple[Path, ...], dry_run: bool) -> None:  # noqa: FBT001 - click
     first = chains[0].log
     log_at = partial(configure, style=first.format, secrets=secrets)
     log_at(first.level)
+    sys.excepthook = last_words
     reloading = [
         Reloading(ConfigFile(path, dry_run), log_at if path == paths[0] else lambda _level: None)
         for path in paths
@@ -82,12 +83,13 @@ def run(paths: tuple[Path, ...], dry_run: bool) -> None:  # noqa: FBT001 - click
 def check(path: Path, as_json: bool) -> None:  # noqa: FBT001
     """Ask everything the keeper depends on, and say what would keep it from working."""
     from keeper.check import Finding, preflight  # noqa: PLC0415
-    from keeper.observe.log import configure  # noqa: PLC0415
+    from keeper.observe.log import blank, configure  # noqa: PLC0415
 
     configure("error")
     code = 0
     try:
         settings = load(path)
+        configure("error", secrets=settings.secret_values())
         findings = [Finding("config", "ok", f"{path} is valid")]
         findings += asyncio.run(preflight(settings))
     except ConfigError as error:
@@ -95,12 +97,14 @@ def check(path: Path, as_json: bool) -> None:  # noqa: FBT001
         code = 2
     failed = any(finding.verdict == "failed" for finding in findings)
     if as_json:
-        click.echo(json.dumps({"ok": not failed, "findings": [asdict(f) for f in findings]}))
+        told = {"ok": not failed, "findings": [asdict(finding) for finding in findings]}
+        click.echo(blank(json.dumps(told)))
     else:
         table = Table("", "what", "found", "mend", box=None, pad_edge=False)
         for finding in findings:
             verdict = f"[{STYLES[finding.verdict]}]{finding.verdict}[/]"
-            table.add_row(verdict, *map(escape, (finding.what, finding.found, finding.mend)))
+            words = (finding.what, finding.found, finding.mend)
+            table.add_row(verdict, *(escape(blank(text)) for text in words))
         Console().print(table)
     sys.exit(code or (1 if failed else 0))
 

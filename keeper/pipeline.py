@@ -98,6 +98,10 @@ class Pipeline:
         except TransientError as error:
             self.chain_trouble = str(error)
             raise
+        except RpcError as error:
+            # nothing but the head and its logs was asked for: who refuses that is in trouble
+            self.chain_trouble = str(error)
+            raise TransientError(str(error)) from error
 
     async def _follow_chain(self) -> None:
         self._advance(await self._chain.start())

@@ -1,11 +1,13 @@
 """Secrets by reference: the config says where a secret is, never what it is."""
 
+import base64
 import os
 import re
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -22,6 +24,7 @@ from pydantic_core import CoreSchema, PydanticCustomError
 
 from keeper.errors import ConfigError
 
+KEY_CHARS_MIN = 12  # of an API key in a URL; shorter parts are words as "mainnet" or "v3"
 SECRET_BYTES_MAX = 64 * 1024  # a keystore has half a kilobyte
 HIDDEN_FAULT = "keeper_hidden"  # error type whose offending value is never shown
 _RAW_KEY = re.compile(r"(?<![0-9a-fA-F])(?:0[xX])?[0-9a-fA-F]{64}(?![0-9a-fA-F])")
@@ -259,6 +262,18 @@ class Endpoint(SecretRef):
         pattern = f"^(?:{'|'.join(cls.schemes)})://[^/@]+(?:/|$)"
         text = {"type": "string", "format": "uri", "pattern": pattern}
         return {"anyOf": [text, handler(SecretRef.__pydantic_core_schema__)]}
+
+
+def credentials_in(url: str) -> Iterator[str]:
+    """Yield what may be a secret in a URL: the password, the login as HTTP sends it, long parts."""
+    parts = urlsplit(url)
+    if parts.password is not None:
+        login = f"{unquote(parts.username or '')}:{unquote(parts.password)}"
+        yield from (parts.password, unquote(parts.password))
+        yield base64.b64encode(login.encode()).decode()
+    for part in re.split(r"[/=&;,]", f"{parts.path}/{parts.query}"):
+        if len(part) >= KEY_CHARS_MIN:
+            yield from (part, unquote(part))
 
 
 class HttpEndpoint(Endpoint):

@@ -11,9 +11,11 @@ from pydantic import BaseModel, Field, SerializeAsAny
 from keeper.config.feeds import FeedSettings
 from keeper.config.keyref import (
     ConfigPath,
+    Endpoint,
     HttpEndpoint,
     SecretRef,
     WsEndpoint,
+    credentials_in,
 )
 from keeper.config.reconcile import ReconcileSettings
 from keeper.config.relays import RelaySettings
@@ -325,11 +327,20 @@ class Settings(Table):
         return dict(references(self, ""))
 
     def secret_values(self) -> list[str]:
-        """Read what is referenced, to be blanked out of logs; what cannot be read is left out."""
+        """Read what is referenced, to be blanked out of logs; what cannot be read is left out.
+
+        Of URLs, those in the config as well, what may be a key or a password in them, too.
+        """
         values: list[str] = []
-        for reference in self.secrets().values():
+        for _, reference in references(self, "", inline=True):
             with contextlib.suppress(ConfigError):
-                values.append(reference.read().get_secret_value())
+                text = reference.read().get_secret_value()
+                if not isinstance(reference, Endpoint):
+                    values.append(text)
+                    continue
+                values += credentials_in(text)
+                if reference.url is None:
+                    values.append(text)
         return values
 
     def show(self, *, reveal_urls: bool = False) -> dict[str, Any]:

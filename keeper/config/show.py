@@ -13,11 +13,17 @@ def _has_kind(value: BaseModel) -> bool:
     return "kind" in type(value).model_fields
 
 
-def references(value: object, path: str) -> Iterator[tuple[str, SecretRef]]:
-    """Yield every reference to a secret below a value, with its key path."""
+def references(
+    value: object, path: str, *, inline: bool = False
+) -> Iterator[tuple[str, SecretRef]]:
+    """Yield every reference to a secret below a value, with its key path.
+
+    ``inline``: endpoints whose URL stands in the config as well.
+    """
     match value:
         case Endpoint() if value.url is not None:
-            return
+            if inline:
+                yield path, value
         case SecretRef():
             yield path, value
         case BaseModel():
@@ -25,13 +31,13 @@ def references(value: object, path: str) -> Iterator[tuple[str, SecretRef]]:
                 # The keys of a kind stand in the same table as the common ones.
                 is_kind = name == "options" and _has_kind(value)
                 below = path if is_kind else f"{path}.{name}".removeprefix(".")
-                yield from references(inner, below)
+                yield from references(inner, below, inline=inline)
         case tuple() | list():
             for index, inner in enumerate(value):
-                yield from references(inner, f"{path}[{index}]")
+                yield from references(inner, f"{path}[{index}]", inline=inline)
         case Mapping():
             for name, inner in value.items():
-                yield from references(inner, f"{path}.{name}")
+                yield from references(inner, f"{path}.{name}", inline=inline)
 
 
 def plain(value: object, *, reveal_urls: bool) -> Any:  # noqa: ANN401 - JSON

@@ -14,6 +14,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from keeper.errors import FatalError, UnknownNameError
+from keeper.observe.log import blank
 from keeper.observe.openapi import READS
 from keeper.observe.query import read_query
 
@@ -142,7 +143,7 @@ def _answering(path: str, answer: Answer) -> Handler:
 def as_json(status: int, body: Document) -> web.Response:
     """Answer with JSON."""
     # NaN and Infinity are no JSON: better a 500 in the log than a page that cannot be read
-    text = json.dumps(body, allow_nan=False) + "\n"
+    text = blank(json.dumps(body, allow_nan=False)) + "\n"  # a peer's words may quote our secrets
     return web.Response(status=status, text=text, content_type="application/json")
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from aiohttp import web
 
 from keeper.observe.api import as_json
+from keeper.observe.log import blank
 
 PATH = "/api/v1/events"
 CLIENTS_MAX = 16
@@ -83,7 +84,7 @@ class Events:
         took_s = time.monotonic() - began_s
         wait_s = min(max(EVERY_S, SHARE * took_s), EVERY_S_MAX)
         document = {"next_ms": round(wait_s * 1000), "status": status}
-        text = json.dumps(document, allow_nan=False)
+        text = blank(json.dumps(document, allow_nan=False))
         self._event = f"event: status\ndata: {text}\n\n".encode()
         self._number += 1
         self._due_s = began_s + wait_s

@@ -10,6 +10,8 @@ import re
 import sys
 from collections.abc import Collection, Mapping, MutableMapping
 from functools import lru_cache
+from traceback import format_exception
+from types import TracebackType
 from typing import Any, Literal, TextIO
 
 import structlog
@@ -59,7 +61,8 @@ def configure(
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         redact,
     ]
-    finish: list[Processor] = [*_renderers(console=console, colors=out.isatty()), _Blank(secrets)]
+    _blanks[:] = [_Blank(secrets)]
+    finish: list[Processor] = [*_renderers(console=console, colors=out.isatty()), *_blanks]
     structlog.configure(
         processors=[*shared, *finish],
         wrapper_class=structlog.make_filtering_bound_logger(number),
@@ -68,6 +71,18 @@ def configure(
         cache_logger_on_first_use=False,
     )
     _route_logging(out, max(number, _LIBRARY_LEVEL), shared, finish)
+
+
+def blank(text: str) -> str:
+    """Return a text that goes anywhere else than into the log without the secrets known to it."""
+    return _blanks[-1].out_of(text)
+
+
+def last_words(
+    kind: type[BaseException], error: BaseException, traceback: TracebackType | None
+) -> None:
+    """Say what ends the process, without secrets; an ``excepthook``."""
+    sys.stderr.write(blank("".join(format_exception(kind, error, traceback))))
 
 
 def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
@@ -140,10 +155,15 @@ class _Blank:
         _method: str,
         line: str | bytes | bytearray | MutableMapping[str, Any] | tuple[Any, ...],
     ) -> str:
-        text = str(line)
+        return self.out_of(str(line))
+
+    def out_of(self, text: str) -> str:
         for secret in self._secrets:
             text = text.replace(secret, MASK)
         return text
+
+
+_blanks = [_Blank(())]  # that of the last ``configure``, as structlog's own configuration is
 
 
 def _route_logging(

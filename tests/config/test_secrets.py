@@ -1,3 +1,4 @@
+import base64
 import json
 import os
 from pathlib import Path
@@ -5,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from keeper.config import SecretRef, json_schema
-from keeper.config.keyref import _refuse_if_shared
+from keeper.config.keyref import _refuse_if_shared, credentials_in
 from keeper.errors import ConfigError
 from tests.config.support import GOOD, add, mistakes, read
 
@@ -200,3 +201,11 @@ def test_a_referenced_url_must_be_one(file: Path, monkeypatch: pytest.MonkeyPatc
     assert "apikey123" not in str(caught.value)
     monkeypatch.setenv("KEEPER_TEST_URL", "wss://node.example/apikey123")
     assert found.chain.ws[0].read().get_secret_value().startswith("wss://")
+
+
+def test_what_may_be_a_secret_in_a_url_is_known() -> None:
+    url = "https://me:pa%2Fss@node.example/v3/mainnet/0123456789abcdef?key=fedcba9876543210&a=b"
+    login = base64.b64encode(b"me:pa/ss").decode()
+    known = {"pa%2Fss", "pa/ss", login, "0123456789abcdef", "fedcba9876543210"}
+    assert set(credentials_in(url)) == known
+    assert set(credentials_in("http://127.0.0.1:8545")) == set()

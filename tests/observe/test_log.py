@@ -13,7 +13,7 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keeper.observe.log import MASK, Level, Style, configure, redact
+from keeper.observe.log import MASK, Level, Style, blank, configure, last_words, redact
 
 PRIVATE_KEY = "0x" + "4c0883a6" * 8
 ADDRESS = "0x" + "ab" * 20
@@ -243,3 +243,12 @@ def test_the_exception_info_survives_redaction() -> None:
     except ZeroDivisionError:
         info = sys.exc_info()
         assert redact(None, "error", {"exc_info": info})["exc_info"] is info
+
+
+def test_what_goes_elsewhere_is_without_secrets_too(capsys: pytest.CaptureFixture[str]) -> None:
+    configure(stream=io.StringIO(), secrets=["hunter2hunter2"])
+    assert blank("no access with hunter2hunter2") == f"no access with {MASK}"
+    last_words(ZeroDivisionError, ZeroDivisionError("hunter2hunter2"), None)
+    assert capsys.readouterr().err == f"ZeroDivisionError: {MASK}\n"
+    configure(stream=io.StringIO())
+    assert blank("hunter2hunter2") == "hunter2hunter2"

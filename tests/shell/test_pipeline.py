@@ -9,7 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
-from keeper.errors import TransientError
+from keeper.errors import RpcError, RpcFault, TransientError
 from keeper.facts import (
     AccountId,
     ChainUpdate,
@@ -373,6 +373,17 @@ async def test_refused_prices_are_counted_and_go_nowhere() -> None:
     rig.pipeline._inbox.take()
     await rig.tick("eth", 2_001 * WAD)
     assert len(rig.pipeline._inbox) == 1
+
+
+async def test_an_endpoint_that_refuses_everything_is_a_lost_connection(loops: Running) -> None:
+    class Refusing:
+        async def start(self) -> Head:
+            raise RpcError(RpcFault.OTHER, "unknown API key")
+
+    loops.rig.pipeline._chain = Refusing()  # type: ignore[assignment]
+    with pytest.raises(TransientError, match="unknown API key"):
+        await loops.rig.pipeline.chain()
+    assert loops.rig.pipeline.chain_trouble == "other: unknown API key"
 
 
 async def test_trouble_with_the_chain_is_named_until_it_is_over(loops: Running) -> None:
