@@ -201,9 +201,9 @@ def weathered(storm: Storm, rounds: int) -> None:
     losses = [max(0, int(row["cost_wei"]) - int(row["reward_wei"])) for row in rows]
     print(dict(outcomes), f"{storm.spent_wei / WAD:.6f} spent")  # noqa: T201
     assert sum(costs) == storm.spent_wei <= GAS_WEI_MAX
-    assert sum(losses) <= LOSS_WEI_MAX
+    # a rival may cost a revert, or only the cancel of what came too late
+    assert 0 < sum(losses) <= LOSS_WEI_MAX
     assert outcomes["won"] > 0
-    assert outcomes["lost"] + outcomes["reverted"] > 0
     assert storm.held, "budgets that never bind show nothing"
 
 
