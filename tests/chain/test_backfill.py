@@ -94,10 +94,10 @@ async def test_several_queries_at_once_and_no_more_than_allowed(
 async def test_no_more_queries_a_second_than_allowed(session: aiohttp.ClientSession) -> None:
     async with served(LogServer(99)) as server:
         reader = reader_of(session, server, range_max=5, at_once_max=4, per_s_max=50)
+        began_s = asyncio.get_running_loop().time()  # the first query may arrive late
         await read_all(reader, 99)
         assert server.served() == 20
-        # one is let go at once; the first may arrive late on a busy machine
-        assert server.asked_at_s[-1] - server.asked_at_s[0] >= 18 / 50 / 2
+        assert server.asked_at_s[-1] - began_s >= 18 / 50, "one is let go at once"
 
 
 async def test_a_block_that_changes_while_it_is_read_is_read_again(
