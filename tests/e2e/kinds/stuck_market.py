@@ -8,6 +8,7 @@ from typing import Literal
 from keeper.facts import AccountId, Head
 from keeper.ports import Rpc
 from keeper.venues import demo_market
+from keeper.venues._demo_market_state import DemoAccountState
 
 
 class Settings(demo_market.Settings):
@@ -25,7 +26,7 @@ class StuckMarket(demo_market.DemoMarket):
 
     async def read_accounts(
         self, accounts: Sequence[AccountId], head: Head
-    ) -> Sequence[demo_market.DemoAccountState]:
+    ) -> Sequence[DemoAccountState]:
         if self._stuck == "process":
             Event().wait()
         await asyncio.Event().wait()
