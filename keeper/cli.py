@@ -110,7 +110,13 @@ def check(path: Path, as_json: bool) -> None:  # noqa: FBT001
 
 
 @cli.command()
-@click.option("--accounts", default=300, show_default=True, type=click.IntRange(1, 5000))
+@click.option(
+    "--accounts",
+    default=300,
+    show_default=True,
+    type=click.IntRange(1, 5000),
+    help="Traders in the market.",
+)
 @click.option("--seed", default=1, show_default=True, help="Of the accounts and the price path.")
 @click.option(
     "--prices",
@@ -275,9 +281,27 @@ def bench() -> None:
 
 
 @bench.command()
-@click.option("--accounts", default=2_000, show_default=True, type=click.IntRange(200, 100_000))
-@click.option("--rounds", default=100, show_default=True, type=click.IntRange(1, 1_000))
-@click.option("--peer-rounds", default=10, show_default=True, type=click.IntRange(1, 100))
+@click.option(
+    "--accounts",
+    default=2_000,
+    show_default=True,
+    type=click.IntRange(200, 100_000),
+    help="In the book.",
+)
+@click.option(
+    "--rounds",
+    default=100,
+    show_default=True,
+    type=click.IntRange(1, 1_000),
+    help="Prices published.",
+)
+@click.option(
+    "--peer-rounds",
+    default=10,
+    show_default=True,
+    type=click.IntRange(1, 100),
+    help="Of the polling peer.",
+)
 @click.option("--seed", default=1, show_default=True, help="Of accounts and moments.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 def submit(as_json: bool, **options: int) -> None:  # noqa: FBT001
@@ -289,9 +313,23 @@ def submit(as_json: bool, **options: int) -> None:  # noqa: FBT001
 
 
 @bench.command()
-@click.option("--accounts", default=1_000_000, show_default=True, type=click.IntRange(100))
-@click.option("--exposures", default=4, show_default=True, type=click.IntRange(2, 16))
-@click.option("--factors", default=53, show_default=True, type=click.IntRange(20, 1000))
+@click.option(
+    "--accounts",
+    default=1_000_000,
+    show_default=True,
+    type=click.IntRange(100),
+    help="In the book.",
+)
+@click.option(
+    "--exposures", default=4, show_default=True, type=click.IntRange(2, 16), help="Of each account."
+)
+@click.option(
+    "--factors",
+    default=53,
+    show_default=True,
+    type=click.IntRange(20, 1000),
+    help="Prices and indices.",
+)
 @click.option("--zipf", default=1.0, show_default=True, help="Exponent of markets' popularity.")
 @click.option("--median", default=30.0, show_default=True, help="Percent to liquidation.")
 @click.option("--sigma", default=1.0, show_default=True, help="Of the distances' logarithm.")
@@ -308,7 +346,13 @@ def margin(ticks: int, sizes: bool, as_json: bool, **shape: Any) -> None:  # noq
 
 
 @bench.command()
-@click.option("--logs", default=1_000_000, show_default=True, type=click.IntRange(10_000, 10**7))
+@click.option(
+    "--logs",
+    default=1_000_000,
+    show_default=True,
+    type=click.IntRange(10_000, 10**7),
+    help="To decode.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of lines.")
 def decode(logs: int, as_json: bool) -> None:  # noqa: FBT001
     """Measure decoding logs against web3, reading and folding them against reading their bytes.
@@ -343,7 +387,13 @@ def start(sizes: tuple[int, ...], seed: int, as_json: bool) -> None:  # noqa: FB
 
 
 @bench.command()
-@click.option("--accounts", default=100_000, show_default=True, type=click.IntRange(100, 10**6))
+@click.option(
+    "--accounts",
+    default=100_000,
+    show_default=True,
+    type=click.IntRange(100, 10**6),
+    help="In the book.",
+)
 @click.option("--mapped", default=5_000, show_default=True, help="Of these, for the map.")
 @click.option("--seed", default=1, show_default=True, help="Of the accounts.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
