@@ -31,6 +31,8 @@ READY_S_MAX = 600.0
 STOP_S_MAX = 120.0  # it writes its snapshot meanwhile
 SETTLE_S = 2.0  # a snapshot holds what was read as of a whole head
 GAS = 200_000
+BLOCK_S = 2.0
+STATES_KEPT = 40  # 100 MB each with 100,000 accounts; a cold start reads at one for long
 COLUMNS = ("accounts", "cold s", "read", "warm s", "read", "stop s", "snapshot MB")
 
 
@@ -70,7 +72,7 @@ async def measure(accounts: int, seed: int, console: Console) -> Measured:
     def say(line: str) -> None:
         console.print(line, markup=False, style="dim", soft_wrap=True)
 
-    async with open_world(ladder, say) as world:
+    async with open_world(ladder, say, BLOCK_S, STATES_KEPT) as world:
         keeper = Child("the keeper", world.folder / "keeper.log")
         cold = await _start(world, keeper)
         await asyncio.sleep(SETTLE_S)

@@ -23,6 +23,7 @@ from keeper.demo.traders import WALLET_USD, Holder
 
 SEEDS_PER_CALL = 25  # the contract's limit
 DEPLOY_GAS = 30_000_000
+SEEDS_GAS = 8_000_000  # of such a call, with some to spare: what is asked for counts in a block
 _MARKET_SLOTS, _ASSET_SLOTS = 8, 4
 
 
@@ -45,8 +46,8 @@ class _Owner:
         self._address = address
         self._hashes: list[str] = []
 
-    async def send(self, to: str | None, data: str) -> None:
-        call = {"from": self._address, "data": data, "gas": hex(DEPLOY_GAS)}
+    async def send(self, to: str | None, data: str, gas: int = DEPLOY_GAS) -> None:
+        call = {"from": self._address, "data": data, "gas": hex(gas)}
         nonce = hex(len(self._hashes))
         tx = {**call, "nonce": nonce} | ({"to": to} if to else {})
         self._hashes.append(await self._rpc.call("eth_sendTransaction", tx))
@@ -71,9 +72,9 @@ async def deploy(
         await owner.send(address, data)
     owners = _owners(population, wallets[1:], seed)
     for at in range(0, len(population), SEEDS_PER_CALL):
-        batch = zip(owners, population, strict=True)
-        seeds = [_seed(who, one) for who, one in list(batch)[at : at + SEEDS_PER_CALL]]
-        await owner.send(address, market.data("seed_accounts", seeds))
+        part = slice(at, at + SEEDS_PER_CALL)
+        seeds = [*map(_seed, owners[part], population[part])]
+        await owner.send(address, market.data("seed_accounts", seeds), SEEDS_GAS)
     for wallet in wallets[1:]:
         await owner.send(address, market.data("mint_usd", wallet, WALLET_USD))
     receipts = await owner.included()

@@ -82,6 +82,9 @@ REASONS = dict.fromkeys(["stale price", "price from the future", "bad signature"
 REASONS["not liquidatable"] = "not_liquidatable"
 
 
+Factors = tuple[Mapping[str, MarketFactors], Mapping[str, AssetFactors]]
+
+
 class Settings(BaseModel):
     """The ``[[venues]]`` table with ``kind = "demo_market"``."""
 
@@ -105,6 +108,7 @@ class DemoMarket:
         self._feeds = settings.feeds
         self._contract = Contract(rpc, settings.address)
         self._market: DemoMarketState | None = None  # as last read, for the update fee
+        self._priced: tuple[DemoMarketState, list[int], Factors] | None = None  # by ``_factors``
 
     # --- reading ------------------------------------------------------------------------------
 
@@ -190,16 +194,23 @@ class DemoMarket:
         missing = [names[feed] for feed in market.depends_on(holdings) if not prices[feed]]
         if missing:  # the row waits for a price, and then expires and is compiled again
             return Row(0.0, {}, dict.fromkeys(missing, (0.0, 0.0)))
-        terms = market.terms(prices, market.head.timestamp_s)  # a row is linear in the indices
-        markets = {
-            key: MarketFactors(terms.markets[key], names[perp.feed], f"F:{perp.name}")
-            for key, perp in numbered(market.markets).items()
-        }
-        assets = {
-            key: AssetFactors(terms.assets[key], names[asset.feed])
-            for key, asset in numbered(market.assets).items()
-        }
-        return compile_row(holdings, markets, assets, market.reserve)
+        return compile_row(holdings, *self._factors(market, prices), market.reserve)
+
+    def _factors(self, market: DemoMarketState, prices: list[int]) -> Factors:
+        """Return what rows follow at these prices; kept, since many accounts are compiled alike."""
+        if self._priced is None or self._priced[:2] != (market, prices):
+            names = [stored.name for stored in market.feeds]
+            terms = market.terms(prices, market.head.timestamp_s)  # a row is linear in the indices
+            markets = {
+                key: MarketFactors(terms.markets[key], names[perp.feed], f"F:{perp.name}")
+                for key, perp in numbered(market.markets).items()
+            }
+            assets = {
+                key: AssetFactors(terms.assets[key], names[asset.feed])
+                for key, asset in numbered(market.assets).items()
+            }
+            self._priced = market, prices, (markets, assets)
+        return self._priced[2]
 
     def assess(
         self,
