@@ -30,6 +30,7 @@ except ImportError as error:
 logger = structlog.get_logger(__name__)
 
 RECONNECT_S = 0.5  # between two tries of one server
+TRIES = 1  # of each server, then all are dialled anew, and the log says why they refuse
 CLOSE_S_MAX = 1.0
 
 
@@ -84,8 +85,8 @@ class NatsLease:
 
     async def _open(self) -> KeyValue:
         settings = self._settings
-        if self._client is None:
-            self._client = await self._connected()
+        if self._client is None or self._client.is_closed:
+            self._client, self._bucket = await self._connected(), None
         if self._bucket is None:
             stream = self._client.jetstream(timeout=settings.renew_s)
             try:
@@ -103,7 +104,7 @@ class NatsLease:
                 name=f"keeper lease {self._name}",
                 connect_timeout=renew_s,
                 reconnect_time_wait=RECONNECT_S,  # type: ignore[arg-type]  # seconds of any sort
-                max_reconnect_attempts=-1,
+                max_reconnect_attempts=TRIES,
                 ping_interval=renew_s,  # a server that falls silent is left for another
                 max_outstanding_pings=1,
                 error_cb=_note,
