@@ -13,6 +13,7 @@ from keeper.demo.contract import address_of
 from tests.e2e.rig import ETHER, KeeperProcess, Rig
 
 FUNDS_WEI = 10 * ETHER
+REORG_DEPTH_MAX = 8  # of the tests
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,7 @@ def make_wallets(rig: Rig, folder: Path, count: int) -> Wallets:
         rig.node.rpc("anvil_setBalance", address_of(key), hex(FUNDS_WEI))
         lines.append(f'name = "w{number}"\nkey = {{ file = "{file}" }}')
         addresses.append(address_of(key))
+    rig.node.rpc("anvil_mine", hex(REORG_DEPTH_MAX))  # else a reorg takes the funds away too
     return Wallets("\n[[wallets]]\n".join(lines), addresses)
 
 

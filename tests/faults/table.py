@@ -74,6 +74,11 @@ TABLE: Sequence[Case] = (
         ["e2e/test_contested.py::test_a_competitor_that_is_faster_costs_one_revert"],
     ),
     Case(
+        "a competitor is included first while ours, bidding less, waits",
+        "the next best account is liquidated with its nonce",
+        ["faults/test_reuse.py::test_the_next_best_account_is_liquidated_with_the_same_nonce"],
+    ),
+    Case(
         "a reorg removes ours while it is not deep enough",
         "noticed by the parent hash, told as orphaned, liquidated once",
         ["faults/test_reorgs.py::test_attempts_in_flight_are_tried_again"],
