@@ -13,7 +13,6 @@ from keeper.demo.contract import address_of
 from tests.e2e.rig import ETHER, KeeperProcess, Rig
 
 FUNDS_WEI = 10 * ETHER
-REORG_DEPTH_MAX = 8  # of the tests
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +33,8 @@ def make_wallets(rig: Rig, folder: Path, count: int) -> Wallets:
         rig.node.rpc("anvil_setBalance", address_of(key), hex(FUNDS_WEI))
         lines.append(f'name = "w{number}"\nkey = {{ file = "{file}" }}')
         addresses.append(address_of(key))
-    rig.node.rpc("anvil_mine", hex(REORG_DEPTH_MAX))  # else a reorg takes the funds away too
+    for _ in range(2):  # else a reorg of the next block takes the funds away too
+        rig.node.rpc("evm_mine")
     return Wallets("\n[[wallets]]\n".join(lines), addresses)
 
 

@@ -101,6 +101,16 @@ TABLE: Sequence[Case] = (
             "shell/test_reuse.py::test_what_was_given_up_and_is_included_after_all_is_accounted",
         ],
     ),
+    Case(
+        "a reorg removes what another did to an account",
+        "it is read again, and liquidated as if that had never been",
+        ["faults/test_reorgs.py::test_what_only_an_orphaned_block_said_is_forgotten"],
+    ),
+    Case(
+        "a reorg deeper than `chain.reorg_depth_max`",
+        "everything is read again, and it is said as an error",
+        ["faults/test_reorgs.py::test_deeper_than_is_followed_back_everything_is_read_again"],
+    ),
     # --- accounts
     Case(
         "one account whose transactions always revert among 49 good ones",
