@@ -137,7 +137,14 @@ def show(ctx: click.Context, attempt: str, as_json: bool) -> None:  # noqa: FBT0
 
 @journal.command()
 @filters
-@click.option("--format", "form", type=click.Choice(["csv", "json"]), default="csv")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["csv", "json"]),
+    default="csv",
+    show_default=True,
+    help="How it is written.",
+)
 @click.option("--output", type=click.File("w"), default="-", help="File; -: standard output.")
 @click.pass_context
 def export(ctx: click.Context, /, form: str, output: TextIO, **options: Any) -> None:  # noqa: ANN401
