@@ -26,7 +26,7 @@ import structlog
 from keeper.act.spending import Past
 from keeper.chain import journal_rows as rows
 from keeper.chain.journal_schema import JournalError, prepare
-from keeper.chain.orphans import Included, reopen, settled_since
+from keeper.chain.orphans import Included, given_up_since, reopen, settled_since
 from keeper.errors import JournalUnavailableError
 from keeper.facts import Attempt, Receipt, Settled, SignedTx
 
@@ -317,15 +317,15 @@ class Journal:
 
         await self._note(keep)
 
-    async def reopen(self, attempts: Sequence[Attempt], now_ms: int) -> None:
-        """Take back the end of these: the blocks that settled them are gone.
+    async def reopen(self, attempts: Sequence[Attempt], event: rows.Event, now_ms: int) -> None:
+        """Take back the end of these; ``event``: the blocks are gone, or they are there after all.
 
         Raises JournalUnavailableError when that is not on disk.
         """
 
         def work(db: sqlite3.Connection) -> None:
             for attempt in attempts:
-                reopen(db, attempt.id, now_ms)
+                reopen(db, attempt.id, event, now_ms)
 
         await self._run(lambda: self._commit(work))
         self._worked()
@@ -339,6 +339,10 @@ class Journal:
     async def settled_since(self, block: int) -> list[Included]:
         """Return the attempts that were settled by this block or a later one, by nonce."""
         return await self._run(lambda: settled_since(self._open_db, block))
+
+    async def given_up_since(self, since_ms: int) -> list[Attempt]:
+        """Return the last attempts that ended since then with nothing of theirs on the chain."""
+        return await self._run(lambda: given_up_since(self._open_db, since_ms))
 
     async def profit_wei(self) -> dict[str, int]:
         """Return reward less cost by venue, over everything settled."""

@@ -34,6 +34,7 @@ class Event(StrEnum):
     BROADCAST = "broadcast"  # an endpoint has accepted one
     INCLUDED = "included"
     ORPHANED = "orphaned"  # the block that included it is gone
+    REAPPEARED = "reappeared"  # given up, and on the chain after all
     SETTLED = "settled"
     RESUMED = "resumed"  # found in flight by a keeper that was started meanwhile; no state
 
@@ -95,18 +96,20 @@ def open_attempts(db: sqlite3.Connection) -> list[Attempt]:
         "SELECT id, wallet, nonce, plan, opened_ms, sent_ms FROM attempts"
         " WHERE outcome IS NULL ORDER BY nonce"
     ).fetchall()
-    return [
-        Attempt(
-            id=row[0],
-            plan=plan_from_json(row[3]),
-            wallet=row[1],
-            nonce=row[2],
-            transactions=transactions_of(db, row[0]),
-            opened_ms=row[4],
-            sent_ms=row[5],
-        )
-        for row in rows
-    ]
+    return [attempt_of(db, row) for row in rows]
+
+
+def attempt_of(db: sqlite3.Connection, row: Sequence[Any]) -> Attempt:
+    """Build an attempt of its columns id, wallet, nonce, plan, opened_ms, sent_ms."""
+    return Attempt(
+        id=row[0],
+        plan=plan_from_json(row[3]),
+        wallet=row[1],
+        nonce=row[2],
+        transactions=transactions_of(db, row[0]),
+        opened_ms=row[4],
+        sent_ms=row[5],
+    )
 
 
 # --- what happens to an attempt -------------------------------------------------------------------

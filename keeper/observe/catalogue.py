@@ -189,7 +189,7 @@ _ATTEMPTS = (
     ),
     _counter(
         "reopened_attempts_total",
-        "Attempts counted as ended whose block was orphaned: in flight again, and ended anew.",
+        "Attempts counted as ended that were not (orphaned, or included after all): ended anew.",
         venue=VENUE,
         outcome=_set(Outcome),
     ),

@@ -87,6 +87,15 @@ TABLE: Sequence[Case] = (
             ORPHANS + "test_a_start_finds_what_was_orphaned_meanwhile",
         ],
     ),
+    Case(
+        "a transaction that was given up (expired, or refused everywhere) is included after all",
+        "in flight again, settled by its receipt, its money accounted",
+        [
+            ORPHANS + "test_what_expired_and_is_included_after_all_is_settled_with_its_money",
+            ORPHANS + "test_what_every_endpoint_refused_and_is_included_after_all_is_settled_too",
+            "shell/test_reuse.py::test_what_was_given_up_and_is_included_after_all_is_accounted",
+        ],
+    ),
     # --- accounts
     Case(
         "one account whose transactions always revert among 49 good ones",
