@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from keeper.app import build_venue
-from keeper.capabilities import ActionKind
+from keeper.capabilities import ActionKind, BatchKind
 from keeper.config.settings import VenueSettings
 from keeper.errors import ConfigError
 from keeper.facts import VenueId
@@ -37,3 +37,21 @@ def test_only_what_a_venue_foresees_is_sent_without_a_simulation() -> None:
     other = settings_of(kind="synthetix_v3", options=perps, optimistic=True)
     with pytest.raises(ConfigError, match=r"to synthetix_v3 \(acme\) would do only a simulation"):
         build_venue(other, NoRpc(), 31_337)
+
+
+@pytest.mark.parametrize("most", [1, 2])
+def test_a_venue_without_a_call_for_several_takes_one_at_a_time(
+    monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    options = Settings(id="acme", address="0x" + "11" * 20)
+    settings = VenueSettings(
+        id=VenueId("acme"), kind="demo_market", options=options, batch_accounts_max=most
+    )
+    build_venue(settings, NoRpc(), 31_337)
+    alone = replace(DemoMarket.capabilities, batch=BatchKind.NONE)
+    monkeypatch.setattr(DemoMarket, "capabilities", alone)
+    if most == 1:
+        build_venue(settings, NoRpc(), 31_337)
+        return
+    with pytest.raises(ConfigError, match=r"batch_accounts_max = 2: demo_market \(acme\).*take it"):
+        build_venue(settings, NoRpc(), 31_337)
