@@ -36,7 +36,10 @@ class Past:
     @classmethod
     def of(cls, settled: Settled, settled_ms: int) -> Self:
         """Return what counts of a settled attempt later."""
-        accounts = len(accounts_of(settled.attempt.plan))
+        attempt, receipt = settled.attempt, settled.receipt
+        included = receipt.tx_hash if receipt else ""
+        of_it = [tx.accounts for tx in attempt.transactions if tx.hash == included and tx.accounts]
+        accounts = len(of_it[0] if of_it else accounts_of(attempt.plan))
         return cls(
             venue=settled.attempt.plan.venue,
             job=settled.attempt.plan.job,
@@ -45,7 +48,7 @@ class Past:
             reward_wei=settled.reward_wei,
             cost_wei=settled.cost_wei,
             native_usd_wad=settled.native_usd_wad,
-            gas_used=settled.receipt.gas_used // accounts if settled.receipt else None,
+            gas_used=receipt.gas_used // accounts if receipt else None,
         )
 
 
