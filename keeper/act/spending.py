@@ -90,8 +90,7 @@ class Spending:
         self._budget.spend(Spent(past.settled_ms, amounts, past.native_usd_wad))
         if past.job in PAID and (past.outcome is Outcome.WON or past.outcome in NOT_WON):
             won = past.outcome is Outcome.WON
-            gas = None if won else past.gas_used
-            self._record.note(past.venue, Result(past.settled_ms, won, gas))
+            self._record.note(past.venue, Result(past.settled_ms, won, past.gas_used))
 
     def odds(self, venue: VenueId) -> Odds:
         """Return the chance to be first and the gas of a lost race, with the reason."""

@@ -204,6 +204,7 @@ def _open(db: sqlite3.Connection, attempt: Attempt) -> None:
         cost_wei_max=str(plan.cost_wei_max),
         steps_to_follow=len(plan.then) or None,
         accounts=list(plan.batch) or None,
+        optimistic=plan.optimistic or None,
     )
 
 
