@@ -24,17 +24,15 @@ INDEX_STEPS = 32  # and of its last step: an index that creeps leaves its fence 
 STRETCH_INDEX = 16  # halves that an index may go from where its half was set
 STEPS_MAX = 500_000  # added up before everything is worked out from scratch again
 ERROR = 1e-9  # of gross: float64 errors are some 1e-16 an addition, for half a million of them
-SCALE_MAX = (
-    (1 / INDEX_HALF) + STRETCH_INDEX + 1
-)  # halves, of the largest value that rows count with
-# Until its half is set anew a price moves 150 halves at most, from half to twice what it was: the
-# outermost ring is never left.
-RADII: Floats = np.array([1.0, *(2.25 * 2 ** (k / 4) for k in range(27))])
+SCALE_MAX = 1 / INDEX_HALF + STRETCH_INDEX + 1  # of the largest value rows count with, in halves
 ROUNDING = 1e-9  # of a distance in halves: far more than float64 makes
 # The leading bits of float64s from 1 to 512, in eight steps an octave: numpy searches more slowly
 _SHIFT = 49
 _FIRST = np.array([1.0]).view(np.int64)[0] >> _SHIFT
 _STEPS: Floats = (np.arange(_FIRST, _FIRST + 72) << _SHIFT).view(np.float64)
+# From 2.25 on, so that leaving the fence does not leave the second ring too. Until its half is set
+# anew a price moves 150 halves at most, from half to twice what it was: no further ring is left.
+RADII: Floats = np.append(1.0, _STEPS[(_STEPS > 2.0) & (_STEPS < 220.0)] * (1 - 10 * ROUNDING))
 
 
 class Fence:

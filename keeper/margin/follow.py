@@ -180,7 +180,7 @@ class Follower(Generic[IdT]):
         parts = [self._rows(factor) for factor in beyond.resized]
         for factor in beyond.anchored or ():
             rows = self._rows(factor)
-            parts.append(rows[rings.take(rows) <= beyond.rings])
+            parts.append(rows.take(np.flatnonzero(rings.take(rows) <= beyond.rings)))
         if beyond.anchored is not None and len(parts) <= 1:
             return parts[0] if parts else _NONE
         mask = rings <= beyond.rings if beyond.anchored is None else np.zeros(slab.size, np.bool_)

@@ -13,7 +13,7 @@ from keeper.margin.slab import Slab
 from tests.margin.oracle import INDICES, PRICES, Oracle, follow
 
 ROWS = 120
-MANY = 12  # rings
+MANY = 24  # rings
 
 
 @pytest.fixture
