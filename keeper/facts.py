@@ -169,6 +169,7 @@ class Probe:
     detail: str
     facts: Mapping[str, str] = field(default_factory=dict)
     found: bool = True  # False: what is at the address is no such contract
+    lacks: str = ""  # what the config leaves out, and some accounts cannot be decided without
 
 
 @dataclass(frozen=True, slots=True)
