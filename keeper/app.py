@@ -1,6 +1,7 @@
 """The composition root: settings → parts → loops. The only file that names concrete classes."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -40,8 +41,9 @@ from keeper.config import Settings, find_module
 from keeper.facts import OWN
 from keeper.observe.http import serve
 from keeper.observe.metrics import Metrics
+from keeper.observe.notify import Service
 from keeper.observe.outcomes import publishers
-from keeper.parts import Parts, risk_loops, views_of
+from keeper.parts import Parts, risk_loops, state_of, views_of
 from keeper.pipeline import Pipeline
 from keeper.ports import PriceSource, Rpc
 from keeper.prices.board import PriceBoard
@@ -311,10 +313,28 @@ async def run_keeper(
             _announce(parts)
             http = parts.settings.http
             await stack.enter_async_context(serve(http.host, http.port, views_of(parts)))
-        code = await run(loops, partial(hang_up, reloads) if reloads else None)
+        service = _service(everyone, reloads)
+        if service is not None:
+            loops["systemd"] = service.keep
+        code = await run(loops, partial(_hang_up, reloads, service) if reloads else None)
         for parts in everyone:
             await parts.snapshots.save_all(list(parts.desks.values()))
         return code
+
+
+def _service(everyone: Sequence[Parts], reloads: Sequence[Reload]) -> Service | None:
+    """Return what tells systemd; None where no unit of Type=notify started us."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return None
+    states = [state_of(parts) for parts in everyone]
+    return Service(address, states, lambda: any(reload.pending for reload in reloads))
+
+
+def _hang_up(reloads: Sequence[Reload], service: Service | None) -> None:
+    hang_up(reloads)
+    if service is not None:
+        service.hang_up()
 
 
 def _of_chain(id_: int, body: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:

@@ -1,4 +1,4 @@
-"""The command line; some commands are in files of their own: journal_cli, ask_cli, stress_cli.
+"""The command line; other commands are in journal_cli, ask_cli, stress_cli and bench_cli.
 
 Exit codes: 0 stopped or passed, 1 a bug or a failed check, 2 a mistake in the configuration.
 """
@@ -9,7 +9,6 @@ import sys
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import click
 from rich.console import Console
@@ -18,6 +17,7 @@ from rich.table import Table
 
 from keeper import __version__
 from keeper.ask_cli import explain, pause, resume, status
+from keeper.bench_cli import bench
 from keeper.config import ConfigFile, difference, flat, json_schema, load, load_chains, read_private
 from keeper.errors import ConfigError, FatalError
 from keeper.journal_cli import journal
@@ -110,7 +110,13 @@ def check(path: Path, as_json: bool) -> None:  # noqa: FBT001
 
 
 @cli.command()
-@click.option("--accounts", default=300, show_default=True, type=click.IntRange(1, 5000))
+@click.option(
+    "--accounts",
+    default=300,
+    show_default=True,
+    type=click.IntRange(1, 5000),
+    help="Traders in the market.",
+)
 @click.option("--seed", default=1, show_default=True, help="Of the accounts and the price path.")
 @click.option(
     "--prices",
@@ -269,94 +275,7 @@ def _password(path: Path | None, *, confirm: bool) -> str:
     return asked
 
 
-@cli.group()
-def bench() -> None:
-    """Measure a part of the keeper on this machine, and compare what it computes."""
-
-
-@bench.command()
-@click.option("--accounts", default=2_000, show_default=True, type=click.IntRange(200, 100_000))
-@click.option("--rounds", default=100, show_default=True, type=click.IntRange(1, 1_000))
-@click.option("--peer-rounds", default=10, show_default=True, type=click.IntRange(1, 100))
-@click.option("--seed", default=1, show_default=True, help="Of accounts and moments.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
-def submit(as_json: bool, **options: int) -> None:  # noqa: FBT001
-    """Measure from a published price to an accepted transaction. Exit code 1 beyond the targets."""
-    from keeper.bench.submit import Options  # noqa: PLC0415
-    from keeper.bench.submit import main as measure  # noqa: PLC0415
-
-    sys.exit(measure(Options(**options), as_json=as_json))
-
-
-@bench.command()
-@click.option("--accounts", default=1_000_000, show_default=True, type=click.IntRange(100))
-@click.option("--exposures", default=4, show_default=True, type=click.IntRange(2, 16))
-@click.option("--factors", default=53, show_default=True, type=click.IntRange(20, 1000))
-@click.option("--zipf", default=1.0, show_default=True, help="Exponent of markets' popularity.")
-@click.option("--median", default=30.0, show_default=True, help="Percent to liquidation.")
-@click.option("--sigma", default=1.0, show_default=True, help="Of the distances' logarithm.")
-@click.option("--seed", default=1, show_default=True, help="Of accounts and moves.")
-@click.option("--ticks", default=2000, show_default=True, type=click.IntRange(20), help="A walk.")
-@click.option("--sizes", is_flag=True, help="Also 1/100, 1/10 and twice as many accounts.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
-def margin(ticks: int, sizes: bool, as_json: bool, **shape: Any) -> None:  # noqa: ANN401, FBT001
-    """Measure the margin book against recomputing. Exit code 1 if it ever differs."""
-    from keeper.bench.accounts import Shape  # noqa: PLC0415
-    from keeper.bench.margin import main as measure  # noqa: PLC0415
-
-    sys.exit(measure(Shape(**shape), ticks, sizes=sizes, as_json=as_json))
-
-
-@bench.command()
-@click.option("--logs", default=1_000_000, show_default=True, type=click.IntRange(10_000, 10**7))
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of lines.")
-def decode(logs: int, as_json: bool) -> None:  # noqa: FBT001
-    """Measure decoding logs against web3, reading and folding them against reading their bytes.
-
-    Exit code 1 if anything is decoded or folded otherwise than it should be.
-    """
-    from keeper.bench.decode import main as measure  # noqa: PLC0415
-
-    sys.exit(measure(logs, as_json=as_json))
-
-
-@bench.command()
-@click.option(
-    "--accounts",
-    "sizes",
-    multiple=True,
-    default=(1_000, 100_000),
-    show_default=True,
-    type=click.IntRange(100, 100_000),
-    help="May be given several times.",
-)
-@click.option("--seed", default=1, show_default=True, help="Of the accounts.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON list instead of a table.")
-def start(sizes: tuple[int, ...], seed: int, as_json: bool) -> None:  # noqa: FBT001
-    """Measure how long a keeper takes to be ready, knowing nothing and with a snapshot.
-
-    Exit code 1 when accounts are missing, or the second start reads as much as the first.
-    """
-    from keeper.bench.start import main as measure  # noqa: PLC0415
-
-    sys.exit(measure(sizes, seed, as_json=as_json))
-
-
-@bench.command()
-@click.option("--accounts", default=100_000, show_default=True, type=click.IntRange(100, 10**6))
-@click.option("--mapped", default=5_000, show_default=True, help="Of these, for the map.")
-@click.option("--seed", default=1, show_default=True, help="Of the accounts.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
-def risk(accounts: int, mapped: int, seed: int, as_json: bool) -> None:  # noqa: FBT001
-    """Measure gauges, stress and map of many accounts, and how late they make other loops.
-
-    Exit code 1 if a total is not that of a plain sum.
-    """
-    from keeper.bench.risk import main as measure  # noqa: PLC0415
-
-    sys.exit(measure(accounts, mapped, seed, as_json=as_json))
-
-
+cli.add_command(bench)
 cli.add_command(journal)
 cli.add_command(status)
 cli.add_command(explain)

@@ -137,7 +137,14 @@ def show(ctx: click.Context, attempt: str, as_json: bool) -> None:  # noqa: FBT0
 
 @journal.command()
 @filters
-@click.option("--format", "form", type=click.Choice(["csv", "json"]), default="csv")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["csv", "json"]),
+    default="csv",
+    show_default=True,
+    help="How it is written.",
+)
 @click.option("--output", type=click.File("w"), default="-", help="File; -: standard output.")
 @click.pass_context
 def export(ctx: click.Context, /, form: str, output: TextIO, **options: Any) -> None:  # noqa: ANN401
@@ -195,7 +202,8 @@ def _line(line: dict[str, Any]) -> str:
             chance = f"p(win) {facts['p_win_ppm'] / 10_000:g} %"
             words = [f"for {_native(facts['reward_wei'])} at {chance}"]
             words.append(f"at most {_native(facts['cost_wei_max'])} to spend")
-            words.append(f"simulated on block {line['block']}")
+            how = "not simulated, decided" if facts.get("optimistic") else "simulated"
+            words.append(f"{how} on block {line['block']}")
         case "signed":
             words = [facts["kind"], line["tx_hash"]]
             words += [f"for {', '.join(facts['accounts'])}"] if "accounts" in facts else []

@@ -17,6 +17,7 @@ from keeper.facts import VenueId
 from keeper.observe.api import Reads
 from keeper.observe.http import Views
 from keeper.observe.metrics import Metrics
+from keeper.observe.notify import ChainState
 from keeper.observe.tls import server_tls
 from keeper.pipeline import Pipeline
 from keeper.ports import PriceSource, Rpc
@@ -89,6 +90,14 @@ def _reads(parts: Parts) -> Reads:
         config=config,
         stress=parts.risk.stress,
         liquidation_map=parts.risk.liquidation_map,
+    )
+
+
+def state_of(parts: Parts) -> ChainState:
+    """Return what systemd is told of a chain."""
+    status = parts.status
+    return ChainState(
+        parts.settings.chain.id, parts.heartbeats.late, status.unready, status.summary
     )
 
 

@@ -18,6 +18,7 @@ from keeper.act.execute import Execution
 from keeper.act.settle import Settlement
 from keeper.act.together import Together
 from keeper.decide.agenda import Hold, HoldReason
+from keeper.decide.rank import Ranking
 from keeper.errors import RpcError, TransientError
 from keeper.facts import (
     AccountId,
@@ -38,6 +39,7 @@ from keeper.watch.ticks import facts_of
 logger = structlog.get_logger(__name__)
 
 SLICE_NS = 4_000_000  # assess this long, then let the other loops run
+Key = tuple[VenueId, AccountId]
 
 
 class Pipeline:
@@ -73,7 +75,9 @@ class Pipeline:
         self._clock = reading.clock
         self._unlearned: set[VenueId] = set()  # whose market a bug kept from being learned
         self._inbox = reading.inbox
-        self._candidates: LatestWins[tuple[VenueId, AccountId], Nominated] = LatestWins()
+        self._candidates: LatestWins[Key, Nominated] = LatestWins()
+        self._waiting: dict[Key, Nominated] = {}  # taken out of it
+        self._order: Ranking[Key] = Ranking()  # of these, best first
         self._settle_at: LatestWins[str, Head] = LatestWins()
 
     # --- prices -----------------------------------------------------------------------------------
@@ -204,21 +208,20 @@ class Pipeline:
 
     async def attempt(self) -> None:
         """Simulate and send the best candidates, a bounded number at once."""
-        waiting: dict[tuple[VenueId, AccountId], Nominated] = {}
         running: dict[asyncio.Task[None], int] = {}  # of how many accounts each is
         async with asyncio.TaskGroup() as group:
             while True:
                 self._heartbeats.beat("attempt")
-                if not waiting:
+                if not self._waiting:
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(BEAT_S):
                             await self._candidates.wait()
-                waiting.update(self._candidates.take())
-                if not waiting:
+                self._take()
+                if not self._waiting:
                     continue
                 await self._room(running, 1)
-                waiting.update(self._candidates.take())
-                key, some = self._next(waiting)
+                self._take()
+                key, some = self._next()
                 await self._room(running, len(some))
                 task = group.create_task(self._work(key, some), name=f"attempt/{key}")
                 running[task] = len(some)
@@ -231,21 +234,26 @@ class Pipeline:
                 return
             await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
 
-    def _next(
-        self, waiting: dict[tuple[VenueId, AccountId], Nominated]
-    ) -> tuple[tuple[VenueId, AccountId], list[Nominated]]:
-        """Take out the best candidate, and who is to be tried together with it."""
-        best = min(waiting, key=lambda key: waiting[key].priority)
-        keys = self.together.group(self.desks[best[0]], best, waiting)
-        return best, [waiting.pop(key) for key in keys]
+    def _take(self) -> None:
+        for key, nominated in self._candidates.take().items():
+            self._waiting[key] = nominated
+            self._order.put(key, nominated.priority)
 
-    async def _work(self, best: tuple[VenueId, AccountId], some: Sequence[Nominated]) -> None:
+    def _next(self) -> tuple[Key, list[Nominated]]:
+        """Take out the best candidate, and who is to be tried together with it."""
+        best = self._order.pop()
+        keys = self.together.group(self.desks[best[0]], best, self._waiting)
+        for key in keys:
+            self._order.drop(key)
+        return best, [self._waiting.pop(key) for key in keys]
+
+    async def _work(self, best: Key, some: Sequence[Nominated]) -> None:
         if len(some) == 1:
             await self._one(best, some[0])
         else:
             await self.together.attempt(self.desks[best[0]], some)
 
-    async def _one(self, key: tuple[VenueId, AccountId], nominated: Nominated) -> None:
+    async def _one(self, key: Key, nominated: Nominated) -> None:
         venue, account = key
         desk = self.desks[venue]
         try:

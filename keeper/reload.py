@@ -68,11 +68,17 @@ class Reload:
         self._status = status
         self._beat = beat
         self._hung_up = asyncio.Event()
+        self._reading = False
         self._show([])
 
     def hang_up(self) -> None:
         """Read the file at the next opportunity: SIGHUP was sent."""
         self._hung_up.set()
+
+    @property
+    def pending(self) -> bool:
+        """Return whether a SIGHUP has yet to be answered."""
+        return self._reading or self._hung_up.is_set()
 
     async def watch(self, look_s: float = BEAT_S) -> None:
         """Take over the file on every SIGHUP and, if the config says so, when it has changed.
@@ -89,9 +95,11 @@ class Reload:
             before, seen = seen, self._file.stamp()
             changed = self._status.settings.keeper.watch_config and seen == before != taken
             if self._hung_up.is_set() or changed:
+                self._reading = True
                 self._hung_up.clear()
                 taken = seen
                 await self.reload()
+                self._reading = False
 
     async def reload(self) -> None:
         """Read the file, take over what can change live, and say what was done and what was not."""

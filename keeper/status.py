@@ -112,6 +112,20 @@ class Status:
         trouble = self.pipeline.chain_trouble
         return f" ({trouble})" if trouble else ""
 
+    def summary(self) -> str:
+        """Say in a few words what is going on."""
+        head = self.pipeline.head
+        desks = self.pipeline.desks.values()
+        return ", ".join(
+            [
+                *(["dry run"] if not self.lanes.wallets else []),
+                f"head {head.number}" if head else "no head",
+                f"{sum(len(desk.states) for desk in desks)} accounts",
+                f"{sum(len(desk.agenda) for desk in desks)} under-margined",
+                f"{len(self.lanes.open_attempts)} attempts open",
+            ]
+        )
+
     def snapshot(self) -> dict[str, object]:
         """Return the status document of ``/api/v1/status``."""
         now_ms = self.clock.wall_ms()

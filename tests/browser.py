@@ -33,6 +33,7 @@ FLAGS = [
 ]
 ELEMENT = "element-6066-11e4-a52e-4f735466cecf"  # the protocol's own name of a reference
 TAB = "\ue004"
+ENTER = "\ue007"
 
 
 class BrowserError(Exception):

@@ -162,4 +162,4 @@ def test_lock_files_are_hashed() -> None:
             r"^[a-z0-9][^\n]*==[^\n]*\\\n(    --hash=sha256:)", path.read_text(), re.MULTILINE
         )
         lines = re.findall(r"^[a-z0-9].*==", path.read_text(), re.MULTILINE)
-        assert len(lines) == len(pins) > 40, path.name
+        assert len(lines) == len(pins) > 0, path.name

@@ -36,9 +36,11 @@ class Together:
     def group(self, desk: Desk, best: Key, waiting: Mapping[Key, Nominated]) -> list[Key]:
         """Return who is to be tried together with the best candidate, itself first."""
         most = self._most(desk, best[1])
-        others = [key for key in waiting if key[0] == desk.venue.id and key != best]
         group = [best]
-        for key in sorted(others, key=lambda key: waiting[key].priority) if most > 1 else ():
+        if most == 1:  # thousands may wait
+            return group
+        others = [key for key in waiting if key[0] == desk.venue.id and key != best]
+        for key in sorted(others, key=lambda key: waiting[key].priority):
             its_most = self._most(desk, key[1])
             if len(group) < min(most, its_most):
                 group.append(key)

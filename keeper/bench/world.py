@@ -22,7 +22,7 @@ from keeper.demo.contract import PriceSigner, SignedPrice, address_of
 from keeper.demo.deploy import Deployment, deploy
 from keeper.demo.install import Say, ensure_anvil, find_nats_server
 from keeper.demo.jsonrpc import NodeRpc
-from keeper.demo.node import Node
+from keeper.demo.node import STATES_KEPT, Node
 from keeper.demo.processes import Child, DemoError, free_port
 from keeper.demo.publisher import PREFIX
 from keeper.demo.terms import FEED_BTC, FEED_ETH, FEEDS
@@ -99,13 +99,15 @@ class World:
 
 
 @asynccontextmanager
-async def open_world(ladder: Ladder, say: Say) -> AsyncIterator[World]:
+async def open_world(
+    ladder: Ladder, say: Say, block_s: float = BLOCK_S, states_kept: int = STATES_KEPT
+) -> AsyncIterator[World]:
     """Start the servers, deploy the market, publish its prices; nothing is left of it later."""
     with tempfile.TemporaryDirectory(prefix="keeper-bench-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         async with AsyncExitStack() as stack:
             broker = Broker(find_nats_server(), folder)
-            node = Node(await ensure_anvil(say), folder, BLOCK_S)
+            node = Node(await ensure_anvil(say), folder, block_s, states_kept)
             for server in (broker, node):
                 stack.push_async_callback(server.kill)
                 await server.start()
@@ -113,7 +115,7 @@ async def open_world(ladder: Ladder, say: Say) -> AsyncIterator[World]:
             stack.push_async_callback(rpc.close)
             key = PrivateKey()
             place = await deploy(rpc, address_of(key), ladder.population, seed=1)
-            say(f"market with {len(ladder.population)} accounts, blocks of {BLOCK_S:g} s")
+            say(f"market with {len(ladder.population)} accounts, blocks of {block_s:g} s")
             client = aiomqtt.Client("127.0.0.1", broker.port)
             await stack.enter_async_context(client)
             oracle = Oracle(PriceSigner(key, place.chain_id, place.address), client)
@@ -126,7 +128,7 @@ async def open_world(ladder: Ladder, say: Say) -> AsyncIterator[World]:
                 http_port=http_port,
                 market=place.address,
                 start_block=place.block,
-                block_time_s=BLOCK_S,
+                block_time_s=block_s,
             )
             _keep(await funded(rpc), folder / KEY_NAME)
             config = write_config(folder, wiring)

@@ -8,13 +8,12 @@ fork.
 
 from collections.abc import Sequence
 
-import rlp
 import structlog
 from eth_abi.abi import encode
 from eth_utils.crypto import keccak
 
 from keeper.chain.decode import unhex
-from keeper.chain.signer import TYPE_2, Unsigned
+from keeper.chain.signer import TYPE_2, Unsigned, encoded
 from keeper.chain.wordings import rpc_error
 from keeper.decide.economics import DataFee, Fee, Rollup
 from keeper.errors import RpcError, RpcFault
@@ -54,7 +53,7 @@ async def _op_stack_fees(rpc: Rpc, chain_id: int, steps: Sequence[Step]) -> Sequ
     asked = []
     for step in steps:
         unsigned = Unsigned(step.call, _NONCE, step.gas, _FEE, chain_id)
-        raw = TYPE_2 + rlp.encode(unsigned.fields)
+        raw = TYPE_2 + encoded(unsigned.fields)
         asked.append(_ask(GAS_PRICE_ORACLE, GET_L1_FEE + encode(["bytes"], [raw])))
         asked.append(_ask(GAS_PRICE_ORACLE, GET_OPERATOR_FEE + encode(["uint256"], [step.gas])))
     answers = await rpc.batch(asked)

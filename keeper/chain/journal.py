@@ -9,6 +9,7 @@ now is kept and written with whatever can be next. Amounts in wei are TEXT: they
 """
 
 import asyncio
+import contextlib
 import fcntl
 import os
 import sqlite3
@@ -25,7 +26,7 @@ import structlog
 from keeper.act.spending import Past
 from keeper.chain import journal_rows as rows
 from keeper.chain.journal_schema import JournalError, prepare
-from keeper.chain.orphans import Included, reopen, settled_since
+from keeper.chain.orphans import Included, given_up_since, reopen, settled_since
 from keeper.errors import JournalUnavailableError
 from keeper.facts import Attempt, Receipt, Settled, SignedTx
 
@@ -36,6 +37,8 @@ logger = structlog.get_logger(__name__)
 LOCKED_S_MAX = 0.25  # waited for another connection's lock; the keeper goes on watching meanwhile
 PAUSE_S = 1.0  # after a failed write, until the next is tried
 DAY_MS = 86_400_000
+LOG_PAGES = 256  # of the write-ahead log, before what is in it goes to the file itself
+LOG_BYTES = LOG_PAGES * 4096
 PRUNED_MAX = 1_000  # attempts deleted at once, so that nobody waits long for the writer
 MAY_PASS = frozenset(  # primary result codes of a file that is in order
     {
@@ -138,6 +141,7 @@ class Journal:
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = NORMAL")
             prepare(self._db, self._path, self._chain_id)
+            self._make_room()
         except sqlite3.OperationalError:  # a full disk, say: the file itself is in order
             self._close()
             raise
@@ -151,6 +155,17 @@ class Journal:
         except BaseException:
             self._close()
             raise
+
+    def _make_room(self) -> None:
+        """Make the write-ahead log as long as it becomes: what is behind its end is not looked at.
+
+        A commit that makes a file longer waits for the file system's journal as well, and so for
+        what everybody else writes to the disk. Without room on it the log grows as it goes.
+        """
+        with contextlib.suppress(OSError), Path(f"{self._path}-wal").open("r+b") as log:
+            log.write(bytes(max(0, LOG_BYTES - log.seek(0, os.SEEK_END))))
+            log.flush()
+            os.fsync(log.fileno())
 
     def _claim(self) -> None:
         """Lock a file beside the journal: a second keeper on it would spend the same nonces."""
@@ -182,6 +197,7 @@ class Journal:
             return False
         if work is not None:
             db.execute("PRAGMA synchronous = FULL")  # on disk before anybody else sees the bytes
+            db.execute("PRAGMA wal_autocheckpoint = 0")
         try:
             db.execute("BEGIN IMMEDIATE")
             if self.trouble:
@@ -196,6 +212,7 @@ class Journal:
                 db.execute("ROLLBACK")
             # the rest can be found out again from the chain, and an fsync costs a millisecond
             db.execute("PRAGMA synchronous = NORMAL")
+            db.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
         self._late.clear()
         return True
 
@@ -300,15 +317,15 @@ class Journal:
 
         await self._note(keep)
 
-    async def reopen(self, attempts: Sequence[Attempt], now_ms: int) -> None:
-        """Take back the end of these: the blocks that settled them are gone.
+    async def reopen(self, attempts: Sequence[Attempt], event: rows.Event, now_ms: int) -> None:
+        """Take back the end of these; ``event``: the blocks are gone, or they are there after all.
 
         Raises JournalUnavailableError when that is not on disk.
         """
 
         def work(db: sqlite3.Connection) -> None:
             for attempt in attempts:
-                reopen(db, attempt.id, now_ms)
+                reopen(db, attempt.id, event, now_ms)
 
         await self._run(lambda: self._commit(work))
         self._worked()
@@ -322,6 +339,10 @@ class Journal:
     async def settled_since(self, block: int) -> list[Included]:
         """Return the attempts that were settled by this block or a later one, by nonce."""
         return await self._run(lambda: settled_since(self._open_db, block))
+
+    async def given_up_since(self, since_ms: int) -> list[Attempt]:
+        """Return the last attempts that ended since then with nothing of theirs on the chain."""
+        return await self._run(lambda: given_up_since(self._open_db, since_ms))
 
     async def profit_wei(self) -> dict[str, int]:
         """Return reward less cost by venue, over everything settled."""

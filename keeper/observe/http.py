@@ -41,6 +41,7 @@ _server_log.addFilter(lambda record: not _is_strangers_fault(record))
 
 _BODY_BYTES_MAX = 1024  # nothing here reads a body
 _HEADERS_MAX = 64
+_LINE_BYTES_MAX = 131_072  # of a request: as many shocks as may be asked for, all of it escaped
 _IDLE_S_MAX = 75  # of a connection; longer than the usual scrape interval, so that it is kept
 _SHUTDOWN_S_MAX = 2  # for requests under way when the keeper stops
 _LINGER_S_MAX = 2  # spent on reading a body that nobody wants
@@ -123,6 +124,7 @@ async def serve(
         keepalive_timeout=_IDLE_S_MAX,
         lingering_time=_LINGER_S_MAX,
         max_headers=_HEADERS_MAX,
+        max_line_size=_LINE_BYTES_MAX,
         shutdown_timeout=_SHUTDOWN_S_MAX,
     )
     await runner.setup()

@@ -7,6 +7,7 @@ from typing import Any
 from multidict import MultiMapping
 
 WORD_CHARS_MAX = 200
+WORDS_CHARS_MAX = 64  # each
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +87,14 @@ class Words:
         if len(given) > self.count_max:
             msg = f"at most {self.count_max} {self.name}s, got {len(given)}"
             raise ValueError(msg)
+        if any(len(text) > WORDS_CHARS_MAX for text in given):
+            msg = f"each {self.name} should have at most {WORDS_CHARS_MAX} characters"
+            raise ValueError(msg)
         return list(given)
 
     def schema(self) -> dict[str, Any]:
         """Return its JSON schema."""
-        items = {"type": "string", "pattern": self.pattern}
+        items = {"type": "string", "pattern": self.pattern, "maxLength": WORDS_CHARS_MAX}
         return {"type": "array", "items": items, "maxItems": self.count_max}
 
 

@@ -20,7 +20,7 @@ from keeper.facts import Call, Head, Log, Probe, Refused
 from keeper.margin.model import Tier
 from keeper.ports import Rpc
 from keeper.venues import _recent as recent
-from keeper.venues._decoders import decoder
+from keeper.venues._decoders import decoder, reader
 
 CALLS_PER_BATCH_MAX = 100  # providers cap batches, and some count each call of one
 OPEN_END = 2**256 - 1  # how contracts write "no upper end"
@@ -44,6 +44,7 @@ class Function:
         self._selector = keccak(text=signature)[:4]
         self._takes = _types(signature[signature.index("(") + 1 : -1])
         self._returns = _types(returns)
+        self._read = reader(self._returns)
 
     def data(self, *arguments: object) -> bytes:
         """Return the call data; raises EncodingError for arguments that do not fit."""
@@ -56,7 +57,7 @@ class Function:
             if not data and self._returns:
                 msg = f"{self.signature}: empty answer; no contract at the address, or another one"
                 raise ProtocolError(msg)
-            values = decode(self._returns, data)
+            values = self._read(data)
         except (DecodingError, ValueError, OverflowError) as error:
             msg = f"{self.signature}: cannot decode the answer: {error}"
             raise ProtocolError(msg) from None
@@ -66,7 +67,7 @@ class Function:
 class Event:
     """A contract's event, as in Solidity: ``Event("Paid(address indexed to, uint256 amount)")``.
 
-    Fields of struct types are not supported.
+    A struct is a type in parentheses: ``Event("Filled((uint256,bool)[] orders)")``.
     """
 
     def __init__(self, declaration: str) -> None:
@@ -81,7 +82,7 @@ class Event:
     def fields(self, log: Log) -> dict[str, Any] | None:
         """Return the fields by name; None: not this event, or not as it was declared.
 
-        An indexed string, bytes or array is on the chain as a hash only, and comes out as that.
+        An indexed string, bytes, array or struct is on the chain as a hash, and comes out as that.
         """
         if log.topics[:1] != (self.topic,):
             return None
@@ -349,13 +350,26 @@ def _types(text: str) -> list[str]:
 
 def _declared(declaration: str) -> tuple[str, list[tuple[str, bool, str]]]:
     """Return an event's name and its fields: type, is it indexed, name."""
-    whole = re.fullmatch(r"(\w+)\(([^()]*)\)", declaration)
-    parts = [part.split() for part in whole[2].split(",")] if whole and whole[2] else []
-    fields = [(part[0], part[1:-1] == ["indexed"], part[-1]) for part in parts if len(part) > 1]
+    whole = re.fullmatch(r"(\w+)\((.*)\)", declaration)
+    parts = _apart(whole[2]) if whole else []
+    found = [re.fullmatch(r"\s*(\S+)\s+(indexed\s+)?(\w+)\s*", part) for part in parts]
+    fields = [(one[1], bool(one[2]), one[3]) for one in found if one]
     if whole is None or len(fields) != len(parts):
         msg = f"expected Name(type [indexed] name, …), got {declaration!r}"
         raise ValueError(msg)
     return whole[1], fields
+
+
+def _apart(text: str) -> list[str]:
+    """Split at the commas outside parentheses; nothing has no parts."""
+    parts, depth = [""], 0
+    for sign in text:
+        depth += (sign == "(") - (sign == ")")
+        if sign == "," and not depth:
+            parts.append("")
+        else:
+            parts[-1] += sign
+    return parts if text else []
 
 
 # ERC-20

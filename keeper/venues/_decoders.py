@@ -1,33 +1,37 @@
-"""Decoders of event logs, generated from the event's fields when it is declared.
+"""Decoders of event logs and of answers, generated from their types when these are declared.
 
 A static type takes words at a place that is known beforehand, so an event of such fields becomes
-one function that reads them all from the topics and the data joined. Data of another type is left
-to eth_abi. Both refuse padding that is not the type's.
+one function that reads them all from the topics and the data joined, and an array of such items one
+that reads item by item. Other types are left to eth_abi. Both refuse padding that is not the
+type's.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from eth_abi.abi import decode
 from eth_abi.exceptions import DecodingError
-from eth_abi.grammar import BasicType, parse
+from eth_abi.grammar import ABIType, BasicType, TupleType, parse
 
 from keeper.errors import ProtocolError
 
 WORD_BYTES = 32
 WORD_BITS = 256
 TOPIC_CHARS = 66  # 0x and a word
+_FAMILIES = frozenset({"int", "uint", "bool", "address"})
 
 Field = tuple[str, str]  # type, name
 Decoder = Callable[[Sequence[str], bytes], dict[str, Any]]
+Reader = Callable[[bytes], tuple[Any, ...]]
 
 
 def decoder(event: str, indexed: Sequence[Field], plain: Sequence[Field]) -> Decoder:
     """Return what reads a log's topics (0x-hex, that of the event first) and data by name.
 
-    An indexed value of a dynamic type or an array is on the chain as a hash, and comes out as that.
-    Integers are int, addresses lower-case hex, arrays tuples. The decoder raises ProtocolError for
-    what is no log of the event, and for nothing else.
+    An indexed value of a dynamic type, an array or a struct is on the chain as a hash, and comes
+    out as that. Integers are int, addresses lower-case hex, arrays and structs tuples. The decoder
+    raises ProtocolError for what is no log of the event, and for nothing else.
     """
     words = [(kind if _is_word(kind) else "bytes32", name) for kind, name in indexed]
     if all(_is_static(kind) for kind, _ in plain):
@@ -46,8 +50,75 @@ def decoder(event: str, indexed: Sequence[Field], plain: Sequence[Field]) -> Dec
     return read
 
 
+def reader(kinds: Sequence[str]) -> Reader:
+    """Return what reads a call's answer: the values that eth_abi's ``decode`` gives, or its errors.
+
+    Structs of static types, and one array of these, are read some 30 times as fast.
+    """
+    if not kinds:
+        return partial(decode, kinds)
+    whole = parse(kinds[0])
+    if len(kinds) == 1 and whole.arrlist and not whole.arrlist[-1] and _static(whole.item_type):
+        quick = _array_reader(whole.item_type)
+    elif all(map(_is_static, kinds)):
+        quick = _plain_reader(kinds)
+    else:
+        return partial(decode, kinds)
+
+    def read(data: bytes) -> tuple[Any, ...]:
+        try:
+            return quick(data)
+        except ValueError:  # it is wrong, or laid out as no compiler does it: eth_abi knows which
+            return decode(kinds, data)
+
+    return read
+
+
+def _plain_reader(kinds: Sequence[str]) -> Reader:
+    words = _Words()
+    values = [words.take(kind) for kind in kinds]
+    source = f"""
+def read(body):
+    {"; ".join(words.reads)}
+    if {" or ".join([f"len(body) < {words.bytes_read}", *words.wrong])}:
+        raise ValueError
+    return ({", ".join(values)},)
+"""
+    read: Reader = _function(source)
+    return read
+
+
+def _array_reader(item: ABIType) -> Reader:
+    words = _Words()
+    value, start = words.take(_text(item)), 2 * WORD_BYTES  # after where, and how many
+    source = f"""
+def read(data):
+    end = {start} + word(data[{WORD_BYTES}:{start}], 'big') * {words.bytes_read}
+    if word(data[:{WORD_BYTES}], 'big') != {WORD_BYTES} or len(data) < end:
+        raise ValueError
+    found = []
+    for at in range({start}, end, {words.bytes_read}):
+        body = data[at:at + {words.bytes_read}]
+        {"; ".join(words.reads)}
+        if {" or ".join(words.wrong) or "False"}:
+            raise ValueError
+        found.append({value})
+    return (tuple(found),)
+"""
+    read: Reader = _function(source)
+    return read
+
+
+def _function(source: str) -> Any:  # noqa: ANN401 - its caller says
+    """Return the function that the source defines."""
+    found: dict[str, Any] = {"word": int.from_bytes, "unhex": bytes.fromhex}
+    found["ProtocolError"] = ProtocolError
+    exec(source, found)  # noqa: S102 - of this module's own expressions and quoted names only
+    return found["read"]
+
+
 def _generated(event: str, indexed: Sequence[Field], plain: Sequence[Field]) -> Decoder:
-    """Write the function as Python: of the expressions below and quoted names only."""
+    """Write the function of one event."""
     words = _Words()
     in_topics = [f"{name!r}: {words.take(kind)}" for kind, name in indexed]
     topics, topic_bytes = [f"topics[{n + 1}]" for n in range(len(indexed))], words.bytes_read
@@ -71,10 +142,7 @@ def read(topics, data):
         raise ProtocolError({f"{event}: not as it was declared"!r}) from None
     return {{{", ".join(in_topics + in_data)}}}
 """
-    found: dict[str, Any] = {"word": int.from_bytes, "unhex": bytes.fromhex}
-    found["ProtocolError"] = ProtocolError
-    exec(source, found)  # noqa: S102 - see above
-    read: Decoder = found["read"]
+    read: Decoder = _function(source)
     return read
 
 
@@ -89,9 +157,10 @@ class _Words:
     def take(self, kind: str) -> str:
         """Return the expression of the next value, of a static type."""
         one = parse(kind)
-        if not one.arrlist:
+        if isinstance(one, BasicType) and not one.arrlist:
             return self._word(one)
-        items = [self.take(one.item_type.to_type_str()) for _ in range(one.arrlist[-1][0])]
+        parts = [one.item_type] * one.arrlist[-1][0] if one.arrlist else one.components
+        items = [self.take(_text(part)) for part in parts]
         return f"({''.join(f'{item}, ' for item in items)})"
 
     def _word(self, kind: BasicType) -> str:
@@ -118,11 +187,20 @@ class _Words:
 
 
 def _is_word(kind: str) -> bool:
-    return _is_static(kind) and not parse(kind).arrlist
+    return _is_static(kind) and isinstance(parse(kind), BasicType) and not parse(kind).arrlist
 
 
 def _is_static(kind: str) -> bool:
     """Say whether this module reads a type itself; the others are eth_abi's."""
-    one = parse(kind)
-    known = one.base in {"int", "uint", "bool", "address"} or (one.base == "bytes" and one.sub)
-    return bool(known) and all(one.arrlist or ())
+    return _static(parse(kind))
+
+
+def _static(kind: ABIType) -> bool:
+    known = isinstance(kind, TupleType) and all(map(_static, kind.components))
+    if isinstance(kind, BasicType):
+        known = kind.base in _FAMILIES or (kind.base == "bytes" and bool(kind.sub))
+    return known and all(kind.arrlist or ())
+
+
+def _text(kind: ABIType) -> str:
+    return str(kind.to_type_str())  # type: ignore[no-untyped-call] # the library's

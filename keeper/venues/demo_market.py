@@ -19,6 +19,7 @@ from keeper.errors import ProtocolError, RpcError
 from keeper.facts import (
     AccountId,
     Assessment,
+    Call,
     FeedId,
     Head,
     LiquidationSeen,
@@ -82,6 +83,9 @@ REASONS = dict.fromkeys(["stale price", "price from the future", "bad signature"
 REASONS["not liquidatable"] = "not_liquidatable"
 
 
+Factors = tuple[Mapping[str, MarketFactors], Mapping[str, AssetFactors]]
+
+
 class Settings(BaseModel):
     """The ``[[venues]]`` table with ``kind = "demo_market"``."""
 
@@ -105,6 +109,7 @@ class DemoMarket:
         self._feeds = settings.feeds
         self._contract = Contract(rpc, settings.address)
         self._market: DemoMarketState | None = None  # as last read, for the update fee
+        self._priced: tuple[DemoMarketState, list[int], Factors] | None = None  # by ``_factors``
 
     # --- reading ------------------------------------------------------------------------------
 
@@ -190,16 +195,23 @@ class DemoMarket:
         missing = [names[feed] for feed in market.depends_on(holdings) if not prices[feed]]
         if missing:  # the row waits for a price, and then expires and is compiled again
             return Row(0.0, {}, dict.fromkeys(missing, (0.0, 0.0)))
-        terms = market.terms(prices, market.head.timestamp_s)  # a row is linear in the indices
-        markets = {
-            key: MarketFactors(terms.markets[key], names[perp.feed], f"F:{perp.name}")
-            for key, perp in numbered(market.markets).items()
-        }
-        assets = {
-            key: AssetFactors(terms.assets[key], names[asset.feed])
-            for key, asset in numbered(market.assets).items()
-        }
-        return compile_row(holdings, markets, assets, market.reserve)
+        return compile_row(holdings, *self._factors(market, prices), market.reserve)
+
+    def _factors(self, market: DemoMarketState, prices: list[int]) -> Factors:
+        """Return what rows follow at these prices; kept, since many accounts are compiled alike."""
+        if self._priced is None or self._priced[:2] != (market, prices):
+            names = [stored.name for stored in market.feeds]
+            terms = market.terms(prices, market.head.timestamp_s)  # a row is linear in the indices
+            markets = {
+                key: MarketFactors(terms.markets[key], names[perp.feed], f"F:{perp.name}")
+                for key, perp in numbered(market.markets).items()
+            }
+            assets = {
+                key: AssetFactors(terms.assets[key], names[asset.feed])
+                for key, asset in numbered(market.assets).items()
+            }
+            self._priced = market, prices, (markets, assets)
+        return self._priced[2]
 
     def assess(
         self,
@@ -294,21 +306,28 @@ class DemoMarket:
         self, assessment: Assessment, wallet: str, head: Head
     ) -> Simulated | Refused:
         """Run the liquidation on top of the newest block, with the updates it must carry."""
-        account, updates = int(assessment.account), [_update(one) for one in assessment.updates]
         try:
             market = self._market or await self.read_market(head)  # none yet: just started
         except (RpcError, ProtocolError) as error:
             return refusal(error, REASONS)
-        fee_wei = market.update_fee_wei * len(updates)
-        arguments: list[object] = [account, updates] if updates else [account]
-        function = LIQUIDATE_WITH_PRICES if updates else LIQUIDATE
-        done = await self._contract.dry_run(function, arguments, wallet, REASONS, fee_wei)
+        call = self._call(assessment, market)
+        done = await self._contract.run(LIQUIDATE, call, wallet, REASONS)
         if isinstance(done, Refused):
             return done
         closed = [EVENTS.read(log)[1].get("closed_notional", 0) for log in done.logs]
         if done.returned == 0 and not any(closed):
             return Refused("no_progress", "nothing would be closed and nothing paid")
-        return Simulated(done.call, done.gas, done.returned, fee_wei, head)
+        return Simulated(done.call, done.gas, done.returned, call.value_wei, head)
+
+    def liquidation(self, assessment: Assessment) -> Call | None:
+        """Return the call that is simulated; None before the market was read."""
+        return self._call(assessment, self._market) if self._market else None
+
+    def _call(self, assessment: Assessment, market: DemoMarketState) -> Call:
+        account, updates = int(assessment.account), [_update(one) for one in assessment.updates]
+        with_prices = LIQUIDATE_WITH_PRICES.data(account, updates) if updates else None
+        data = with_prices or LIQUIDATE.data(account)
+        return Call(self._contract.address, data, market.update_fee_wei * len(updates))
 
     async def simulate_batch(
         self, assessments: Sequence[Assessment], wallet: str, head: Head

@@ -11,7 +11,7 @@ from itertools import islice
 import structlog
 
 from keeper.decide.agenda import Agenda, Hold, HoldReason
-from keeper.decide.rank import Objective, priority
+from keeper.decide.rank import Objective, Ranking, priority
 from keeper.facts import AccountId, AccountState, Assessment, FeedId, Head, MarketState, Price
 from keeper.margin import MarginBook, Moved
 from keeper.ports import AnyVenue, Board, Clock, Telemetry
@@ -23,6 +23,7 @@ logger = structlog.get_logger(__name__)
 
 RENEW_NS = 100_000_000  # a candidate that waited longer is assessed again: its price has aged
 ROWS_PER_STEP_MAX = 64  # compiled again after a change of parameters: a few milliseconds
+RANKED_PER_STEP_MAX = 512  # of what became due: likewise
 QUARANTINE_MS = 60_000  # a poisoned account is tried again this seldom, or when its state changes
 
 
@@ -38,6 +39,7 @@ class DeskRules:
     candidates_per_step_max: int
     probe_ms: int
     batch_accounts_max: int = 1
+    optimistic: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +77,12 @@ class Desk:
         self.suspect = ""  # why the book is not trusted: decisions need fresh reads; "": it is
         self._board = board
         self._quarantine = quarantine
-        self._telemetry = telemetry
-        self._clock = clock
+        self._telemetry, self._clock = telemetry, clock
         self._factors_of: dict[FeedId, list[str]] = {}
         self.lead: MarginBook[AccountId] = MarginBook([])
         self.chain: MarginBook[AccountId] = MarginBook([])
         self._expired: set[AccountId] = set()
+        self._ranking: Ranking[AccountId] = Ranking()  # what is due, worst first
         self._outdated: dict[AccountId, None] = {}  # compiled with other parameters, oldest first
         self._needs_state_at: dict[AccountId, int] = {}
         self._nominated_by: dict[AccountId, int] = {}  # tick_ns
@@ -136,13 +138,11 @@ class Desk:
         at_s = self.inclusion_s(self._clock.wall_ms())
         values = self.venue.factors(market, at_s)
         indices = {name: values[name] for name in self.venue.index_factors(market)}
-        indices |= self.venue.indices(market, at_s, self._lead_prices(market))
+        lead = self.lead.values
+        prices = {name: lead[name] for name in self.venue.price_factors(market) if name in lead}
+        indices |= self.venue.indices(market, at_s, prices)
         self._follow(self.chain.move(values), self.lead, tick_ns=0)
         self._follow(self.lead.move(indices), self.chain, tick_ns=0)
-
-    def _lead_prices(self, market: MarketState) -> dict[str, float]:
-        values = self.lead.values
-        return {name: values[name] for name in self.venue.price_factors(market) if name in values}
 
     def _learn_factors(self, market: MarketState) -> None:
         """Add what the venue lists newly to both books; a price that is there already counts."""
@@ -173,8 +173,8 @@ class Desk:
             values |= self.venue.indices(self.market, at_s, values)
         started_ns = self._clock.monotonic_ns()
         moved = self.lead.move(values)
-        seconds = (self._clock.monotonic_ns() - started_ns) / 1e9
-        self._telemetry.observe("keeper_tick_seconds", seconds, venue=self.venue.id)
+        took_s = (self._clock.monotonic_ns() - started_ns) / 1e9
+        self._telemetry.observe("keeper_tick_seconds", took_s, venue=self.venue.id)
         touched = sum(map(self.lead.exposed, values))
         self._telemetry.count("keeper_evaluations_total", touched, venue=self.venue.id)
         self._follow(moved, self.chain, tick_ns=price.received_ns)
@@ -264,14 +264,22 @@ class Desk:
             self._outdated.pop(account, None)
 
     def due(self, now_ms: int) -> list[AccountId]:
-        """Return the accounts to assess now, worst first, at most ``candidates_per_step_max``."""
+        """Return the accounts to assess now, worst first, at most ``candidates_per_step_max``.
+
+        None before all of them are ranked, for which many at once take some steps.
+        """
         if self.market is None:
             return []
         self._renew_rows()
         self.agenda.wake(now_ms, self.market.head.number)
-        due = [account for account in self.agenda.due() if account in self.states]
-        due.sort(key=self._worst_excess)
-        return due[: self.rules.candidates_per_step_max]
+        unranked = (one for one in self.agenda.due() if one not in self._ranking)
+        for account in islice(unranked, RANKED_PER_STEP_MAX):
+            self._ranking.put(account, self._worst_excess(account))
+        if next(unranked, None) is not None:
+            return []
+        worst_first = (self._ranking.pop() for _ in range(len(self._ranking)))
+        due = filter(self.agenda.is_due, worst_first)  # some were cured since, or are held
+        return list(islice(due, self.rules.candidates_per_step_max))
 
     def _worst_excess(self, account: AccountId) -> float:
         values = [book.excess(account) for book in (self.lead, self.chain) if account in book]
@@ -282,7 +290,6 @@ class Desk:
         if not self.agenda.is_due(account):
             return None
         tick_ns = self._nominated_by.pop(account, 0)
-        now_ms = self._clock.wall_ms()
         assessment: Assessment | None = None
         with self.guard(account):
             if account in self._expired:
@@ -294,20 +301,15 @@ class Desk:
             self.quarantined(account)
             return None
         if not assessment.liquidatable:
-            self._not_yet(assessment, now_ms)
+            self.not_yet(assessment)
             return None
         self.agenda.start(account)
         return self.nomination(assessment, tick_ns)
 
     def nomination(self, assessment: Assessment, tick_ns: int = 0) -> Nominated:
         """Rank an assessment just made. ``tick_ns``: the price behind it came in then (0: none)."""
-        return Nominated(
-            assessment,
-            self._priority(assessment),
-            tick_ns,
-            self._clock.monotonic_ns(),
-            self._facts,
-        )
+        now_ns = self._clock.monotonic_ns()
+        return Nominated(assessment, self._priority(assessment), tick_ns, now_ns, self._facts)
 
     def assess(self, account: AccountId) -> Assessment:
         """Repeat the venue's exact arithmetic with the newest facts."""
@@ -317,9 +319,8 @@ class Desk:
         now_ms = self._clock.wall_ms()
         prices = self.fresh_prices(now_ms)
         self._telemetry.count("keeper_assessed_total", venue=self.venue.id)
-        return self.venue.assess(
-            self.states[account], self.market, prices, self.inclusion_s(now_ms)
-        )
+        at_s = self.inclusion_s(now_ms)
+        return self.venue.assess(self.states[account], self.market, prices, at_s)
 
     def fresh_prices(self, now_ms: int) -> Mapping[FeedId, Price]:
         """Return the venue's feeds that have a price within its age."""
@@ -364,13 +365,12 @@ class Desk:
         self.hold(account, Hold(HoldReason.SIMULATION_FAILED, until_ms=until_ms))
 
     def not_yet(self, assessment: Assessment) -> None:
-        """Hold an account that the newest facts no longer call liquidatable."""
-        self._not_yet(assessment, self._clock.wall_ms())
+        """Hold an account that the newest facts do not call liquidatable.
 
-    def _not_yet(self, assessment: Assessment, now_ms: int) -> None:
-        """The exact arithmetic disagrees with the screen: make the row exact here, or wait."""
+        The exact arithmetic disagrees with the screen: make the row exact here, or wait.
+        """
         account = assessment.account
-        fresh = self.fresh_prices(now_ms)
+        fresh = self.fresh_prices(self._clock.wall_ms())
         block = self.market.head.number + 1 if self.market else 0
         if any(feed not in fresh for feed in assessment.feeds):
             self.hold(account, Hold(HoldReason.STALE_PRICE, until_block=block))

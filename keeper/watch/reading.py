@@ -115,7 +115,7 @@ class Reading:
         if everything:
             intake.mark(desk.states)
         self._mark_set_aside(venue, intake)
-        dirty = intake.take()
+        dirty, done = intake.take(), 0
         try:
             if everything or desk.access.due:
                 desk.access.learn(await self._probe(desk))
@@ -123,13 +123,17 @@ class Reading:
             self.inbox.put(("market", venue), market)
             known = {*desk.states, *dirty}
             dirty += [account for account in market.listed if account not in known]
-            for start in range(0, len(dirty), READ_MAX):
-                await self._read_some(desk, dirty[start : start + READ_MAX], head)
+            everything = False  # whoever is to be read is dirty by now
+            while done < len(dirty):
+                await self._read_some(desk, dirty[done : done + READ_MAX], head)
+                done += READ_MAX
                 self.heartbeats.beat(f"accounts/{venue}")
             await self._note(desk, intake, head, dirty)
             await self._reconcile(desk, head)
         except BaseException:
-            intake.mark(dirty)
+            # a node may forget the head before all are read at it: the next one does for the rest
+            intake.touched.update(dict.fromkeys(dirty[:done], head.number))
+            intake.mark(dirty[done:])
             intake.everything = intake.everything or everything
             raise
         self.inbox.put(("read", venue), head)

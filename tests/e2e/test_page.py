@@ -11,7 +11,7 @@ import pytest
 
 from keeper.units import WAD
 from tests.brokers import Broker
-from tests.browser import TAB, Browser, running_chromium
+from tests.browser import ENTER, TAB, Browser, running_chromium
 from tests.e2e.rig import KeeperProcess, Options, Rig, opened
 from tests.e2e.runs import until
 from tests.nodes import Anvil
@@ -41,7 +41,7 @@ return [node.id || node.getAttribute("href") || node.tagName, style.outlineStyle
 CONTROLS = """
 const all = [...document.querySelectorAll("a[href], select, input, button, summary")];
 const seen = all.filter((node) => node.checkVisibility());
-return seen.map((node) => node.id || node.getAttribute("href"));
+return seen.map((node) => node.id || node.getAttribute("href") || node.tagName);
 """
 
 
@@ -193,7 +193,73 @@ def test_the_keyboard_reaches_every_control(page: Page) -> None:
     assert reached == controls
     assert reached[0] == "#accounts-title"
     assert {"ray", "move"} < set(reached)
-    assert any(name.startswith("/api/v1/accounts/demo/") for name in reached)
+    assert "which" in reached
+    assert any(name.startswith("#/demo/") for name in reached)
+
+
+def test_an_account_is_explained_as_the_api_does(page: Page, rig: Rig) -> None:
+    said = page.api("/api/v1/status")["accounts"]
+    under = next(one["account"] for one in said if one["distance_pct"] < 0)
+    path = f"/api/v1/accounts/demo/{under}"
+    link = "document.querySelector(`#accounts a[href$='${arguments[0]}']`)"
+    page.browser.run(f"{link}.focus()", under)
+    page.browser.press(ENTER)
+    page.until(lambda: page.rows("one-lead"))
+    assert page.browser.run(FOCUSED)[0] == "one-title"
+    assert page.text("one-title") == f"Account {under} at demo"
+    assert page.text("one-note").startswith("dry_run\nheld: dry_run · looked at again ")
+
+    def same() -> bool:  # funding goes on between the two looks
+        found = page.api(path)
+        exact, lead = found["assessment"], found["at_source_prices"]
+        near = {term["factor"]: term["move_pct"] for term in lead["terms"]}["ETH/USD"]
+        *terms, _, excess = page.rows("one-lead")
+        return (
+            all(
+                f"{exact[key]:,.2f}" in page.text("one-exact")
+                for key in ("equity_usd", "requirement_usd", "excess_usd", "reward_usd")
+            )
+            and [row[0].split("|")[0] for row in terms] == [one["factor"] for one in lead["terms"]]
+            and excess[2] == f"{lead['excess_usd']:,.2f}"
+            and f"{near:+.2f} %" in {row[3] for row in terms}
+            and json.dumps(found["state"], indent=1) in page.text("one-state")
+        )
+
+    page.until(same)
+    # it goes on to say what holds: a change of price changes the value shown
+    before = rig.oracle.prices[ETH]
+    rig.oracle.set(ETH, before + 7 * WAD)
+    wanted = f"{(before + 7 * WAD) / WAD:,.2f}"
+    page.until(lambda: wanted in [row[1] for row in page.rows("one-lead")])
+    rig.oracle.set(ETH, before)
+    page.until(lambda: wanted not in [row[1] for row in page.rows("one-lead")])
+    page.browser.run("document.getElementById('one-close').click()")
+    page.until(lambda: page.browser.run("return document.getElementById('one').hidden"))
+    assert page.browser.complaints() == []
+
+
+def test_any_account_is_looked_up_and_the_address_can_be_kept(page: Page) -> None:
+    safe = max(page.api("/api/v1/status")["accounts"], key=lambda one: one["distance_pct"])
+    page.browser.run("document.getElementById('which').focus()")
+    page.browser.press(safe["account"] + ENTER)
+    page.until(lambda: "not liquidatable" in page.text("one-exact"))
+    kept = page.browser.run("return location.href")
+    page.browser.open("about:blank")
+    page.browser.open(kept)
+    page.until(lambda: page.text("one-title") == f"Account {safe['account']} at demo")
+    page.until(lambda: "not liquidatable" in page.text("one-exact"))
+    page.browser.run("document.getElementById('which').focus()")
+    page.browser.press("nobody" + ENTER)
+    page.until(lambda: "no account 'nobody' is known" in page.text("one-note"))
+    assert page.browser.run("return document.getElementById('one-margin').hidden")
+
+
+def test_an_account_on_a_phone(page: Page) -> None:
+    page.browser.size(NARROW, 740)
+    page.browser.run("document.querySelector('#accounts a').click()")
+    page.until(lambda: page.rows("one-lead"))
+    page.browser.run("document.querySelector('#one summary').click()")
+    assert page.browser.run(TOO_WIDE) == []
 
 
 def test_the_focus_stays_while_values_change(page: Page) -> None:
@@ -269,6 +335,9 @@ def test_an_attempt_is_told_with_its_money(
             for line in done["history"]
         ]
         assert [event for _, event in history][-2:] == ["included", "settled"]
+        page.browser.run("location.hash = `#/demo/${arguments[0]}`", str(account))
+        page.until(lambda: [row[1] for row in page.rows("one-attempts")] == ["won"])
+        assert page.rows("one-attempts")[0][2] == story
         (wallet,) = page.rows("wallets")
         (held,) = said["wallets"]
         assert wallet[:2] == [

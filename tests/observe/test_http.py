@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
+from urllib.parse import quote
 
 import aiohttp
 import pytest
@@ -20,6 +21,7 @@ from keeper.observe.api import Reads
 from keeper.observe.http import Views, serve
 from keeper.observe.metrics import Metrics
 from keeper.observe.openapi import READS, SHOCKS_MAX, WRITES
+from keeper.observe.query import WORDS_CHARS_MAX
 
 API = [
     *("/api/v1/accounts", "/api/v1/candidates", "/api/v1/attempts", "/api/v1/config"),
@@ -226,7 +228,7 @@ async def test_the_page_links_to_what_exists_and_loads_nothing() -> None:
         paths = [link for link in parser.links if link.startswith("/")]
         others = [link for link in parser.links if not link.startswith("/")]
         assert paths == PATHS[1:]
-        assert [link.split(":")[0].split("-")[0] for link in others] == ["data", "#accounts"]
+        assert [link.split(":")[0].split("-")[0] for link in others] == ["data", "#accounts", "#"]
         assert "keeper status" in page.split("<noscript>")[1].split("</noscript>")[0]
         for link in paths:
             async with session.get(link) as answer:
@@ -388,6 +390,16 @@ async def test_a_stress_is_asked_for_in_the_query() -> None:
     many = "&".join(["shock=ETH=-1%25"] * (SHOCKS_MAX + 1))
     status, body = await asked(f"/api/v1/stress?{many}")
     assert (status, body) == (400, {"error": "at most 100 shocks, got 101"})
+    status, body = await asked(f"/api/v1/stress?shock={'E' * WORDS_CHARS_MAX}=-1%25")
+    assert (status, body) == (400, {"error": "each shock should have at most 64 characters"})
+
+
+async def test_the_longest_query_that_is_allowed_is_read() -> None:
+    longest = "\N{GRINNING FACE}" * (WORDS_CHARS_MAX - 4) + "=-1%"
+    query = "&".join([f"shock={quote(longest)}"] * SHOCKS_MAX)
+    assert len(query) > 70_000
+    status, body = await asked(f"/api/v1/stress?{query}")
+    assert (status, body["shocks"]) == (200, [longest] * SHOCKS_MAX)
 
 
 async def test_a_map_that_takes_long_is_asked_for_again() -> None:

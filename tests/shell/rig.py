@@ -209,9 +209,9 @@ class Rig:
 
     async def attempt(self) -> None:
         """Do what the attempt loop does with all candidates, best first, one after the other."""
-        waiting = self.pipeline._candidates.take()
-        while waiting:
-            best, some = self.pipeline._next(waiting)
+        self.pipeline._take()
+        while self.pipeline._waiting:
+            best, some = self.pipeline._next()
             await self.pipeline._work(best, some)
 
     async def settle(self) -> None:

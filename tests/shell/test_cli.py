@@ -3,8 +3,10 @@
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -32,6 +34,26 @@ def test_help_names_every_command() -> None:
 def test_the_version_is_the_packages() -> None:
     said = CliRunner().invoke(cli, ["--version"])
     assert (said.exit_code, said.output.strip()) == (0, f"keeper, version {__version__}")
+
+
+def commands(command: click.Command, path: str = "keeper") -> Iterator[tuple[str, click.Command]]:
+    yield path, command
+    if isinstance(command, click.Group):
+        for name in command.list_commands(click.Context(command)):
+            inner = command.get_command(click.Context(command), name)
+            assert inner
+            yield from commands(inner, f"{path} {name}")
+
+
+def test_every_command_and_option_says_what_it_does() -> None:
+    silent = [
+        f"{path} {'/'.join(option.opts)}"
+        for path, command in commands(cli)
+        for option in command.params
+        if isinstance(option, click.Option) and not option.help
+    ]
+    assert silent == []
+    assert [path for path, command in commands(cli) if not command.help] == []
 
 
 def test_help_does_not_import_what_it_does_not_need() -> None:

@@ -313,3 +313,26 @@ async def test_parameters_that_got_dearer_nominate_an_account_that_nothing_touch
     rig.pipeline._learn()
     rig.desk.due(rig.clock.now_ms)
     assert ALICE in rig.desk.agenda
+
+
+async def test_many_due_at_once_are_ranked_a_part_at_a_time_then_the_worst_goes_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("keeper.watch.desk.RANKED_PER_STEP_MAX", 2)
+    rig, _ = scripted_rig()
+    cash_of = {"a": -19_300, "b": -19_900, "c": -19_500, "d": -19_700, "e": -19_100}
+    accounts = [set_account(AccountId(name), cash, eth=10) for name, cash in cash_of.items()]
+    await rig.started(*accounts)
+    rig.pipeline._learn()
+    desk, now_ms = rig.desk, rig.clock.wall_ms()
+    ranked: list[AccountId] = []
+    worst_excess = desk._worst_excess
+
+    def noted(account: AccountId) -> float:
+        ranked.append(account)
+        return worst_excess(account)
+
+    monkeypatch.setattr(desk, "_worst_excess", noted)
+    assert desk.due(now_ms) == desk.due(now_ms) == []
+    assert desk.due(now_ms) == ["b", "d", "c", "a", "e"]
+    assert sorted(ranked) == sorted(cash_of), "each once, not anew at every step"

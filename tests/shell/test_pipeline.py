@@ -22,7 +22,7 @@ from keeper.facts import (
 from keeper.jobs import Job
 from keeper.units import WAD
 from keeper.watch import intake as intake_module
-from keeper.watch import rivals
+from keeper.watch import reading, rivals
 from keeper.watch.desk import Desk
 from keeper.watch.rivals import report
 from tests.fakes import ListedSource
@@ -240,6 +240,30 @@ async def test_a_reading_that_fails_half_way_is_repeated_whole() -> None:
     rig.venue.lost = lambda: False
     assert await rig.read()
     assert rig.venue.reads[-1] == (ALICE, BOB)
+
+
+async def test_of_a_reading_that_fails_half_way_what_was_read_counts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else a node that forgets a block sooner than all is read at it would never let us start."""
+    monkeypatch.setattr(reading, "READ_MAX", 1)
+    rig, _ = scripted_rig()
+    rig.start(UNDER, set_account(BOB, 5))
+    rig.follow()
+    answers = iter([False, False, False, True])  # probe, market and ALICE are read, BOB is not
+    rig.venue.lost = lambda: next(answers)
+    assert not await rig.read()
+    assert not rig.desk.loaded
+    read_at = rig.chain.head
+    rig.venue.lost = lambda: False
+    rig.mine()
+    rig.follow()
+    assert await rig.read()
+    assert rig.venue.reads == [(ALICE,), (BOB,), (BOB,)]
+    await rig.decide()
+    heads = rig.desk.states[ALICE].head, rig.desk.states[BOB].head
+    assert heads == (read_at, rig.chain.head)
+    assert (rig.desk.loaded, rig.desk.read_at) == (True, rig.chain.head)
 
 
 async def test_an_orphaned_change_is_taken_back() -> None:

@@ -27,6 +27,13 @@ LONGER: dict[str, st.SearchStrategy[Any]] = {
     "string": st.text(max_size=40),
     "uint256[]": st.lists(st.integers(0, 2**256 - 1), max_size=3).map(tuple),
     "int8[2]": st.tuples(st.integers(-128, 127), st.integers(-128, 127)),
+    "(bool,(int256,bytes4))": st.tuples(
+        st.booleans(),
+        st.tuples(st.integers(-(2**255), 2**255 - 1), st.binary(min_size=4, max_size=4)),
+    ),
+    "(uint8,string)[]": st.lists(
+        st.tuples(st.integers(0, 255), st.text(max_size=40)), max_size=3
+    ).map(tuple),
 }
 
 
@@ -84,9 +91,23 @@ def test_the_topic_is_the_one_everybody_knows() -> None:
     assert transfer.topic == "0xddf252ad1be2c89b69c2b068fc378daa952ba7f163c4a11628f55a4df523b3ef"
 
 
+def test_the_topic_of_structs_is_that_of_their_types() -> None:
+    filled = Event("Filled(address indexed who, (uint256,(bool,string)[2])[] orders, int8 side)")
+    assert (
+        filled.topic
+        == "0x" + keccak(text="Filled(address,(uint256,(bool,string)[2])[],int8)").hex()
+    )
+
+
 @pytest.mark.parametrize(
     "wrong",
-    ["Paid", "Paid(uint256)", "Paid(uint amount)", "Paid((uint256,bool) one)", "Paid(uint7 a)"],
+    [
+        "Paid",
+        "Paid(uint256)",
+        "Paid(uint amount)",
+        "Paid((uint256,bool))",
+        "Paid(uint7 a)",
+    ],
 )
 def test_declarations_that_are_none(wrong: str) -> None:
     with pytest.raises(ValueError, match=r"expected Name|integer"):

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 from eth_abi.abi import decode, encode
 from eth_abi.exceptions import DecodingError
+from eth_abi.grammar import parse
 from hypothesis import given
 from hypothesis import strategies as st
 
 from keeper.errors import ProtocolError
-from keeper.venues._decoders import decoder
+from keeper.venues._decoders import decoder, reader
 
 SIZES = range(8, 257, 8)
 WORDS = [
@@ -22,10 +23,18 @@ WORDS = [
 ]
 words = st.sampled_from(WORDS)
 lengths = st.sampled_from(["[1]", "[2]", "[3]", "[2][2]"])
-statics = words | st.builds(str.__add__, words, lengths)
 endings = st.sampled_from(["[]", "[2][]", "[][2]", "[][]"])
-dynamics = st.sampled_from(["string", "bytes", "string[2]", "bytes[]"])
-dynamics |= st.builds(str.__add__, words, endings)
+
+
+def structs(parts: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+    return st.lists(parts, min_size=1, max_size=3).map(lambda kinds: f"({','.join(kinds)})")
+
+
+items = words | structs(words) | structs(words | structs(words))
+statics = items | st.builds(str.__add__, items, lengths)
+dynamics = st.sampled_from(["string", "bytes", "string[2]", "bytes[]", "(string,uint8[])[]"])
+dynamics |= st.builds(str.__add__, items, endings)
+dynamics |= structs(statics | dynamics)
 TOPIC = "0x" + "ee" * 32
 
 
@@ -36,6 +45,9 @@ def values(kind: str) -> st.SearchStrategy[Any]:
         item, _, size = kind[:-1].rpartition("[")
         least, most = (int(size), int(size)) if size else (0, 3)
         return st.lists(values(item), min_size=least, max_size=most).map(tuple)
+    if kind.startswith("("):
+        parts = parse(kind).components
+        return st.tuples(*(values(part.to_type_str()) for part in parts))
     family = kind.rstrip("0123456789")
     bits = int(kind[len(family) :] or 0)
     plain = {
@@ -101,6 +113,36 @@ def test_what_eth_abi_refuses_is_refused_and_nothing_else(
         assert list(read(hexed(topics), body).values()) == known
 
 
+@given(st.data(), st.lists(statics | dynamics, max_size=3))
+def test_answers_are_read_as_eth_abi_reads_them(data: st.DataObject, kinds: list[str]) -> None:
+    body = data.draw(spoilt(kinds)) + data.draw(st.binary(max_size=40))  # a proxy may answer more
+    body = body[: data.draw(st.integers(len(body) - 40, len(body)))]
+    assert by_reader(kinds, body) == by_eth_abi(kinds, body)
+
+
+@given(st.data(), items)
+def test_arrays_are_read_as_eth_abi_reads_them(data: st.DataObject, item: str) -> None:
+    body = data.draw(spoilt([f"{item}[]"]))
+    assert by_reader([f"{item}[]"], body) == by_eth_abi([f"{item}[]"], body)
+
+
+def by_reader(kinds: Sequence[str], data: bytes) -> tuple[Any, ...] | None:
+    try:
+        return reader(kinds)(data)
+    except (DecodingError, ValueError, OverflowError):
+        return None
+
+
+def test_what_lies_as_usual_is_read_without_eth_abi(monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds = ["(uint8,(bool,int256[2])[2])[]"]
+    array = [[(n, [(True, (n, -n)), (False, (0, 1))]) for n in range(5)]]
+    plain = ["address", "(bytes4,uint256)"], ["0x" + "ab" * 20, (b"abcd", 7)]
+    bodies = encode(kinds, array), encode(*plain)
+    expected = decode(kinds, bodies[0]), decode(plain[0], bodies[1])
+    monkeypatch.setattr("keeper.venues._decoders.decode", None)
+    assert (reader(kinds)(bodies[0]), reader(plain[0])(bodies[1])) == expected
+
+
 junk_topics = st.lists(st.text(max_size=70) | st.just("0x" + "0" * 64), max_size=4)
 
 
@@ -138,6 +180,8 @@ def test_words_at_the_wrong_place_are_refused(topic: str, body: bytes) -> None:
 
 
 def test_what_is_indexed_by_its_hash_comes_out_as_the_hash() -> None:
-    read = decoder("E", [("string", "name"), ("uint8[2]", "pair")], [("bool", "on")])
-    found = read(hexed([b"\xaa" * 32, b"\xbb" * 32]), encode(["bool"], [True]))
-    assert found == {"name": b"\xaa" * 32, "pair": b"\xbb" * 32, "on": True}
+    indexed = [("string", "name"), ("uint8[2]", "pair"), ("(bool,bool)", "flags")]
+    read = decoder("E", indexed, [("bool", "on")])
+    hashes = [bytes([number]) * 32 for number in (0xAA, 0xBB, 0xCC)]
+    found = read(hexed(hashes), encode(["bool"], [True]))
+    assert found == {"name": hashes[0], "pair": hashes[1], "flags": hashes[2], "on": True}

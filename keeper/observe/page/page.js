@@ -5,6 +5,8 @@ const RETRY_MS = 2000;
 const MAP_MS = 10000; // between two looks at the map
 const ATTEMPTS_MS = 5000; // likewise at the attempts, unless the status tells of something new
 const ATTEMPTS_SHOWN = 10;
+const ONE_MS = 2000; // between two looks at the account that is explained
+const FAR_PCT = 10000; // no factor ever moves so far while an account stands
 const WEI = 1e18;
 const MARKETS_SHOWN = 5; // in colours of their own; the others share one
 
@@ -18,9 +20,10 @@ let source = null;
 let stale = true;
 let map = null;
 let mapMs = -Infinity; // when it was last asked for
-let attempts = [];
 let attemptsMs = -Infinity;
 let attemptsKey = ""; // what the status said of them then
+let explained = null; // an account: {venue, account}; the address names it
+let oneMs = -Infinity; // when it was last asked for
 
 // --- words ---------------------------------------------------------------------------------------
 
@@ -195,20 +198,23 @@ function captured({ us, other }) {
 
 function showAccounts(silent) {
   fillTable("accounts", status.accounts.map((one) => {
-    const path = `/api/v1/accounts/${encodeURIComponent(one.venue)}/${encodeURIComponent(one.account)}`;
-    const left = one.until_ms === undefined ? "" : `in ${age(one.until_ms - status.now_ms - silent)}`;
-    const block = one.until_block === undefined ? "" : `at block ${one.until_block}`;
-    const again = left || block ? `looked at again ${[left, block].filter(Boolean).join(" or ")}` : "";
+    const again = wakes(one.until_ms === undefined ? null : one.until_ms - status.now_ms - silent, one.until_block);
     const distance = one.distance_pct;
     return [
       JSON.stringify([one.venue, one.account]),
-      { text: one.account, note: venueOf(one), href: path },
+      { text: one.account, note: venueOf(one), href: addressOf(one) },
       distance === null
         ? { text: "never", note: "no price moves it" }
         : { text: `${decimals(distance, 2, 2)} %`, tone: distance < 0 ? "bad" : distance < 2 ? "warn" : "" },
       { text: one.why, note: joined(one.detail, again) },
     ];
   }));
+}
+
+// What ends a hold: a time from now, a block, or whichever comes first.
+function wakes(leftMs, block) {
+  const ends = [leftMs === null ? "" : `in ${age(leftMs)}`, block ? `at block ${block}` : ""].filter(Boolean);
+  return ends.length ? `looked at again ${ends.join(" or ")}` : "";
 }
 
 function summary(one) {
@@ -228,9 +234,9 @@ function story(one) {
   });
 }
 
-function showAttempts() {
+function showAttempts(id, attempts) {
   const tones = { won: "good", done: "good", reverted: "bad", dropped: "bad", expired: "bad", lost: "warn", cancelled: "warn" };
-  fillTable("attempts", attempts.map((one) => [
+  fillTable(id, attempts.map((one) => [
     one.id,
     { text: one.accounts > 1 ? `${one.account} and ${one.accounts - 1} more` : one.account, note: venueOf(one) },
     { text: one.outcome, tone: tones[one.outcome] || "" },
@@ -350,13 +356,17 @@ function draw({ bars, ray }) {
   }));
 }
 
+async function asked(path) {
+  const answer = await fetch(path, { signal: AbortSignal.timeout(MAP_MS) });
+  const body = await answer.json();
+  if (!answer.ok) throw new Error(body.error);
+  return body;
+}
+
 async function askForMap() {
   mapMs = now();
   try {
-    const answer = await fetch("/api/v1/liquidation-map", { signal: AbortSignal.timeout(MAP_MS) });
-    const body = await answer.json();
-    if (!answer.ok) throw new Error(body.error);
-    map = body;
+    map = await asked("/api/v1/liquidation-map");
     showMap();
   } catch (error) {
     put($("map-note"), `${map ? "An older map; a newer one" : "The map"} cannot be had: ${error.message}`);
@@ -371,14 +381,108 @@ async function askForAttempts() {
   attemptsKey = key;
   attemptsMs = now();
   try {
-    const answer = await fetch(`/api/v1/attempts?limit=${ATTEMPTS_SHOWN}`, { signal: AbortSignal.timeout(MAP_MS) });
-    const body = await answer.json();
-    if (!answer.ok) throw new Error(body.error);
-    attempts = body.attempts;
-    showAttempts();
-    put($("attempts-note"), body.total > attempts.length ? `The newest of ${decimals(body.total, 0, 0)}.` : "");
+    const { attempts, total } = await asked(`/api/v1/attempts?limit=${ATTEMPTS_SHOWN}`);
+    showAttempts("attempts", attempts);
+    put($("attempts-note"), total > attempts.length ? `The newest of ${decimals(total, 0, 0)}.` : "");
   } catch (error) {
     put($("attempts-note"), `What the journal says cannot be had: ${error.message}`);
+  }
+}
+
+// --- one account, explained ----------------------------------------------------------------------
+
+function addressOf({ venue, account }) {
+  return `#/${encodeURIComponent(venue)}/${encodeURIComponent(account)}`;
+}
+
+function pathOf({ venue, account }) {
+  return `/api/v1/accounts/${encodeURIComponent(venue)}/${encodeURIComponent(account)}`;
+}
+
+// The address says which: links, the back button and a bookmark work as anywhere.
+function turnTo() {
+  if (location.hash && !location.hash.startsWith("#/")) return; // a place on this page
+  const [, ...names] = location.hash.split("/");
+  try {
+    const [venue, account] = names.map(decodeURIComponent);
+    explained = venue && account ? { venue, account } : null;
+  } catch {
+    explained = null; // no address of ours
+  }
+  $("one").hidden = !explained;
+  if (!explained) return;
+  put($("one-title"), `Account ${explained.account} at ${explained.venue}`);
+  put($("one-note"), "Being asked for.");
+  $("one-json").href = pathOf(explained);
+  for (const id of ["one-margin", "one-story"]) $(id).hidden = true;
+  $("one").querySelector("details").open = false;
+  askForOne();
+  if (status) $("one-title").focus();
+}
+
+async function askForOne() {
+  const wanted = explained;
+  const query = new URLSearchParams({ ...wanted, limit: ATTEMPTS_SHOWN });
+  oneMs = now();
+  const [found, told] = await Promise.allSettled([asked(pathOf(wanted)), asked(`/api/v1/attempts?${query}`)]);
+  if (wanted !== explained) return;
+  if (found.value) showOne(found.value);
+  else put($("one-note"), found.reason.message);
+  if (told.value) showAttempts("one-attempts", told.value.attempts);
+  $("one-margin").hidden = !found.value;
+  $("one-story").hidden = !told.value;
+}
+
+function showOne(found) {
+  const { hold } = found;
+  put($("one-note"), [
+    found.why,
+    hold && joined(`held: ${hold.reason}`, wakes(hold.left_ms, hold.until_block)),
+    found.failures_in_a_row && `failed ${count(found.failures_in_a_row, "time")} in a row`,
+    found.quarantine && `in quarantine: ${found.quarantine}`,
+  ].filter(Boolean).join("\n"));
+  put($("one-exact"), exactly(found.assessment));
+  showTerms("one-lead", "at the sources' prices", found.at_source_prices);
+  showTerms("one-chain", "at the contract's prices", found.at_contract_prices);
+  put($("one-state"), `read at block ${found.read_at_block}\n${JSON.stringify(found.state, null, 1)}`);
+}
+
+// The words of `keeper explain`.
+function exactly(one) {
+  if (!one) return "Its exact margin is not known.";
+  const [equity, requirement, excess, reward, debt] = [
+    one.equity_usd, one.requirement_usd, one.excess_usd, one.reward_usd, one.bad_debt_usd,
+  ].map((value) => decimals(value, 2, 2));
+  const verdict = one.liquidatable ? "liquidatable" : "not liquidatable";
+  return `exactly: ${verdict} by the ${one.by} price; equity ${equity} − requirement ${requirement} = ${excess} USD\nreward ${reward} USD, bad debt ${debt} USD`;
+}
+
+function showTerms(id, title, book) {
+  const rows = (book ? book.terms : []).map(({ factor, value, usd, weight, move_pct: move }) => [
+    factor,
+    { text: factor, note: `weight ${weight.toLocaleString("en-US", { maximumSignificantDigits: 6 })}` },
+    amount(value),
+    amount(usd),
+    move === null || Math.abs(move) >= FAR_PCT ? "never" : `${move > 0 ? "+" : ""}${decimals(move, 2, 2)} %`,
+  ]);
+  if (book) rows.push(["\0constant", "constant", "", amount(book.constant_usd), ""], ["\0excess", "excess", "", amount(book.excess_usd), ""]);
+  fillTable(id, rows);
+  put($(id).caption, book ? `${title}: ${book.under ? "under-margined" : "above its margin"}` : title);
+}
+
+// An account of whichever venue knows it.
+async function lookUp(event) {
+  event.preventDefault();
+  const account = $("which").value.trim();
+  if (!account || !status) return;
+  const venues = Object.keys(status.venues);
+  for (const venue of venues) {
+    const known = await asked(pathOf({ venue, account })).then(() => true, () => false);
+    if (!known && venue !== venues.at(-1)) continue;
+    const address = addressOf({ venue, account });
+    if (location.hash === address) turnTo();
+    else location.hash = address;
+    return;
   }
 }
 
@@ -392,6 +496,7 @@ function connect() {
     render();
     if (now() - mapMs > MAP_MS) askForMap();
     askForAttempts();
+    if (explained && now() - oneMs > ONE_MS) askForOne();
   });
   source.addEventListener("error", cut);
 }
@@ -418,5 +523,8 @@ function tick() {
 
 document.addEventListener("visibilitychange", () => (document.hidden ? cut() : tick()));
 for (const id of ["ray", "move"]) $(id).addEventListener("input", () => map && showMap());
+window.addEventListener("hashchange", turnTo);
+$("look-up").addEventListener("submit", lookUp);
+turnTo();
 connect();
 setInterval(tick, 1000);
