@@ -32,7 +32,7 @@ _FIRST = np.array([1.0]).view(np.int64)[0] >> _SHIFT
 _STEPS: Floats = (np.arange(_FIRST, _FIRST + 72) << _SHIFT).view(np.float64)
 # From 2.25 on, so that leaving the fence does not leave the second ring too. Until its half is set
 # anew a price moves 150 halves at most, from half to twice what it was: no further ring is left.
-RADII: Floats = np.append(1.0, _STEPS[(_STEPS > 2.0) & (_STEPS < 220.0)] * (1 - 10 * ROUNDING))
+RADII: Floats = np.append(1.0, _STEPS[9:62] * (1 - 10 * ROUNDING))
 
 
 class Fence:
