@@ -120,7 +120,7 @@ _ACCOUNTS = (
     ),
     _counter(
         "fence_rebuilds_total",
-        "Times that prices or indices left their fence, so that accounts further off were looked at.",
+        "Times that prices or indices left their fence, so that more accounts were looked at.",
         venue=VENUE,
     ),
     _gauge(
