@@ -204,6 +204,7 @@ def _open(db: sqlite3.Connection, attempt: Attempt) -> None:
         cost_wei_max=str(plan.cost_wei_max),
         steps_to_follow=len(plan.then) or None,
         accounts=list(plan.batch) or None,
+        optimistic=plan.optimistic or None,
     )
 
 
@@ -345,7 +346,9 @@ def past(db: sqlite3.Connection, since_ms: int) -> list[Past]:
         " coalesce(shares.cost_wei, attempts.cost_wei), native_usd_wad, ("
         " SELECT json_extract(facts, '$.gas_used') FROM history"
         " WHERE attempt = attempts.id AND event = 'included' ORDER BY seq DESC LIMIT 1)"
-        " / max(1, (SELECT count(*) FROM shares WHERE attempt = attempts.id))"
+        " / coalesce("
+        " (SELECT json_array_length(accounts) FROM transactions WHERE hash = attempts.tx_hash),"
+        " max(1, (SELECT count(*) FROM shares WHERE attempt = attempts.id)))"
         " FROM attempts LEFT JOIN shares ON shares.attempt = attempts.id"
         " WHERE settled_ms >= ? ORDER BY settled_ms",
         (since_ms,),

@@ -141,6 +141,9 @@ _ACCOUNTS = (
         result=SIMULATED,
     ),
     _counter(
+        "optimistic_total", "Liquidations sent without waiting for a simulation.", venue=VENUE
+    ),
+    _counter(
         "disagreements_total",
         "Accounts nominated and not liquidatable by the exact rule (step assess), or by that rule "
         "and not for the chain (step simulate).",

@@ -182,13 +182,14 @@ def lives(stage: Stage) -> dict[str, object]:
     keeper = subprocess.Popen(
         command, env=stage.environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     )
-    found: dict[str, object] = {"user": Path(f"/proc/{keeper.pid}/status").read_text()}
+    found: dict[str, object] = {}
     deadline = time.monotonic() + STARTED_S_MAX
     check = stage.said["HEALTHCHECK"]
     found["not yet"] = stage.try_(*check)[0]
     while stage.try_(*check)[0] and time.monotonic() < deadline:
         assert keeper.poll() is None, keeper.communicate()[1]
     found["healthy"] = stage.try_(*check)[0]
+    found["user"] = Path(f"/proc/{keeper.pid}/status").read_text()
     keeper.send_signal(signal.SIGSTOP)
     found["stopped"] = stage.try_(*check)[0]
     keeper.send_signal(signal.SIGCONT)

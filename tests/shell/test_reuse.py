@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from keeper.facts import AccountId, Attempt
+from keeper.act.spending import Past
+from keeper.facts import AccountId, Attempt, Outcome
 from keeper.jobs import Gain
 from keeper.units import GWEI, WAD
 from tests.shell import market
@@ -88,6 +89,10 @@ async def test_the_first_one_may_be_included_after_all(tmp_path: Path) -> None:
         rows = {row.account: row for row in world.rows()}
         assert (rows[ALICE].outcome, rows[ALICE].cost_wei) == ("lost", world.spent_wei())
         assert (rows[BOB].outcome, rows[BOB].cost_wei) == ("cancelled", 0)
+        past = await world.journal.past(0)
+        assert past == [Past.of(done, past[0].settled_ms) for done in world.rig.published]
+        burned = {one.gas_used for one in past if one.outcome is Outcome.LOST}
+        assert burned == {market.REVERT_GAS}, "whoever the nonce went to was not in it"
         for _ in range(8):
             await world.rig.block()
         assert world.won() == {BOB, CAROL}
