@@ -44,7 +44,8 @@ def test_alertmanager_takes_the_example() -> None:
 
 
 def test_every_alert_has_a_firing_and_a_silent_case() -> None:
-    silent, firing = set(), set()
+    silent: set[str] = set()
+    firing: set[str] = set()
     for group in yaml.safe_load(CASES.read_text())["tests"]:
         for case in group["alert_rule_test"]:
             (firing if case["exp_alerts"] else silent).add(case["alertname"])
