@@ -60,13 +60,6 @@ class Rejection(StrEnum):
     SEQUENCER_DOWN = "sequencer_down"
 
 
-class PriceRule(StrEnum):
-    """How the prices of several sources become one."""
-
-    PRIMARY = "primary"  # that of the first listed source that has one
-    MEDIAN = "median"
-
-
 @dataclass(frozen=True, slots=True)
 class Rejected:
     """A message refused at the edge, before or at the board."""
@@ -169,6 +162,7 @@ class Probe:
     detail: str
     facts: Mapping[str, str] = field(default_factory=dict)
     found: bool = True  # False: what is at the address is no such contract
+    lacks: str = ""  # what the config leaves out, and some accounts cannot be decided without
 
 
 @dataclass(frozen=True, slots=True)

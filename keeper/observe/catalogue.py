@@ -120,7 +120,7 @@ _ACCOUNTS = (
     ),
     _counter(
         "fence_rebuilds_total",
-        "Times that a price or index left its fence, so that all accounts on it were looked at.",
+        "Times that prices or indices left their fence, so that more accounts were looked at.",
         venue=VENUE,
     ),
     _gauge(

@@ -76,6 +76,25 @@ def test_its_pods_keep_to_the_restricted_standard_and_write_to_volumes_only(over
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
+def test_who_is_meant_is_the_keeper_and_who_is_asked_is_not(overlay: str) -> None:
+    objects = built(overlay)
+    stateful, policy = only(objects, "StatefulSet")["spec"], only(objects, "NetworkPolicy")["spec"]
+    labels = stateful["template"]["metadata"]["labels"].items()
+    selectors = [
+        stateful["selector"]["matchLabels"],
+        only(objects, "Service")["spec"]["selector"],
+        only(objects, "PodDisruptionBudget")["spec"]["selector"]["matchLabels"],
+        policy["podSelector"]["matchLabels"],
+    ]
+    assert all(selector and selector.items() <= labels for selector in selectors)
+    monitored = only(objects, "ServiceMonitor")["spec"]["selector"]["matchLabels"]
+    assert monitored.items() <= only(objects, "Service")["metadata"]["labels"].items()
+    peers = [peer for rule in policy["egress"] for peer in rule.get("to", ())]
+    (broker,) = (peer["podSelector"]["matchLabels"] for peer in peers if "podSelector" in peer)
+    assert not broker.items() <= labels
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
 def test_it_runs_the_image_as_it_is_built_and_asks_what_is_served(overlay: str) -> None:
     said = dict(instructions())
     pod = only(built(overlay), "StatefulSet")["spec"]["template"]["spec"]
