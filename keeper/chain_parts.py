@@ -16,6 +16,7 @@ from keeper.errors import ConfigError
 from keeper.facts import VenueId
 from keeper.observe.metrics import Metrics
 from keeper.observe.progress import LogProgress
+from keeper.optimistic import Optimistic
 from keeper.ports import AnyVenue, Rpc
 from keeper.quarantine import Quarantine
 from keeper.rules import reconcile_rules
@@ -36,6 +37,18 @@ def build_venue(settings: VenueSettings, rpc: Rpc, chain_id: int) -> AnyVenue:
             f"venues.batch_accounts_max = {settings.batch_accounts_max}: {settings.kind} "
             f"({settings.id}) pays or binds whoever calls it and has no call for several accounts; "
             "take it out"
+        )
+        raise ConfigError([msg])
+    if settings.optimistic and not isinstance(venue, Optimistic):
+        msg = (
+            f"venues.optimistic: what a transaction to {settings.kind} ({settings.id}) would do "
+            "only a simulation can tell; take it out"
+        )
+        raise ConfigError([msg])
+    if settings.optimistic and settings.batch_accounts_max > 1:
+        msg = (
+            f"venues.optimistic ({settings.id}): what goes together is simulated; take it out, or "
+            "batch_accounts_max"
         )
         raise ConfigError([msg])
     return venue

@@ -236,6 +236,9 @@ async def _venue(
         detail = f"closed to this wallet: {probe.detail}"
         mend = "it is only watched; probed again when it runs, it may open"
         return Finding(what, "warning", detail, mend, facts)
+    if probe.lacks:
+        detail = f"{probe.detail}; {probe.lacks}"
+        return Finding(what, "warning", detail, f"name one in the feeds of {what}", facts)
     return Finding(what, "ok", probe.detail, facts=facts)
 
 

@@ -60,13 +60,6 @@ class Rejection(StrEnum):
     SEQUENCER_DOWN = "sequencer_down"
 
 
-class PriceRule(StrEnum):
-    """How the prices of several sources become one."""
-
-    PRIMARY = "primary"  # that of the first listed source that has one
-    MEDIAN = "median"
-
-
 @dataclass(frozen=True, slots=True)
 class Rejected:
     """A message refused at the edge, before or at the board."""
@@ -169,6 +162,7 @@ class Probe:
     detail: str
     facts: Mapping[str, str] = field(default_factory=dict)
     found: bool = True  # False: what is at the address is no such contract
+    lacks: str = ""  # what the config leaves out, and some accounts cannot be decided without
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,6 +276,7 @@ class Simulated:
     takes_over: TakenOver | None = None
     data_fee_wei: int = 0  # of the whole plan, on rollups; the keeper's to find out
     all_or_none: int = 1  # liquidations in it of which one that fails undoes the others
+    optimistic: bool = False  # the chain was not asked: the book says so
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,13 +300,14 @@ class Plan:
     expected: Economics
     tick_ns: int  # monotonic: arrival of the price that nominated it (0: not a price)
     decided_ns: int
-    simulated_at: int  # block number
+    simulated_at: int  # block number; of an optimistic one: that it was decided on
     uses: tuple[str, ...] = ()  # as in the assessment
     takes: tuple[int, ...] = ()  # likewise
     job: Job = Job.LIQUIDATE
     then: tuple[Step, ...] = ()
     takes_over: TakenOver | None = None
     batch: tuple[AccountId, ...] = ()  # all accounts of one transaction; none: it is for one alone
+    optimistic: bool = False  # as in ``Simulated``
 
 
 class Outcome(StrEnum):

@@ -202,7 +202,8 @@ def _line(line: dict[str, Any]) -> str:
             chance = f"p(win) {facts['p_win_ppm'] / 10_000:g} %"
             words = [f"for {_native(facts['reward_wei'])} at {chance}"]
             words.append(f"at most {_native(facts['cost_wei_max'])} to spend")
-            words.append(f"simulated on block {line['block']}")
+            how = "not simulated, decided" if facts.get("optimistic") else "simulated"
+            words.append(f"{how} on block {line['block']}")
         case "signed":
             words = [facts["kind"], line["tx_hash"]]
             words += [f"for {', '.join(facts['accounts'])}"] if "accounts" in facts else []

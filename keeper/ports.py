@@ -94,10 +94,7 @@ class Rpc(Protocol):
         ...
 
     async def simulate_each(self, calls: Sequence[Call], sender: str) -> Sequence[Execution]:
-        """Run calls one after the other on the newest block, each on what the former left.
-
-        Only eth_simulateV1 can: raises an RpcError with fault UNSUPPORTED where there is none.
-        """
+        """Run calls one on the other on the newest block; UNSUPPORTED: no eth_simulateV1."""
         ...
 
 
@@ -240,9 +237,8 @@ class Memory(Protocol):
     ) -> bool:
         """Note ranges whose logs have been read and the newest block that touched each account.
 
-        ``everything``: a block that touched all accounts. ``cut_from``: the first block that a
-        reorg replaced; what was read from there on is forgotten first. Returns whether it could be
-        written.
+        ``everything``: a block that touched all. ``cut_from``: the first block that a reorg
+        replaced; what was read from there on is forgotten first. Returns whether it was written.
         """
         ...
 
@@ -328,6 +324,10 @@ class Tracker(Protocol):
 
     async def reopen(self, first: int, head: Head) -> Sequence[Attempt]:
         """Return what was settled by a block from ``first`` on that is gone: in flight again."""
+        ...
+
+    async def reappeared(self, head: Head) -> Sequence[Attempt]:
+        """Return what was given up lately and is on the chain after all: in flight again."""
         ...
 
     async def poll(self, head: Head) -> Sequence[Mined]:

@@ -152,4 +152,5 @@ def desk_rules(settings: Settings, venue: VenueSettings) -> DeskRules:
         candidates_per_step_max=settings.gate.candidates_per_step_max,
         probe_ms=venue.probe_ms,
         batch_accounts_max=venue.batch_accounts_max,
+        optimistic=venue.optimistic,
     )

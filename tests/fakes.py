@@ -288,6 +288,9 @@ class ScriptedLane:
             self._open[attempt.plan.venue, attempt.plan.account] = attempt
         return gone
 
+    async def reappeared(self, _head: Head) -> Sequence[Attempt]:
+        return ()
+
     async def poll(self, _head: Head) -> Sequence[Mined]:
         return [done for done in self.mined if done.attempt.id in self._ids()]
 

@@ -1,4 +1,8 @@
-"""From a nomination to an open attempt: assess once more, gate, simulate, gate, submit."""
+"""From a nomination to an open attempt: assess once more, gate, simulate, gate, submit.
+
+An optimistic venue is not simulated at: what the book expects is weighed instead, at the gas that
+won liquidations have used, through the same gates.
+"""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -31,6 +35,7 @@ from keeper.facts import (
     Step,
     VenueId,
 )
+from keeper.optimistic import Optimistic, foreseen
 from keeper.ports import Board, Clock, Submitter, Telemetry
 from keeper.watch.desk import Desk, Nominated
 
@@ -187,19 +192,39 @@ class Execution:
         in_flight = self._taking_over(desk, account)
         began_ns = self._clock.monotonic_ns()
         self._stage(desk, "waiting", nominated.decided_ns, began_ns)
-        simulation = await self.simulate(desk, nominated.assessment, wallet, head)
+        simulation = await self._foreseen(desk, nominated.assessment, wallet, head)
+        if simulation is None:
+            simulation = await self.simulate(desk, nominated.assessment, wallet, head)
         self._stage(desk, "simulate", began_ns, self._clock.monotonic_ns())
         if isinstance(simulation, Refused):
             return self._refused(desk, account, simulation, head)
         weighed = self.weigh(desk, nominated, simulation, head)
-        worth_wei = self.weighing.worth_per_gas_wei(desk, simulation)
-        if weighed is HoldReason.UNPROFITABLE and worth_wei is not None:
-            return too_dear(head, self._clock.wall_ms(), self.rules.hold_ms, worth_wei)
+        if weighed is HoldReason.UNPROFITABLE:
+            worth_wei = self.weighing.worth_per_gas_wei(desk, simulation)
+            if worth_wei is not None:
+                return too_dear(head, self._clock.wall_ms(), self.rules.hold_ms, worth_wei)
         if isinstance(weighed, HoldReason):
             return self._wait(weighed, head)
         if simulation.takes_over and self._taking_over(desk, account) != in_flight:
             return self._wait(HoldReason.CAPACITY_IN_USE, head)  # it was simulated without these
         return Ready((nominated,), *weighed, wallet)
+
+    async def _foreseen(
+        self, desk: Desk, assessment: Assessment, wallet: str, head: Head
+    ) -> Simulated | Refused | None:
+        """Return what the book expects where that is enough to send on; None: ask the chain.
+
+        It is not enough after a failure of the account, nor for a book that is not trusted.
+        """
+        if not desk.rules.optimistic or not isinstance(desk.venue, Optimistic):
+            return None
+        if desk.suspect or desk.agenda.failures(assessment.account):
+            return None
+        gas = self.spending.odds(desk.venue.id).won_gas_max
+        if gas is None or wallet not in self._submitter.wallets:  # a dry run is there to ask
+            return None
+        found = foreseen(desk.venue, assessment, gas, head)
+        return None if found is None else await self._with_data_fee(found)
 
     def may_act(self, desk: Desk, wallet: str) -> bool:
         """Say whether a wallet may act at a venue."""
@@ -232,6 +257,8 @@ class Execution:
         self.brakes.sending(plan.venue)
         result = await self._submitter.submit(plan, ready.wallet, ready.fee, head)
         if isinstance(result, Attempt):
+            if plan.optimistic:
+                self._telemetry.count("keeper_optimistic_total", venue=plan.venue)
             # it may have been settled before its sending was noted: then nobody ends the work
             if self._submitter.attempt_of(plan.venue, plan.account) is not None:
                 for account in accounts_of(plan):

@@ -84,10 +84,12 @@ class Settlement:
         """Settle what is mined deep enough; replace or cancel what has waited too long.
 
         First of all what orphaned blocks had settled goes back to being in flight: its nonces are
-        not to be given out again.
+        not to be given out again. So does what was given up and is on the chain after all.
         """
         if self._replaced_from is not None:
-            await self._reopen(self._replaced_from, head)
+            await self._in_flight_again(await self._tracker.reopen(self._replaced_from, head), head)
+            self._replaced_from = None
+        await self._in_flight_again(await self._tracker.reappeared(head), head)
         for mined in await self._tracker.poll(head):
             await self._alone(mined.attempt, self._settle(mined, head))
         await self._maintain(head)
@@ -97,12 +99,10 @@ class Settlement:
             if self._is_over(attempt, head):
                 await self._alone(attempt, self._give_up(attempt, head, "cured, or others did it"))
 
-    async def _reopen(self, first: int, head: Head) -> None:
-        gone = await self._tracker.reopen(first, head)
-        if gone:
+    async def _in_flight_again(self, reopened: Sequence[Attempt], head: Head) -> None:
+        if reopened:
             await self.learn_past(head.seen_ms)
-            self.tally.reopened(gone)
-        self._replaced_from = None
+            self.tally.reopened(reopened)
 
     async def _maintain(self, head: Head) -> None:
         """Fill gaps in the nonces and keep wallets able to pay, within the budgets."""

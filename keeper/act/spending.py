@@ -36,7 +36,10 @@ class Past:
     @classmethod
     def of(cls, settled: Settled, settled_ms: int) -> Self:
         """Return what counts of a settled attempt later."""
-        accounts = len(accounts_of(settled.attempt.plan))
+        attempt, receipt = settled.attempt, settled.receipt
+        included = receipt.tx_hash if receipt else ""
+        of_it = [tx.accounts for tx in attempt.transactions if tx.hash == included and tx.accounts]
+        accounts = len(of_it[0] if of_it else accounts_of(attempt.plan))
         return cls(
             venue=settled.attempt.plan.venue,
             job=settled.attempt.plan.job,
@@ -45,7 +48,7 @@ class Past:
             reward_wei=settled.reward_wei,
             cost_wei=settled.cost_wei,
             native_usd_wad=settled.native_usd_wad,
-            gas_used=settled.receipt.gas_used // accounts if settled.receipt else None,
+            gas_used=receipt.gas_used // accounts if receipt else None,
         )
 
 
@@ -87,8 +90,7 @@ class Spending:
         self._budget.spend(Spent(past.settled_ms, amounts, past.native_usd_wad))
         if past.job in PAID and (past.outcome is Outcome.WON or past.outcome in NOT_WON):
             won = past.outcome is Outcome.WON
-            gas = None if won else past.gas_used
-            self._record.note(past.venue, Result(past.settled_ms, won, gas))
+            self._record.note(past.venue, Result(past.settled_ms, won, past.gas_used))
 
     def odds(self, venue: VenueId) -> Odds:
         """Return the chance to be first and the gas of a lost race, with the reason."""

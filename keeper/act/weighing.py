@@ -121,6 +121,7 @@ class Weighing:
             job=simulation.job,
             then=simulation.then,
             takes_over=simulation.takes_over,
+            optimistic=simulation.optimistic,
         )
 
     def _gas_limit_factor_ppm(self, desk: Desk, nominated: Nominated) -> int:

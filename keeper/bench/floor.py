@@ -113,7 +113,7 @@ def _journal(path: Path) -> sqlite3.Connection:
     database = sqlite3.connect(path)
     database.execute("PRAGMA journal_mode=WAL")
     database.execute("PRAGMA synchronous=FULL")
-    database.execute("CREATE TABLE rows (row BLOB)")
+    database.execute("CREATE TABLE IF NOT EXISTS rows (row BLOB)")
     return database
 
 

@@ -1,7 +1,8 @@
 """``keeper bench submit``: from a published price to a transaction that the node has accepted.
 
 A real keeper, broker and chain on loopback; a ladder of accounts of which each published price
-makes one due. Between the keeper's rounds the floor is measured, after them a polling peer.
+makes one due. First a keeper simulates, then one sends as to an optimistic venue. Between their
+rounds the floor is measured, after them a polling peer.
 """
 
 import asyncio
@@ -49,14 +50,43 @@ class Options:
 
 
 @dataclass
-class Samples:
-    """Milliseconds of each round."""
+class Run:
+    """Milliseconds of each round of one keeper."""
 
     accepted: list[float] = field(default_factory=list)
     missed: int = 0
     stages: dict[str, list[float]] = field(default_factory=dict)
+
+    def note(self, found: Mapping[str, float]) -> None:
+        """Add a round; empty: nothing was accepted."""
+        if not found:
+            self.missed += 1
+            return
+        self.accepted.append(found["total"])
+        for name in ("receive", *STAGES.values()):
+            self.stages.setdefault(name, []).append(found.get(name, 0.0))
+
+    def as_json(self) -> dict[str, object]:
+        """Return it as JSON has it."""
+        stages = {name: quantiles(values) for name, values in self.stages.items()}
+        accepted = quantiles(self.accepted)
+        return {"missed": self.missed, "price_to_accepted_ms": accepted, "stages_ms": stages}
+
+
+@dataclass
+class Samples:
+    """Milliseconds of each round. ``simulating``, ``optimistic``: keepers that do so."""
+
+    simulating: Run = field(default_factory=Run)
+    optimistic: Run = field(default_factory=Run)
     floor: dict[str, list[float]] = field(default_factory=dict)
     peer: list[float] = field(default_factory=list)
+
+    @property
+    def floor_unasked(self) -> list[float]:
+        """Return the floor of each round without its simulation."""
+        parts = self.floor.get("total", []), self.floor.get("simulate", [])
+        return [total - simulate for total, simulate in zip(*parts, strict=True)]
 
 
 class Stages:
@@ -81,43 +111,65 @@ class Stages:
 
 async def measure(options: Options, console: Console) -> Samples:
     """Run the rounds; raises DemoError when something cannot be started."""
-    rungs = WARM_UP + options.rounds + options.peer_rounds
-    ladder = ladder_of(options.accounts, rungs, options.seed)
+    each = WARM_UP + options.rounds
+    ladder = ladder_of(options.accounts, 2 * each + options.peer_rounds, options.seed)
     samples = Samples()
 
     def say(line: str) -> None:
         console.print(line, markup=False, style="dim", soft_wrap=True)
 
     async with open_world(ladder, say) as world:
-        keeper, stages = Child("the keeper", world.folder / "keeper.log"), world.folder / "stages"
-        argv = [sys.executable, "-m", "keeper.bench.recorded", str(world.config), str(stages)]
-        await keeper.start(argv)
-        try:
-            await ready(world, keeper, READY_S_MAX)
-            say(f"{options.rounds} rounds of the keeper and of the floor")
-            await _rounds(world, Stages(stages), samples, options)
-        finally:
-            await keeper.terminate(STOP_S_MAX)
+        say(f"{options.rounds} rounds of a keeper that simulates, and of the floor")
+        await _keeper(world, world.config, samples.simulating, samples, range(each), options.seed)
+        say(f"{options.rounds} rounds of a keeper that does not, and of the floor")
+        rungs = range(each, 2 * each)
+        optimistic = _optimistic(world.config)
+        await _keeper(world, optimistic, samples.optimistic, samples, rungs, options.seed)
         say(f"{options.peer_rounds} rounds of the polling peer")
         peer = Peer(world, await sender_of(world))
-        for rung in range(WARM_UP + options.rounds, rungs):
+        for rung in range(2 * each, ladder.rungs):
             samples.peer.append(await peer.measure(rung))
     return samples
 
 
-async def _rounds(world: World, stages: Stages, samples: Samples, options: Options) -> None:
-    rng = random.Random(options.seed)  # noqa: S311 - where in a block a price falls
+def _optimistic(config: Path) -> Path:
+    """Write the same config with an optimistic venue, which is the last table; return its path."""
+    path = config.with_name("optimistic.toml")
+    path.write_text(config.read_text(encoding="utf-8") + "optimistic = true\n", encoding="utf-8")
+    return path
+
+
+async def _keeper(
+    world: World, config: Path, run: Run, samples: Samples, rungs: range, seed: int
+) -> None:
+    """Run a keeper for these rungs; what the one before has learned is in its journal."""
+    keeper, stages = Child("the keeper", world.folder / "keeper.log"), config.with_suffix(".stages")
+    argv = [sys.executable, "-m", "keeper.bench.recorded", str(config), str(stages)]
+    await keeper.start(argv)
+    try:
+        await ready(world, keeper, READY_S_MAX)
+        await _rounds(world, Stages(stages), run, samples, rungs, seed)
+    finally:
+        await keeper.terminate(STOP_S_MAX)
+
+
+async def _rounds(
+    world: World, stages: Stages, run: Run, samples: Samples, rungs: range, seed: int
+) -> None:
+    rng = random.Random(seed)  # noqa: S311 - where in a block a price falls
     async with aiomqtt.Client("127.0.0.1", world.mqtt_port) as client:
         await client.subscribe(TOPIC)
         floor = Floor(world, await sender_of(world), client)
-        for rung in range(WARM_UP + options.rounds):
+        for rung in rungs:
             parts = await floor.measure(rung)
             await asyncio.sleep(BLOCK_S * (1 + rng.random()))
             stages.new()
             left_ns, _ = await world.oracle.descend(rung)
             found = await _accepted(stages, left_ns)
-            if rung >= WARM_UP:
-                _note(samples, found, parts)
+            if rung >= rungs.start + WARM_UP:
+                run.note(found)
+                for name, value in parts.items():
+                    samples.floor.setdefault(name, []).append(value)
             await asyncio.sleep(2 * BLOCK_S)  # it is mined and read
         floor.close()
 
@@ -139,17 +191,6 @@ async def _accepted(stages: Stages, left_ns: int) -> dict[str, float]:
         return {}
 
 
-def _note(samples: Samples, found: Mapping[str, float], floor: Mapping[str, float]) -> None:
-    for name, value in floor.items():
-        samples.floor.setdefault(name, []).append(value)
-    if not found:
-        samples.missed += 1
-        return
-    samples.accepted.append(found["total"])
-    for name in ("receive", *STAGES.values()):
-        samples.stages.setdefault(name, []).append(found.get(name, 0.0))
-
-
 def quantiles(values: Iterable[float]) -> dict[str, float | None]:
     """Return p50 and p99 by nearest rank, milliseconds; None without values."""
     ordered = sorted(values)
@@ -164,8 +205,16 @@ def quantiles(values: Iterable[float]) -> dict[str, float | None]:
 
 def report(options: Options, samples: Samples) -> dict[str, object]:
     """Return the result as JSON has it."""
-    keeper, floor, peer = (
-        quantiles(values) for values in (samples.accepted, samples.floor["total"], samples.peer)
+    run, faster = samples.simulating, samples.optimistic
+    keeper, optimistic, floor, unasked, peer = (
+        quantiles(values)
+        for values in (
+            run.accepted,
+            faster.accepted,
+            samples.floor["total"],
+            samples.floor_unasked,
+            samples.peer,
+        )
     )
     ratios = {
         "p50_to_floor_p50": _ratio(keeper["p50"], floor["p50"]),
@@ -175,16 +224,20 @@ def report(options: Options, samples: Samples) -> dict[str, object]:
     return {
         "accounts": options.accounts,
         "rounds": options.rounds,
-        "missed": samples.missed,
         "seed": options.seed,
         "block_ms": BLOCK_S * 1000,
-        "price_to_accepted_ms": keeper,
+        **run.as_json(),
+        "optimistic": {
+            **faster.as_json(),
+            "io_floor_ms": unasked,
+            "p50_to_floor_p50": _ratio(optimistic["p50"], unasked["p50"]),
+        },
         "io_floor_ms": floor,
         "polling_peer_ms": peer,
-        "stages_ms": {name: quantiles(values) for name, values in samples.stages.items()},
         "floor_stages_ms": {name: quantiles(values) for name, values in samples.floor.items()},
         "ratios": ratios,
-        "holds": not samples.missed
+        "holds": not run.missed
+        and not faster.missed
         and (ratios["p50_to_floor_p50"] or TARGET_P50 + 1) <= TARGET_P50
         and (ratios["p99_to_floor_p50"] or TARGET_P99 + 1) <= TARGET_P99
         and (ratios["peer_p50_to_p50"] or 0) >= TARGET_PEER,
@@ -217,13 +270,13 @@ def main(options: Options, *, as_json: bool) -> int:
 
 def _table(samples: Samples) -> Table:
     table = Table("", "p50 ms", "p99 ms", box=None, pad_edge=False)
-    rows: list[tuple[str, Sequence[float]]] = [
-        ("price to accepted", samples.accepted),
-        *((f"  {name}", values) for name, values in samples.stages.items()),
-        ("the floor", samples.floor["total"]),
-        *((f"  {name}", values) for name, values in samples.floor.items() if name != "total"),
-        ("a polling peer", samples.peer),
-    ]
+    rows: list[tuple[str, Sequence[float]]] = []
+    for name, run in (("", samples.simulating), (", optimistic", samples.optimistic)):
+        rows.append((f"price to accepted{name}", run.accepted))
+        rows += [(f"  {stage}", values) for stage, values in run.stages.items()]
+    rows.append(("the floor", samples.floor["total"]))
+    rows += [(f"  {name}", values) for name, values in samples.floor.items() if name != "total"]
+    rows.append(("a polling peer", samples.peer))
     for name, values in rows:
         found = quantiles(values)
         table.add_row(name, str(found["p50"]), str(found["p99"]))

@@ -34,6 +34,7 @@ class Event(StrEnum):
     BROADCAST = "broadcast"  # an endpoint has accepted one
     INCLUDED = "included"
     ORPHANED = "orphaned"  # the block that included it is gone
+    REAPPEARED = "reappeared"  # given up, and on the chain after all
     SETTLED = "settled"
     RESUMED = "resumed"  # found in flight by a keeper that was started meanwhile; no state
 
@@ -95,18 +96,20 @@ def open_attempts(db: sqlite3.Connection) -> list[Attempt]:
         "SELECT id, wallet, nonce, plan, opened_ms, sent_ms FROM attempts"
         " WHERE outcome IS NULL ORDER BY nonce"
     ).fetchall()
-    return [
-        Attempt(
-            id=row[0],
-            plan=plan_from_json(row[3]),
-            wallet=row[1],
-            nonce=row[2],
-            transactions=transactions_of(db, row[0]),
-            opened_ms=row[4],
-            sent_ms=row[5],
-        )
-        for row in rows
-    ]
+    return [attempt_of(db, row) for row in rows]
+
+
+def attempt_of(db: sqlite3.Connection, row: Sequence[Any]) -> Attempt:
+    """Build an attempt of its columns id, wallet, nonce, plan, opened_ms, sent_ms."""
+    return Attempt(
+        id=row[0],
+        plan=plan_from_json(row[3]),
+        wallet=row[1],
+        nonce=row[2],
+        transactions=transactions_of(db, row[0]),
+        opened_ms=row[4],
+        sent_ms=row[5],
+    )
 
 
 # --- what happens to an attempt -------------------------------------------------------------------
@@ -201,6 +204,7 @@ def _open(db: sqlite3.Connection, attempt: Attempt) -> None:
         cost_wei_max=str(plan.cost_wei_max),
         steps_to_follow=len(plan.then) or None,
         accounts=list(plan.batch) or None,
+        optimistic=plan.optimistic or None,
     )
 
 
@@ -342,7 +346,9 @@ def past(db: sqlite3.Connection, since_ms: int) -> list[Past]:
         " coalesce(shares.cost_wei, attempts.cost_wei), native_usd_wad, ("
         " SELECT json_extract(facts, '$.gas_used') FROM history"
         " WHERE attempt = attempts.id AND event = 'included' ORDER BY seq DESC LIMIT 1)"
-        " / max(1, (SELECT count(*) FROM shares WHERE attempt = attempts.id))"
+        " / coalesce("
+        " (SELECT json_array_length(accounts) FROM transactions WHERE hash = attempts.tx_hash),"
+        " max(1, (SELECT count(*) FROM shares WHERE attempt = attempts.id)))"
         " FROM attempts LEFT JOIN shares ON shares.attempt = attempts.id"
         " WHERE settled_ms >= ? ORDER BY settled_ms",
         (since_ms,),

@@ -9,8 +9,9 @@ import structlog
 from keeper.batching import accounts_of
 from keeper.chain.data_fee import read_data_fees
 from keeper.chain.fees import first_fee, read_tip
+from keeper.chain.journal_rows import Event
 from keeper.chain.lane_rules import LaneParts, LaneRules
-from keeper.chain.orphans import orphaned
+from keeper.chain.orphans import GIVEN_UP_MS_MAX, orphaned, reappeared
 from keeper.chain.signer import Wallet
 from keeper.chain.submit import Lane
 from keeper.chain.treasury import Treasury, TreasuryRules
@@ -193,11 +194,26 @@ class Lanes:
         journal, oldest = self._parts.journal, head.number - self._rules.reorg_depth_max
         settled = await journal.settled_since(max(first, oldest))
         gone = await orphaned(self._parts.rpc, settled, head)
-        if gone:
-            await journal.reopen(gone, self._parts.clock.wall_ms())
-        for attempt in gone:
-            self._lane_of(attempt.wallet).reopen(attempt, head)
+        await self._in_flight_again(gone, Event.ORPHANED, head)
         return gone
+
+    async def reappeared(self, head: Head) -> Sequence[Attempt]:
+        """Return what was given up lately and is on the chain after all: in flight again.
+
+        Raises as ``reopen`` does.
+        """
+        since_ms = self._parts.clock.wall_ms() - GIVEN_UP_MS_MAX
+        given_up = await self._parts.journal.given_up_since(since_ms)
+        there = await reappeared(self._parts.rpc, given_up)
+        await self._in_flight_again(there, Event.REAPPEARED, head)
+        return there
+
+    async def _in_flight_again(self, some: Sequence[Attempt], event: Event, head: Head) -> None:
+        if some:
+            await self._parts.journal.reopen(some, event, self._parts.clock.wall_ms())
+        for attempt in some:
+            logger.warning(event.value, attempt=attempt.id, nonce=attempt.nonce)
+            self._lane_of(attempt.wallet).reopen(attempt, head)
 
     async def poll(self, head: Head) -> Sequence[Mined]:
         """Ask the chain about every open attempt; return those consumed deep enough.

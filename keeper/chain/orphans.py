@@ -1,4 +1,8 @@
-"""Attempts that were settled by a block which is no longer on the chain: in flight again."""
+"""Attempts whose end turned out wrong: in flight again.
+
+They were settled by a block which is no longer on the chain, or given up while nothing of theirs
+was on it, and now something is.
+"""
 
 import json
 import sqlite3
@@ -12,6 +16,8 @@ from keeper.facts import Attempt, Head
 from keeper.ports import Rpc
 
 PER_BATCH_MAX = 100  # providers cap batches
+GIVEN_UP_MS_MAX = 3_600_000  # looked for: longer than any endpoint lags, or any reorg takes
+GIVEN_UP_MAX = 50  # looked for at once, the last ones
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,24 +39,23 @@ def settled_since(db: sqlite3.Connection, block: int) -> list[Included]:
         (block,),
     ).fetchall()
     return [
-        Included(
-            attempt=Attempt(
-                id=row[0],
-                plan=rows.plan_from_json(row[3]),
-                wallet=row[1],
-                nonce=row[2],
-                transactions=rows.transactions_of(db, row[0]),
-                opened_ms=row[4],
-                sent_ms=row[5],
-            ),
-            tx_hash=row[6],
-            block_hash=row[7] or "",
-        )
+        Included(attempt=rows.attempt_of(db, row), tx_hash=row[6], block_hash=row[7] or "")
         for row in found
     ]
 
 
-def reopen(db: sqlite3.Connection, attempt_id: str, now_ms: int) -> None:
+def given_up_since(db: sqlite3.Connection, since_ms: int) -> list[Attempt]:
+    """Read the attempts that ended since then with nothing of theirs on the chain, newest first."""
+    found = db.execute(
+        "SELECT id, wallet, nonce, plan, opened_ms, sent_ms FROM attempts"
+        " WHERE settled_ms >= ? AND outcome IS NOT NULL AND tx_hash IS NULL"
+        " ORDER BY settled_ms DESC LIMIT ?",
+        (since_ms, GIVEN_UP_MAX),
+    ).fetchall()
+    return [rows.attempt_of(db, row) for row in found]
+
+
+def reopen(db: sqlite3.Connection, attempt_id: str, event: rows.Event, now_ms: int) -> None:
     """Take back the end of an attempt; the history keeps that it was settled, and how."""
     was = db.execute(
         "SELECT outcome, reward_wei, cost_wei FROM attempts WHERE id = ?", (attempt_id,)
@@ -69,7 +74,7 @@ def reopen(db: sqlite3.Connection, attempt_id: str, now_ms: int) -> None:
     facts = json.dumps(dict(zip(("was", "reward_wei", "cost_wei"), was, strict=True)))
     db.execute(
         "INSERT INTO history (attempt, at_ms, event, facts) VALUES (?, ?, ?, ?)",
-        (attempt_id, now_ms, rows.Event.ORPHANED.value, facts),
+        (attempt_id, now_ms, event.value, facts),
     )
 
 
@@ -94,3 +99,15 @@ async def orphaned(rpc: Rpc, settled: Sequence[Included], head: Head) -> list[At
             if not raw or receipt_from_json(raw).block_hash != each.block_hash:
                 gone.append(each.attempt)
     return gone
+
+
+async def reappeared(rpc: Rpc, given_up: Sequence[Attempt]) -> list[Attempt]:
+    """Return those of which a transaction is on the chain after all. Raises RpcError."""
+    owners = {tx.hash: attempt for attempt in given_up for tx in attempt.transactions}
+    hashes, found = list(owners), dict[str, Attempt]()
+    for start in range(0, len(hashes), PER_BATCH_MAX):
+        some = hashes[start : start + PER_BATCH_MAX]
+        receipts = await batch_whole(rpc, [("eth_getTransactionReceipt", [each]) for each in some])
+        there = (owners[each] for each, raw in zip(some, receipts, strict=True) if raw)
+        found |= {attempt.id: attempt for attempt in there}
+    return list(found.values())

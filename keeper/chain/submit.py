@@ -160,10 +160,9 @@ class Lane:
         logger.info("found in flight", attempt=attempt.id, nonce=attempt.nonce)
 
     def reopen(self, attempt: Attempt, head: Head) -> None:
-        """Take back what a block had settled that is gone: nodes do not always send it again."""
+        """Follow again what seemed to be over: nodes do not always send it again."""
         self._open[attempt.id] = attempt
         self._patience.reopen(attempt, head)
-        logger.warning("settled by a block that is gone", attempt=attempt.id, nonce=attempt.nonce)
 
     async def _learn_nonces(self) -> None:
         answer = await self._rpc.call("eth_getTransactionCount", [self.address, "pending"])

@@ -1,13 +1,22 @@
 """The keys of every [[feeds]] table."""
 
+from enum import StrEnum
+
 from pydantic import Field
 
 from keeper.config.table import MS_MAX, Live, Table, whole
-from keeper.facts import FeedId, PriceRule
+from keeper.facts import FeedId
 from keeper.units import PPM
 
 FEED = r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,63}$"  # "ETH/USD"; no MQTT wildcards
 AGE_MS_MAX = 90_000_000  # 25 hours: some oracles write once a day while nothing moves
+
+
+class PriceRule(StrEnum):
+    """How the prices of several sources become one."""
+
+    PRIMARY = "primary"  # that of the first listed source that has one
+    MEDIAN = "median"
 
 
 class FeedSettings(Table):

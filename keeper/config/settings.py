@@ -276,6 +276,10 @@ class VenueCommon(Table):
     batch_accounts_max: int = _whole(
         1, 1, 32, "Accounts liquidated in one transaction, where the kind has a call for several."
     )
+    optimistic: bool = Field(
+        default=False,
+        description="Send without waiting for a simulation, where the kind foresees what it does.",
+    )
 
 
 class VenueSettings(VenueCommon):

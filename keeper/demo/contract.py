@@ -88,9 +88,17 @@ class Market:
 
     def data(self, function: str, *arguments: object) -> str:
         """Return the data of a call, 0x-hex."""
-        types = self._inputs[function]
-        selector = keccak(text=f"{function}({','.join(types)})")[:4]
-        return "0x" + (selector + encode(types, arguments)).hex()
+        body = encode(self._inputs[function], arguments)
+        return "0x" + (self._selector(function) + body).hex()
+
+    def data_of_structs(self, function: str, structs: Sequence[Sequence[int]]) -> str:
+        """Return the data of a call with one array of static structs, each given as its words.
+
+        The same as ``data``, in a twentieth of the time: a hundred thousand accounts are many.
+        """
+        words = [32, len(structs), *(word for struct in structs for word in struct)]
+        body = b"".join((word % 2**256).to_bytes(32) for word in words)
+        return "0x" + (self._selector(function) + body).hex()
 
     def result(self, function: str, output: str) -> Any:  # noqa: ANN401 - whatever the ABI says
         """Decode what a call returned: the value, or a tuple of several."""
@@ -100,6 +108,9 @@ class Market:
     def topic(self, event: str) -> str:
         """Return the first topic of an event, 0x-hex."""
         return self._topics[event]
+
+    def _selector(self, function: str) -> bytes:
+        return keccak(text=f"{function}({','.join(self._inputs[function])})")[:4]
 
     def preview(self, ids: Sequence[int], updates: Sequence[SignedPrice]) -> str:
         """Return the data that asks which of the accounts are liquidatable after the updates."""

@@ -24,6 +24,8 @@ from keeper.demo.traders import WALLET_USD, Holder
 SEEDS_PER_CALL = 25  # the contract's limit
 DEPLOY_GAS = 30_000_000
 SEEDS_GAS = 8_000_000  # of such a call, with some to spare: what is asked for counts in a block
+GAS_PRICE_WEI = 10**11  # full blocks raise the node's own
+POOL_MAX = 200  # transactions that are waited for before there are more: they fit into a block
 _MARKET_SLOTS, _ASSET_SLOTS = 8, 4
 
 
@@ -47,10 +49,13 @@ class _Owner:
         self._hashes: list[str] = []
 
     async def send(self, to: str | None, data: str, gas: int = DEPLOY_GAS) -> None:
-        call = {"from": self._address, "data": data, "gas": hex(gas)}
+        price = {"gas": hex(gas), "gasPrice": hex(GAS_PRICE_WEI)}
+        call = {"from": self._address, "data": data, **price}
         nonce = hex(len(self._hashes))
         tx = {**call, "nonce": nonce} | ({"to": to} if to else {})
         self._hashes.append(await self._rpc.call("eth_sendTransaction", tx))
+        if len(self._hashes) % POOL_MAX == 0:
+            await self._rpc.call("evm_mine")
 
     async def included(self) -> list[dict[str, Any]]:
         return [await self._rpc.receipt(tx_hash) for tx_hash in self._hashes]
@@ -74,7 +79,7 @@ async def deploy(
     for at in range(0, len(population), SEEDS_PER_CALL):
         part = slice(at, at + SEEDS_PER_CALL)
         seeds = [*map(_seed, owners[part], population[part])]
-        await owner.send(address, market.data("seed_accounts", seeds), SEEDS_GAS)
+        await owner.send(address, market.data_of_structs("seed_accounts", seeds), SEEDS_GAS)
     for wallet in wallets[1:]:
         await owner.send(address, market.data("mint_usd", wallet, WALLET_USD))
     receipts = await owner.included()
@@ -110,14 +115,15 @@ def _owners(population: Sequence[SeedAccount], wallets: Sequence[str], seed: int
     ]
 
 
-def _seed(owner: str, one: SeedAccount) -> tuple[object, ...]:
+def _seed(owner: str, one: SeedAccount) -> list[int]:
+    """Return the words of the contract's SeedAccount."""
     collateral = [one.account.collateral.get(spec.name, 0) for spec in ASSETS]
-    positions = [(0, 0)] * _MARKET_SLOTS
-    for index, spec in enumerate(MARKETS):
-        if position := one.account.positions.get(spec.name):
-            positions[index] = (position.size, position.entry_price)
-    padding = [0] * (_ASSET_SLOTS - len(collateral))
-    return owner, one.account.cash, [*collateral, *padding], positions
+    words = [int(owner, 16), one.account.cash, *collateral]
+    words += [0] * (_ASSET_SLOTS - len(ASSETS))
+    for spec in MARKETS:
+        position = one.account.positions.get(spec.name)
+        words += (position.size, position.entry_price) if position else (0, 0)
+    return words + [0, 0] * (_MARKET_SLOTS - len(MARKETS))
 
 
 def _holders(owners: Sequence[str], population: Sequence[SeedAccount]) -> list[Holder]:

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from keeper.config.feeds import PriceRule
 from keeper.decide.hours import MarketHours
-from keeper.facts import FeedId, Price, PriceRule, Rejection, Tick
+from keeper.facts import FeedId, Price, Rejection, Tick
 from keeper.units import PPM, WAD
 
 # Below 1e-12 USD a wad keeps fewer than six significant digits. Above 1e15 USD nothing is quoted:

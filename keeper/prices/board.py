@@ -115,7 +115,7 @@ class PriceBoard:
     def _price(self, feed: FeedId, now_ms: int) -> Price | Fault:
         rules = self._rules.get(feed)
         if rules is None:
-            return Fault(Rejection.UNKNOWN_FEED, f"no feed {feed!r} is configured")
+            return Fault(Rejection.UNKNOWN_FEED, f"no [[feeds]] table has the id {feed!r}")
         if self._closed:
             return Fault(Rejection.SEQUENCER_DOWN, self._closed)
         if rules.hours is not None and not rules.hours.open_at(now_ms):

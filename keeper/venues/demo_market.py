@@ -19,6 +19,7 @@ from keeper.errors import ProtocolError, RpcError
 from keeper.facts import (
     AccountId,
     Assessment,
+    Call,
     FeedId,
     Head,
     LiquidationSeen,
@@ -305,21 +306,28 @@ class DemoMarket:
         self, assessment: Assessment, wallet: str, head: Head
     ) -> Simulated | Refused:
         """Run the liquidation on top of the newest block, with the updates it must carry."""
-        account, updates = int(assessment.account), [_update(one) for one in assessment.updates]
         try:
             market = self._market or await self.read_market(head)  # none yet: just started
         except (RpcError, ProtocolError) as error:
             return refusal(error, REASONS)
-        fee_wei = market.update_fee_wei * len(updates)
-        arguments: list[object] = [account, updates] if updates else [account]
-        function = LIQUIDATE_WITH_PRICES if updates else LIQUIDATE
-        done = await self._contract.dry_run(function, arguments, wallet, REASONS, fee_wei)
+        call = self._call(assessment, market)
+        done = await self._contract.run(LIQUIDATE, call, wallet, REASONS)
         if isinstance(done, Refused):
             return done
         closed = [EVENTS.read(log)[1].get("closed_notional", 0) for log in done.logs]
         if done.returned == 0 and not any(closed):
             return Refused("no_progress", "nothing would be closed and nothing paid")
-        return Simulated(done.call, done.gas, done.returned, fee_wei, head)
+        return Simulated(done.call, done.gas, done.returned, call.value_wei, head)
+
+    def liquidation(self, assessment: Assessment) -> Call | None:
+        """Return the call that is simulated; None before the market was read."""
+        return self._call(assessment, self._market) if self._market else None
+
+    def _call(self, assessment: Assessment, market: DemoMarketState) -> Call:
+        account, updates = int(assessment.account), [_update(one) for one in assessment.updates]
+        with_prices = LIQUIDATE_WITH_PRICES.data(account, updates) if updates else None
+        data = with_prices or LIQUIDATE.data(account)
+        return Call(self._contract.address, data, market.update_fee_wei * len(updates))
 
     async def simulate_batch(
         self, assessments: Sequence[Assessment], wallet: str, head: Head

@@ -313,7 +313,13 @@ class SynthetixV3:
                 return Probe(open=False, detail=f"no forwarder at {self._forwarder}", facts=facts)
         payee = f"rewards go to {wallet}" if wallet else "no wallet: watching"
         said = "liquidations are open" if allowed else "the feature perpsSystem is closed to us"
-        return Probe(open=bool(allowed), detail=f"{said}; {payee}", facts=facts)
+        return Probe(bool(allowed), f"{said}; {payee}", facts, lacks=self._unfed(markets))
+
+    def _unfed(self, markets: Sequence[int]) -> str:
+        without = [str(market) for market in markets if str(market) not in self._feeds]
+        if not without:
+            return ""
+        return f"no feed follows market {', '.join(without)}: accounts with a position there wait"
 
     def _named(self, market: int) -> str:
         return f"{market} ({self._feeds.get(str(market), 'no feed')})"

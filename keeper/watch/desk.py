@@ -39,6 +39,7 @@ class DeskRules:
     candidates_per_step_max: int
     probe_ms: int
     batch_accounts_max: int = 1
+    optimistic: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +77,7 @@ class Desk:
         self.suspect = ""  # why the book is not trusted: decisions need fresh reads; "": it is
         self._board = board
         self._quarantine = quarantine
-        self._telemetry = telemetry
-        self._clock = clock
+        self._telemetry, self._clock = telemetry, clock
         self._factors_of: dict[FeedId, list[str]] = {}
         self.lead: MarginBook[AccountId] = MarginBook([])
         self.chain: MarginBook[AccountId] = MarginBook([])
@@ -173,8 +173,8 @@ class Desk:
             values |= self.venue.indices(self.market, at_s, values)
         started_ns = self._clock.monotonic_ns()
         moved = self.lead.move(values)
-        seconds = (self._clock.monotonic_ns() - started_ns) / 1e9
-        self._telemetry.observe("keeper_tick_seconds", seconds, venue=self.venue.id)
+        took_s = (self._clock.monotonic_ns() - started_ns) / 1e9
+        self._telemetry.observe("keeper_tick_seconds", took_s, venue=self.venue.id)
         touched = sum(map(self.lead.exposed, values))
         self._telemetry.count("keeper_evaluations_total", touched, venue=self.venue.id)
         self._follow(moved, self.chain, tick_ns=price.received_ns)

@@ -260,6 +260,35 @@ async def test_overdue_is_replaced_at_the_same_nonce_for_an_eighth_more(
     assert received(node) == 9
 
 
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_each_replacement_bids_an_eighth_more_than_the_last_by_whomever(
+    rpc: HttpRpc,
+    node: Anvil,
+    journal: Journal,
+    lane_of: MakeLane,
+    restarted: bool,  # noqa: FBT001 - a parameter of the test
+) -> None:
+    lane = lane_of(journal)
+    await start(lane, rpc)
+    await submit(lane, rpc, plan())
+    for number in (1, 2, 3):
+        if restarted:
+            lane = lane_of(journal)
+            await lane.recover()
+        head = await newest(rpc)
+        await lane.poll(head)
+        (attempt,) = lane.open_attempts
+        fee = lane.replacement_fee(attempt, head, spend())
+        assert fee is not None
+        assert len(attempt.transactions) == number
+        for before in attempt.transactions:
+            assert fee.max_fee_wei * 8 >= before.max_fee_wei * 9
+            assert fee.priority_fee_wei * 8 >= before.priority_fee_wei * 9
+        await lane.replace(attempt, plan(), fee, head)
+        (attempt,) = lane.open_attempts
+        assert pending(node) == {0: attempt.transactions[-1].hash}, "the node takes it"
+
+
 async def test_a_replacement_stays_within_the_cost_cap(
     rpc: HttpRpc, journal: Journal, lane_of: MakeLane
 ) -> None:

@@ -1,4 +1,4 @@
-"""What a block had settled that was then replaced, on a real node and a real journal."""
+"""What seemed to be over and was not, on a real node and a real journal."""
 
 import sqlite3
 from pathlib import Path
@@ -8,9 +8,11 @@ import pytest
 
 from keeper.chain.journal import Journal
 from keeper.chain.lanes import Lanes
+from keeper.chain.orphans import GIVEN_UP_MS_MAX
 from keeper.chain.rpc import HttpRpc
+from keeper.decide.economics import Fee
 from keeper.errors import TransientRpcError
-from keeper.facts import Attempt, Head, Mined, Outcome, Receipt, Settled
+from keeper.facts import Attempt, Head, Mined, NotSent, Outcome, Receipt, Settled
 from keeper.units import GWEI
 from tests.chain.conftest import DEV_ADDRESS
 from tests.chain.test_lane import (
@@ -126,6 +128,95 @@ async def test_a_transaction_that_never_comes_back_expires_and_earned_nothing(
     assert await journal.open_attempts() == []
     assert events(tmp_path / "journal.sqlite") == [*SETTLED, "orphaned", "settled"]
     assert (await submit(lane, rpc, plan("2"))).nonce == 1
+
+
+async def given_up(lane: Lanes, rpc: HttpRpc, node: Anvil) -> Attempt:
+    """Open an attempt whose nonce another transaction of the wallet takes."""
+    await start(lane, rpc)
+    attempt = await submit(lane, rpc, plan())
+    node.rpc("anvil_dropTransaction", attempt.transactions[0].hash)
+    node.rpc("anvil_impersonateAccount", WALLET)
+    node.rpc("eth_sendTransaction", {"from": WALLET, "to": DEV_ADDRESS, "value": "0x1"})
+    node.rpc("evm_mine")
+    assert await lane.poll(await newest(rpc)) == []
+    node.rpc("evm_mine")
+    (mined,) = await lane.poll(await newest(rpc))
+    assert mined.receipt is None
+    await lane.close([Settled(mined.attempt, Outcome.EXPIRED, "", None, 0, 0, 0)])
+    return attempt
+
+
+def sent_by_others(node: Anvil, attempt: Attempt) -> None:
+    """Have its transaction in the next block: a relay or another node still had it."""
+    node.rpc("eth_sendRawTransaction", "0x" + attempt.transactions[-1].raw.hex())
+    node.rpc("evm_mine")
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_what_expired_and_is_included_after_all_is_settled_with_its_money(
+    rpc: HttpRpc,
+    node: Anvil,
+    journal: Journal,
+    lane_of: MakeLane,
+    tmp_path: Path,
+    restarted: bool,  # noqa: FBT001 - a parameter of the test
+) -> None:
+    lane = lane_of(journal)
+    attempt = await given_up(lane, rpc, node)
+    assert await lane.reappeared(await newest(rpc)) == []
+    node.rpc("anvil_reorg", 2, [])
+    sent_by_others(node, attempt)
+    if restarted:
+        lane = lane_of(journal)
+        assert await lane.recover() == []
+    head = await newest(rpc)
+    (again,) = await lane.reappeared(head)
+    assert (again.id, again.transactions) == (attempt.id, attempt.transactions)
+    (mined,) = await lane.poll(head)
+    receipt = await won(lane, mined)
+    assert receipt.tx_hash == attempt.transactions[0].hash
+    assert await journal.profit_wei() == {"demo": REWARD_WEI - receipt.cost_wei}
+    assert await lane.reappeared(head) == [], "once"
+    ended = ["settled", "reappeared", "included", "settled"]
+    assert events(tmp_path / "journal.sqlite") == ["planned", "signed", "broadcast", *ended]
+
+
+async def test_what_every_endpoint_refused_and_is_included_after_all_is_settled_too(
+    rpc: HttpRpc, node: Anvil, journal: Journal, lane_of: MakeLane
+) -> None:
+    lane = lane_of(journal)
+    await start(lane, rpc)
+    node.rpc("anvil_setBalance", WALLET, hex(1000))  # behind the lane's back
+    head = await newest(rpc)
+    assert await lane.submit(plan(), WALLET, Fee(2 * GWEI, GWEI), head) is NotSent.DROPPED
+    node.rpc("anvil_setBalance", WALLET, hex(10**18))
+    await lane.poll(head)
+    other = await submit(lane, rpc, plan("2"))
+    (refused,) = await journal.given_up_since(0)
+    assert other.nonce == refused.nonce == 0
+    node.rpc("anvil_dropTransaction", other.transactions[0].hash)
+    sent_by_others(node, refused)
+    head = await newest(rpc)
+    (again,) = await lane.reappeared(head)
+    (mined,) = await lane.poll(head)
+    assert mined.attempt.id == again.id == refused.id
+    receipt = await won(lane, mined)
+    assert await journal.profit_wei() == {"demo": REWARD_WEI - receipt.cost_wei}
+    node.rpc("evm_mine")
+    (mined,) = await lane.poll(await newest(rpc))
+    assert (mined.attempt.id, mined.receipt) == (other.id, None), "it is the one that expired"
+
+
+async def test_what_was_given_up_long_ago_is_not_looked_for(
+    rpc: HttpRpc, node: Anvil, journal: Journal, lane_of: MakeLane
+) -> None:
+    lane = lane_of(journal)
+    attempt = await given_up(lane, rpc, node)
+    node.rpc("anvil_reorg", 2, [])
+    sent_by_others(node, attempt)
+    with sqlite3.connect(journal._path) as db:
+        db.execute("UPDATE attempts SET settled_ms = settled_ms - ?", (GIVEN_UP_MS_MAX + 1,))
+    assert await lane.reappeared(await newest(rpc)) == []
 
 
 async def test_a_start_finds_what_was_orphaned_meanwhile(

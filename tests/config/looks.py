@@ -276,6 +276,16 @@ def learned(outcome: Outcome) -> Look:
     return looked
 
 
+async def simulated_after_three_won(settings: Settings) -> object:
+    rig, _ = rig_for(settings)
+    for _ in range(3):
+        past = Past(VENUE, Job.LIQUIDATE, Outcome.WON, rig.clock.now_ms, 10**17, 0, None, 10**5)
+        rig.execution.spending.note(past)
+    await rig.started(UNDER)
+    await rig.tried()
+    return rig.venue.simulated
+
+
 async def attempts_of_three(settings: Settings) -> object:
     rig, lane = rig_for(settings)
     await rig.started(*(set_account(name, -19_500, eth=10) for name in (ALICE, BOB, CAROL)))

@@ -278,6 +278,7 @@ EFFECTS = [
         looks.accounts_of_the_first_attempt,
         (looks.ALICE, looks.BOB),
     ),
+    Effect("venues.optimistic", value=True, look=looks.simulated_after_three_won, seen=[]),
     Effect("venues.address", "0x" + "b" * 40, part(looks.addresses), ["0x" + "b" * 40]),
     Effect("sources.client_id", "keeper-7", looks.greeting(looks.client_id), "keeper-7"),
     Effect("sources.keepalive_s", 7, looks.greeting(looks.keepalive_s), 7),

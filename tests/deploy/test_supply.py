@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import tomllib
 from collections.abc import Iterable, Iterator
 from importlib.metadata import distribution
@@ -14,7 +13,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from tests.deploy.tools import DEPLOY, ROOT, run, tool
+from tests.deploy.tools import DEPLOY, ROOT, run, tool, tracked
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 NAME = PROJECT["name"]
@@ -115,8 +114,7 @@ def test_the_bill_of_materials_is_valid_and_whole(tmp_path: Path) -> None:
 
 def clone(folder: Path, age_s: int) -> Path:
     """Write the tracked files elsewhere, as of another time and with other modes."""
-    listed = subprocess.run(("git", "ls-files", "-z"), cwd=ROOT, capture_output=True, check=True)
-    for name in listed.stdout.decode().rstrip("\0").split("\0"):
+    for name in tracked():
         if name.startswith(("tests/", "grafana/")):
             continue
         target = folder / name

@@ -23,6 +23,12 @@ def tool(name: str) -> str:
     return found
 
 
+def tracked() -> list[str]:
+    """Return the files of the repository."""
+    listed = subprocess.run(("git", "ls-files", "-z"), cwd=ROOT, capture_output=True, check=True)
+    return listed.stdout.decode().rstrip("\0").split("\0")
+
+
 def run(*command: str | Path, cwd: Path = ROOT, **environment: str) -> str:
     """Return what a command says on both outputs; fails with it unless it exits with 0."""
     env = {**os.environ, **environment}

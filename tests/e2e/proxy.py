@@ -50,6 +50,7 @@ class Proxy:
     def __init__(self, port: int) -> None:
         self.fault: Fault | None = None
         self.sent: list[str] = []  # raw transactions that were let through
+        self.asked: list[tuple[str, list[Any]]] = []  # method and params of what was
         self._port = port
         self._recovered = threading.Event()
         self._numbers = itertools.count()
@@ -116,6 +117,7 @@ class Proxy:
 
     def _forward(self, body: bytes) -> tuple[int, bytes]:
         requests = _requests(body)
+        self.asked += [(r["method"], r["params"]) for r in requests]
         self.sent += [r["params"][0] for r in requests if r["method"] == "eth_sendRawTransaction"]
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=ANSWER_S_MAX)
         with contextlib.closing(connection):

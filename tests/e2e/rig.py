@@ -70,6 +70,7 @@ poll_ms = 50
 rpc_timeout_ms = 500
 confirmations = {confirmations}
 head_age_ms_max = {head_age_ms_max}
+{chain}
 {wallet}
 [[sources]]
 kind = "{source_kind}"
@@ -101,7 +102,8 @@ class Options:
     confirmations: int = 1
     kind: str = "demo_market"
     source_kind: str = "mqtt"
-    venue: str = ""  # more lines of the venue's table
+    chain: str = ""  # more lines of the chain's table
+    venue: str = ""  # likewise
 
 
 class Oracle(threading.Thread):
@@ -289,6 +291,7 @@ class Rig:
             http=json.dumps([http] if isinstance(http, str) else list(http)),
             ws=json.dumps([ws] if ws else []),
             head_age_ms_max=options.head_age_ms_max,
+            chain=options.chain,
             confirmations=options.confirmations,
             wallet=f"[[wallets]]\n{line}\n" if line else "",
             source_kind=options.source_kind,

@@ -8,15 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from eth_abi.abi import decode
 
 from keeper.margin.model import margin
 from keeper.units import WAD
+from keeper.venues.demo_market import READ_ACCOUNTS
 from tests.brokers import Broker
+from tests.e2e.proxy import Proxy, running_proxy
 from tests.e2e.rig import KeeperProcess, Options, Rig, opened
 from tests.e2e.runs import KEEPER
 from tests.nodes import Anvil
 
 DONE_S_MAX = 15.0
+ACCOUNT_VIEWS = "0x" + READ_ACCOUNTS.data([]).hex()[:8]
 
 
 @pytest.fixture
@@ -77,3 +81,43 @@ def test_a_stop_and_a_warm_start(own_rig: Rig) -> None:
         every = {*accounts, later}
         keeper.until(lambda: {one["account"] for one in rig.liquidations()} == every, DONE_S_MAX)
         keeper.stop()
+
+
+def test_a_warm_start_asks_for_new_logs_and_changed_accounts_only(own_rig: Rig) -> None:
+    rig = own_rig
+    accounts = [rig.open_safe() for _ in range(30)]
+    rig.chain.send("mint_usd", rig.chain.dev[0], WAD)
+    # the two that are compared with the chain besides are told from those that are read
+    reconcile = "[reconcile]\nevery_ms = 600000\naccounts_max = 2"
+    with running_proxy(rig.node.port) as proxy:
+        options = Options(http=proxy.url, venue=reconcile)
+        with rig.keeper(options) as keeper:
+            keeper.until_ready()
+            head = keeper.metric("keeper_head_block")
+            logs, read = asked_for(proxy)
+            assert int(head) - len(accounts) in logs
+            assert {*accounts} <= read
+            keeper.stop()
+            rig.chain.send("deposit_cash", accounts[7], WAD)
+            proxy.asked.clear()
+            keeper.start()
+            keeper.until_ready()
+            assert keeper.metric("keeper_accounts_read_total", venue="demo") == 1
+            logs, read = asked_for(proxy)
+            assert min(logs) > head, "logs read before are not read again"
+            assert accounts[7] in read
+            assert len(read) <= 1 + 2
+            assert keeper.metric("keeper_accounts", venue="demo") == len(accounts)
+            keeper.stop()
+
+
+def asked_for(proxy: Proxy) -> tuple[set[int], set[int]]:
+    """Return the blocks whose logs, of all events, were asked for by range, and the accounts."""
+    blocks, accounts = set[int](), set[int]()
+    for method, params in proxy.asked:
+        if method == "eth_getLogs" and params[0].keys() == {"address", "fromBlock", "toBlock"}:
+            blocks.update(range(int(params[0]["fromBlock"], 16), int(params[0]["toBlock"], 16) + 1))
+        elif method == "eth_call" and params[0]["data"].startswith(ACCOUNT_VIEWS):
+            (ids,) = decode(["uint256[]"], bytes.fromhex(params[0]["data"].removeprefix("0x"))[4:])
+            accounts.update(ids)
+    return blocks, accounts

@@ -33,6 +33,8 @@ def make_wallets(rig: Rig, folder: Path, count: int) -> Wallets:
         rig.node.rpc("anvil_setBalance", address_of(key), hex(FUNDS_WEI))
         lines.append(f'name = "w{number}"\nkey = {{ file = "{file}" }}')
         addresses.append(address_of(key))
+    for _ in range(2):  # else a reorg of the next block takes the funds away too
+        rig.node.rpc("evm_mine")
     return Wallets("\n[[wallets]]\n".join(lines), addresses)
 
 

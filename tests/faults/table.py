@@ -74,6 +74,11 @@ TABLE: Sequence[Case] = (
         ["e2e/test_contested.py::test_a_competitor_that_is_faster_costs_one_revert"],
     ),
     Case(
+        "a competitor is included first while ours, bidding less, waits",
+        "the next best account is liquidated with its nonce",
+        ["faults/test_reuse.py::test_the_next_best_account_is_liquidated_with_the_same_nonce"],
+    ),
+    Case(
         "a reorg removes ours while it is not deep enough",
         "noticed by the parent hash, told as orphaned, liquidated once",
         ["faults/test_reorgs.py::test_attempts_in_flight_are_tried_again"],
@@ -86,6 +91,25 @@ TABLE: Sequence[Case] = (
             ORPHANS + "test_a_transaction_that_comes_back_in_another_block_is_settled_anew",
             ORPHANS + "test_a_start_finds_what_was_orphaned_meanwhile",
         ],
+    ),
+    Case(
+        "a transaction that was given up (expired, or refused everywhere) is included after all",
+        "in flight again, settled by its receipt, its money accounted",
+        [
+            ORPHANS + "test_what_expired_and_is_included_after_all_is_settled_with_its_money",
+            ORPHANS + "test_what_every_endpoint_refused_and_is_included_after_all_is_settled_too",
+            "shell/test_reuse.py::test_what_was_given_up_and_is_included_after_all_is_accounted",
+        ],
+    ),
+    Case(
+        "a reorg removes what another did to an account",
+        "it is read again, and liquidated as if that had never been",
+        ["faults/test_reorgs.py::test_what_only_an_orphaned_block_said_is_forgotten"],
+    ),
+    Case(
+        "a reorg deeper than `chain.reorg_depth_max`",
+        "everything is read again, and it is said as an error",
+        ["faults/test_reorgs.py::test_deeper_than_is_followed_back_everything_is_read_again"],
     ),
     # --- accounts
     Case(

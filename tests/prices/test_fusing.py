@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from keeper.config.feeds import PriceRule
 from keeper.decide.hours import market_hours
-from keeper.facts import FeedId, Price, PriceRule, Rejected, Rejection, Tick
+from keeper.facts import FeedId, Price, Rejected, Rejection, Tick
 from keeper.prices.board import FeedRules, PriceBoard
 from keeper.units import WAD
 from tests.prices.test_board import START_MS, SetClock

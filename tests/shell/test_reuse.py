@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from keeper.facts import AccountId, Attempt
+from keeper.act.spending import Past
+from keeper.facts import AccountId, Attempt, Outcome
 from keeper.jobs import Gain
 from keeper.units import GWEI, WAD
 from tests.shell import market
-from tests.shell.market import rival_liquidates, set_account
+from tests.shell.market import Block, FakeChain, rival_liquidates, set_account
 from tests.shell.test_together import World
+from tests.shell.test_world import LANE_RULES
 from tests.shell.venue import VENUE
 
 ALICE, BOB, CAROL = (AccountId(name) for name in ("alice", "bob", "carol"))
@@ -87,6 +89,10 @@ async def test_the_first_one_may_be_included_after_all(tmp_path: Path) -> None:
         rows = {row.account: row for row in world.rows()}
         assert (rows[ALICE].outcome, rows[ALICE].cost_wei) == ("lost", world.spent_wei())
         assert (rows[BOB].outcome, rows[BOB].cost_wei) == ("cancelled", 0)
+        past = await world.journal.past(0)
+        assert past == [Past.of(done, past[0].settled_ms) for done in world.rig.published]
+        burned = {one.gas_used for one in past if one.outcome is Outcome.LOST}
+        assert burned == {market.REVERT_GAS}, "whoever the nonce went to was not in it"
         for _ in range(8):
             await world.rig.block()
         assert world.won() == {BOB, CAROL}
@@ -112,3 +118,30 @@ async def test_without_a_candidate_that_pays_it_is_cancelled(tmp_path: Path, why
         rows = {row.account: row for row in world.rows()}
         assert (rows[ALICE].outcome, rows[ALICE].cost_wei) == ("cancelled", world.spent_wei())
         assert world.rig.execution._submitter.attempt_of(VENUE, ALICE) is None
+
+
+async def test_what_was_given_up_and_is_included_after_all_is_accounted(tmp_path: Path) -> None:
+    """Another transaction of the wallet took the nonce; a reorg took that away, and ours got in."""
+    async with lonely(tmp_path) as world:
+        first = await one_in_flight(world)
+        world.chain.stuck = lambda _tx: True
+
+        def taken(_chain: FakeChain, block: Block) -> None:
+            block.state.nonces[world.address] = first.nonce + 1
+
+        for action in (taken, *[lambda *_: None] * LANE_RULES.confirmations):
+            await world.rig.block(action)
+        assert {row.account: row.outcome for row in world.rows()}[ALICE] == "expired"
+        (sent,) = (tx for tx in world.rpc.accepted if tx.hash == first.transactions[0].hash)
+        world.chain.orphan(1 + LANE_RULES.confirmations)
+        world.chain.pool.clear()
+        await world.rig.block(lambda chain, block: chain.run(block, sent))
+        await world.rig.block()
+        rows = {row.account: row for row in world.rows()}
+        assert (rows[ALICE].outcome, rows[ALICE].cost_wei) == ("won", world.spent_wei())
+        assert rows[ALICE].reward_wei > 0
+        assert world.rig.counted("keeper_attempts_total", "won") == 1
+        assert world.rig.counted("keeper_reopened_attempts_total", "expired") == 1
+        assert world.rig.settlement.tally.outcomes == {"won": 1, "expired": 0}
+        gain_wei = rows[ALICE].reward_wei - rows[ALICE].cost_wei
+        assert world.rig.settlement.tally.profit_wei == {VENUE: gain_wei}

@@ -170,8 +170,10 @@ class World:
         """Nobody waits long for a liquidation, or for the next step of one, but for an excuse."""
         number = self.chain.head.number
         limit = BLOCKS_MAX if self.faulty else CALM_BLOCKS_MAX
+        reverted = self.reverted()
         for name, held in self.chain.state.holdings.items():
-            found = held, name in self.chain.state.orders  # the first step of two is progress
+            # the first step of two is progress; what a price cured just then is tried again
+            found = held, name in self.chain.state.orders, reverted[name]
             since, seen = self.under_since.get(name, (number, found))
             if not self.liquidatable(name) or rig.why(name) in self.excuses:
                 self.under_since.pop(name, None)
@@ -180,6 +182,13 @@ class World:
             self.under_since[name] = since, found
             assert number - since <= limit, f"{name} under since {since}: {rig.why(name)}"
             self.longest = max(self.longest, number - since)
+
+    def reverted(self) -> Counter[str]:
+        """Return how often we were in time and the account no longer liquidatable, by account."""
+        mined = [done for block in self.chain.blocks for done in block.mined.values()]
+        failed = [one.tx for one in mined if not one.success]
+        ours = [tx for tx in failed if tx.sender == self.signer.address and tx.call.data]
+        return Counter(json.loads(tx.call.data)["account"] for tx in ours)
 
     def judge_states(self, rig: Rig) -> None:
         """What was read is what there is, also after a reorg and after requests were lost."""

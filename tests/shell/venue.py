@@ -12,6 +12,7 @@ from keeper.facts import (
     AccountId,
     AccountState,
     Assessment,
+    Call,
     FeedId,
     Head,
     LiquidationSeen,
@@ -274,6 +275,9 @@ class FakeVenue:
         self._ask()
         return Probe(open=self.chain.state.open, detail=f"for {wallet}")
 
+    def liquidation(self, assessment: Assessment) -> Call:
+        return market.liquidation_call(assessment.account, _carried(assessment))
+
     async def simulate(
         self, assessment: Assessment, wallet: str, head: Head
     ) -> Simulated | Refused:
@@ -283,9 +287,8 @@ class FakeVenue:
         self._ask()
         if self.refusal is not None:
             return self.refusal
-        names = {feed: name for name, feed in FEEDS.items()}
-        updates = {names[p.feed]: (p.price_wad, p.published_ms // 1000) for p in assessment.updates}
-        call = market.liquidation_call(account, updates)
+        call = self.liquidation(assessment)
+        updates = _carried(assessment)
         calls = [call]
         if account in self.chain.state.orders:
             calls.insert(0, market.cancel_call(account, updates))
@@ -308,6 +311,11 @@ class FakeVenue:
         return replace(
             simulated, call=calls[0], job=Job.PREPARE, then=then, oracle_fee_wei=fees_wei
         )
+
+
+def _carried(assessment: Assessment) -> dict[str, tuple[int, int]]:
+    names = {feed: name for name, feed in FEEDS.items()}
+    return {names[p.feed]: (p.price_wad, p.published_ms // 1000) for p in assessment.updates}
 
 
 class BatchVenue(FakeVenue):

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ValidationError
 
 import keeper.venues
 from keeper.batching import Batching
-from keeper.capabilities import BatchKind, CapitalKind
+from keeper.capabilities import BatchKind, CapitalKind, RewardKind
 from keeper.errors import KeeperError, TransientError
 from keeper.facts import (
     AccountId,
@@ -33,6 +33,7 @@ from keeper.facts import (
     Simulated,
 )
 from keeper.margin import MarginBook
+from keeper.optimistic import Optimistic
 from keeper.ports import AnyVenue
 from keeper.risk.portfolio import Shockable
 from tests.venues.recording import (
@@ -101,6 +102,12 @@ def test_module_tells_what_it_is(module: ModuleType) -> None:
 
 def test_it_says_how_several_accounts_go_in_one_transaction(venue: AnyVenue) -> None:
     assert isinstance(venue, Batching) is (venue.capabilities.batch is not BatchKind.NONE)
+
+
+def test_what_it_foresees_ties_up_nothing_and_pays_in_cash(venue: AnyVenue) -> None:
+    if isinstance(venue, Optimistic):
+        assert venue.capabilities.reward is RewardKind.CASH
+        assert venue.capabilities.capital is CapitalKind.NONE
 
 
 def test_settings_are_frozen_strict_and_described(module: ModuleType, recording: Recording) -> None:
