@@ -30,8 +30,7 @@ async def open_leadership(settings: Settings, metrics: Metrics) -> AsyncIterator
         case "kubernetes":
             place = place_of(lease)
             async with aiohttp.ClientSession() as session:  # its own: it waits for nothing else
-                store = KubernetesLease(session, place)
-                yield Leadership(store, rules, SystemClock(), metrics)
+                yield Leadership(KubernetesLease(session, place), rules, SystemClock(), metrics)
         case "nats":
             from keeper.lease.nats import NatsLease  # noqa: PLC0415 - an extra
 
