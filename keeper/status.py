@@ -236,6 +236,7 @@ class Status:
         now_ms = self.clock.wall_ms()
         gauge = self.metrics.gauge
         for feed in self.settings.feeds:
+            gauge("keeper_price_age_limit_seconds", feed.age_ms_max / 1000, feed=feed.id)
             age_ms = self.board.age_ms(feed.id, now_ms)
             if age_ms is not None:
                 gauge("keeper_price_age_seconds", age_ms / 1000, feed=feed.id)
@@ -251,18 +252,18 @@ class Status:
             open_ = self.brakes.is_open(venue)
             gauge("keeper_breaker_open", 1 if open_ else 0, venue=venue)
             gauge("keeper_profit_wei", self.settlement.tally.profit_wei.get(venue, 0), venue=venue)
+        gauge("keeper_head_age_limit_seconds", self.settings.chain.head_age_ms_max / 1000)
         head = self.pipeline.head
         if head is not None:
             gauge("keeper_head_block", head.number)
             gauge("keeper_head_age_seconds", (now_ms - head.seen_ms) / 1000)
+        for wallet in self.settings.wallets:
+            least_wei = wallet.balance_wei_min
+            gauge("keeper_wallet_balance_limit_wei", least_wei, wallet=wallet.name)
         for lane in self.lanes.own:
             gauge("keeper_wallet_balance_wei", lane.balance_wei, wallet=lane.name)
             gauge("keeper_wallet_parked", 1 if lane.parked else 0, wallet=lane.name)
-        for limit, left in self.budgets_left().items():
-            if left is not None and limit.unit is Unit.USD:
-                gauge("keeper_budget_left_usd", left / WAD, budget=limit.name)
-            elif left is not None:
-                gauge("keeper_budget_left_wei", left, budget=limit.name)
+        self._set_budgets()
         gauge("keeper_open_attempts", len(self.lanes.open_attempts))
         gauge("keeper_journal_bytes", self.journal.size_bytes())
         gauge("keeper_journal_writable", 0 if self.journal.trouble else 1)
@@ -272,6 +273,18 @@ class Status:
         self.endpoints.set_gauges()
         self.heartbeats.publish(self.metrics)
         self.quarantine.publish(self.metrics, list(self.pipeline.desks))
+
+    def _set_budgets(self) -> None:
+        gauge = self.metrics.gauge
+        for limit, left in self.budgets_left().items():
+            if limit.unit is Unit.USD:
+                gauge("keeper_budget_limit_usd", limit.most / WAD, budget=limit.name)
+                if left is not None:
+                    gauge("keeper_budget_left_usd", left / WAD, budget=limit.name)
+            else:
+                gauge("keeper_budget_limit_wei", limit.most, budget=limit.name)
+                if left is not None:
+                    gauge("keeper_budget_left_wei", left, budget=limit.name)
 
 
 def _head(head: Head, now_ms: int, how: str) -> dict[str, object]:

@@ -199,9 +199,10 @@ class Execution:
         if isinstance(simulation, Refused):
             return self._refused(desk, account, simulation, head)
         weighed = self.weigh(desk, nominated, simulation, head)
-        worth_wei = self.weighing.worth_per_gas_wei(desk, simulation)
-        if weighed is HoldReason.UNPROFITABLE and worth_wei is not None:
-            return too_dear(head, self._clock.wall_ms(), self.rules.hold_ms, worth_wei)
+        if weighed is HoldReason.UNPROFITABLE:
+            worth_wei = self.weighing.worth_per_gas_wei(desk, simulation)
+            if worth_wei is not None:
+                return too_dear(head, self._clock.wall_ms(), self.rules.hold_ms, worth_wei)
         if isinstance(weighed, HoldReason):
             return self._wait(weighed, head)
         if simulation.takes_over and self._taking_over(desk, account) != in_flight:
@@ -215,12 +216,12 @@ class Execution:
 
         It is not enough after a failure of the account, nor for a book that is not trusted.
         """
-        gas = self.spending.odds(desk.venue.id).won_gas_max
-        if not desk.rules.optimistic or not isinstance(desk.venue, Optimistic) or gas is None:
+        if not desk.rules.optimistic or not isinstance(desk.venue, Optimistic):
             return None
         if desk.suspect or desk.agenda.failures(assessment.account):
             return None
-        if wallet not in self._submitter.wallets:  # a dry run is there to hear what the chain says
+        gas = self.spending.odds(desk.venue.id).won_gas_max
+        if gas is None or wallet not in self._submitter.wallets:  # a dry run is there to ask
             return None
         found = foreseen(desk.venue, assessment, gas, head)
         return None if found is None else await self._with_data_fee(found)

@@ -37,8 +37,8 @@ logger = structlog.get_logger(__name__)
 LOCKED_S_MAX = 0.25  # waited for another connection's lock; the keeper goes on watching meanwhile
 PAUSE_S = 1.0  # after a failed write, until the next is tried
 DAY_MS = 86_400_000
-LOG_PAGES = 256  # of the write-ahead log, before what is in it goes to the file itself
-LOG_BYTES = LOG_PAGES * 4096
+COMMITS_MAX = 32  # before what is in the write-ahead log is taken over into the file
+LOG_BYTES = 2 * 1024 * 1024  # its length from the start: so many commits take half of it or less
 PRUNED_MAX = 1_000  # attempts deleted at once, so that nobody waits long for the writer
 MAY_PASS = frozenset(  # primary result codes of a file that is in order
     {
@@ -82,10 +82,12 @@ class Journal:
         self._lock: int | None = None
         self._try_again_at = 0.0  # monotonic seconds
         self._intents: deque[Intent] = deque()  # put by the callers, taken by the thread
+        self._notes: deque[Callable[[], None]] = deque()  # likewise: what adds to what is late
         # the thread's own: what could not be written yet
         self._late: list[Work] = []
         self._on_chain: dict[str, tuple[str, str]] = {}  # attempt → transaction, block hash
         self._pruned_ms = 0
+        self._commits = 0  # since the log was last taken over into the file
 
     async def __aenter__(self) -> Self:
         """Open or create the file; raises JournalError when it is in use or cannot be used."""
@@ -140,6 +142,7 @@ class Journal:
             self._db = sqlite3.connect(self._path, timeout=LOCKED_S_MAX, isolation_level=None)
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = NORMAL")
+            self._db.execute("PRAGMA wal_autocheckpoint = 0")  # not by a commit that is waited for
             prepare(self._db, self._path, self._chain_id)
             self._make_room()
         except sqlite3.OperationalError:  # a full disk, say: the file itself is in order
@@ -193,11 +196,12 @@ class Journal:
         Returns whether anything was written.
         """
         db = self._open_db
+        while self._notes:
+            self._notes.popleft()()
         if work is None and not self._late and not self.trouble:
             return False
         if work is not None:
             db.execute("PRAGMA synchronous = FULL")  # on disk before anybody else sees the bytes
-            db.execute("PRAGMA wal_autocheckpoint = 0")
         try:
             db.execute("BEGIN IMMEDIATE")
             if self.trouble:
@@ -212,17 +216,23 @@ class Journal:
                 db.execute("ROLLBACK")
             # the rest can be found out again from the chain, and an fsync costs a millisecond
             db.execute("PRAGMA synchronous = NORMAL")
-            db.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
         self._late.clear()
+        self._commits += 1
+        if work is None and self._commits >= COMMITS_MAX:
+            db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+            self._commits = 0
         return True
 
     async def _note(self, keep: Callable[[], None]) -> None:
-        """Let ``keep`` add to what is late, and write that now if it is possible."""
+        """Let ``keep`` add to what is late, and write that now if it is possible.
+
+        Those that come while the thread is busy are written with what it writes next.
+        """
         waits = bool(self.trouble) and time.monotonic() < self._try_again_at
         work = rows.probe if self.trouble else None  # a file is whole again when it can be written
+        self._notes.append(keep)
 
         def note() -> bool:
-            keep()
             return not waits and self._commit(work)
 
         try:
@@ -258,13 +268,15 @@ class Journal:
                 for intent in together:
                     intent.work(db)
 
-            error: Exception | None = None
+            error: Exception | None = RuntimeError("a bug kept it from being written")
             try:
                 self._commit(work)
+                error = None
             except (sqlite3.Error, OSError) as failed:
                 error = failed
-            for intent in together:
-                intent.error, intent.is_over = error, True
+            finally:
+                for intent in together:
+                    intent.error, intent.is_over = error, True
         if own.error is not None:
             raise own.error
 

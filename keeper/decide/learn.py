@@ -9,7 +9,7 @@ hopeless is tried again.
 """
 
 from collections import deque
-from collections.abc import Hashable
+from collections.abc import Collection, Hashable
 from dataclasses import dataclass, replace
 
 from keeper.units import PPM
@@ -69,16 +69,26 @@ class Record:
         """Start knowing what is configured; ``prior`` may be exchanged."""
         self.prior = prior
         self._results: dict[Hashable, deque[Result]] = {}
+        self._odds: dict[Hashable, tuple[Prior, Odds]] = {}  # worked out since the last change
 
     def note(self, venue: Hashable, result: Result) -> None:
         """Learn from one more attempt."""
         self._results.setdefault(venue, deque(maxlen=RESULTS_MAX)).append(result)
+        self._odds.pop(venue, None)
 
     def odds(self, venue: Hashable, now_ms: int) -> Odds:
         """Return what a venue's attempts of the last days make likely."""
         results = self._results.get(venue, deque())
         while results and results[0].at_ms + AGE_MS_MAX < now_ms:
             results.popleft()
+            self._odds.pop(venue, None)
+        prior, odds = self._odds.get(venue, (None, None))
+        if odds is None or prior is not self.prior:
+            odds = self._learned(results)
+            self._odds[venue] = self.prior, odds
+        return odds
+
+    def _learned(self, results: Collection[Result]) -> Odds:
         prior, tried = self.prior, len(results)
         won = sum(result.won for result in results)
         learned = (P_WIN_WEIGHT * prior.p_win_ppm + won * PPM) // (P_WIN_WEIGHT + tried)

@@ -17,10 +17,12 @@ from keeper.margin.arrays import float_array, row_arrays
 from keeper.margin.fence import STEPS_MAX, Fence
 from keeper.margin.follow import Beyond, Changes, Follower
 from keeper.margin.moved import Moved
+from keeper.margin.near import nearest
 from keeper.margin.rows import Row, finite
 from keeper.margin.slab import Exposure, IdT, Ints, Slab, width_of
 from keeper.margin.watch import Watch
 
+SCAN = 4  # entries of columns that may be looked through to place one row less
 _WIDTH_BITS = 5  # of a home: what says in which slab it is
 _WIDTH_MASK = (1 << _WIDTH_BITS) - 1
 
@@ -208,22 +210,28 @@ class MarginBook(Generic[IdT]):
         self, numbers: Sequence[int], steps: Sequence[float], left: Sequence[tuple[int, float]]
     ) -> list[tuple[Slab[IdT], Changes]]:
         """Follow a move on which these factors left their fences; ``left``: with values before."""
-        fence = self._fence
-        beyond = Beyond([], [], [], [])
-        for number, before in left:
-            if not fence.has_left(number):
-                fence.open(number)
-                beyond.ends.append(number)
-                continue
-            anchor = float(fence.anchors[number])
-            if fence.anchor(number, before):
-                beyond.resized.append(number)
+        fence, followers = self._fence, self._followers.values()
+        gone = [(number, before) for number, before in left if fence.has_left(number)]
+        ends = [number for number, _ in left if not fence.has_left(number)]
+        for number in ends:
+            fence.open(number)
+        resized = [number for number, before in gone if fence.resize(number, before)]
+        if resized:
+            fence.anchor(resized)
+        others: list[int] | None = [number for number, _ in gone if number not in resized]
+        rings = 0
+        if others:
+            exposed = sum(one.exposed(number) for one in followers for number in others)
+            rings = fence.rings_left()
+            if exposed > SCAN * sum(one.inside(rings) for one in followers):
+                fence.anchor_all(rings)
+                others = None
             else:
-                beyond.anchored.append((number, float(fence.values[number]) - anchor))
-            if math.isnan(before):
-                beyond.fresh.append(number)
-        followers = self._followers.values()
-        if not all(one.passes_all(beyond) for one in followers):  # else all are watched afresh
+                rings = fence.rings_left(others)
+                fence.anchor(others, rings)
+        fresh = [number for number, before in gone if math.isnan(before)]
+        beyond = Beyond(resized, fresh, rings, others, ends)
+        if not beyond.all_watched:
             with np.errstate(over="ignore", invalid="ignore"):
                 self._watch.move(numbers, steps)
         return [(one.slab, one.move(beyond)) for one in followers]
@@ -256,7 +264,7 @@ class MarginBook(Generic[IdT]):
     def _settle_all(self) -> None:
         self._steps = 0
         for follower in self._followers.values():
-            follower.settle_all()
+            follower.settle()
 
     @property
     def under(self) -> frozenset[IdT]:
@@ -291,8 +299,7 @@ class MarginBook(Generic[IdT]):
     def exposed(self, factor: str, /) -> int:
         """Return how many rows stand on a factor. Raises KeyError for one that is unknown."""
         number = self._number(factor)
-        columns = (one.slab.columns.get(number, ()) for one in self._followers.values())
-        return sum(map(len, columns))
+        return sum(one.exposed(number) for one in self._followers.values())
 
     @property
     def unpriced(self) -> frozenset[IdT]:
@@ -327,17 +334,7 @@ class MarginBook(Generic[IdT]):
         if count < 0:
             msg = f"count must not be negative, got {count}"
             raise ValueError(msg)
-        prices = self._fence.prices()
-        found: list[tuple[IdT, float]] = []
-        for slab in (follower.slab for follower in self._followers.values()):
-            rows, distances = slab.distances(self._fence.values, prices)
-            if count < len(rows):
-                limit = np.partition(distances, count)[count]
-                close = distances <= limit
-                rows, distances = rows[close], distances[close]
-            found.extend(zip(slab.names(rows), distances.tolist(), strict=True))
-        found.sort(key=lambda pair: pair[1])
-        return found[:count]
+        return nearest([one.slab for one in self._followers.values()], self._fence, count)
 
     # --- inside -----------------------------------------------------------------------------------
 

@@ -1,93 +1,115 @@
-"""How far each factor may move before the rows have to be looked at again.
+"""How far factors may move before which rows have to be looked at again.
 
-Every factor has an *anchor*, the value at which its rows' middles were taken, and a *fence* of
-``half`` to both sides. Rows that no movement inside all fences can take to their edge need no
-look at a tick; the others are in the watch (``keeper.margin.watch``).
+A factor's *half* is the unit in which its moves are measured. Rows stand in *rings* by how many
+halves, of all their factors at once, lie between them and their edge. Every ring remembers its
+*anchors*, the values from which it counts, and has a radius: while all factors are within as many
+halves of its anchors, none of its rows can have changed sides. So a move of a few percent concerns
+the few rows of the inner rings, however many stand further out.
+
+The *fence* of a factor is one half to both sides of the innermost anchor. A tick inside all fences
+concerns the rows within one half only: they are in the watch (``keeper.margin.watch``).
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 
-HALF = 0.01  # of a price. Narrower: fewer rows to watch; wider: fewer passes over a column
+HALF = 0.01  # of a price. Narrower: fewer rows to watch; wider: rings are left less often
 INDEX_HALF = 1e-3  # of an index, at least
 INDEX_STEPS = 32  # and of its last step: an index that creeps leaves its fence this seldom
 STRETCH_INDEX = 16  # halves that an index may go from where its half was set
 STEPS_MAX = 500_000  # added up before everything is worked out from scratch again
 ERROR = 1e-9  # of gross: float64 errors are some 1e-16 an addition, for half a million of them
+SCALE_MAX = 1 / INDEX_HALF + STRETCH_INDEX + 1  # of the largest value rows count with, in halves
+ROUNDING = 1e-9  # of a distance in halves: far more than float64 makes
+# The leading bits of float64s from 1 to 512, in eight steps an octave: numpy searches more slowly
+_SHIFT = 49
+_FIRST = np.array([1.0]).view(np.int64)[0] >> _SHIFT
+_STEPS: Floats = (np.arange(_FIRST, _FIRST + 72) << _SHIFT).view(np.float64)
+# From 2.25 on, so that leaving the fence does not leave the second ring too. Until its half is set
+# anew a price moves 150 halves at most, from half to twice what it was: no further ring is left.
+RADII: Floats = np.append(1.0, _STEPS[9:62] * (1 - 10 * ROUNDING))
 
 
 class Fence:
-    """Values, anchors and fences of all factors, by number; number 0 is padding."""
+    """Values, halves and anchors of all factors, by number; number 0 is padding."""
 
     def __init__(self) -> None:
         """Start with the padding alone: its value is 0 and stays."""
         self.values: Floats = np.zeros(1)
-        self.anchors: Floats = np.zeros(1)
-        self.spreads: Floats = np.zeros(1)  # half + ERROR * largest value: see ``Slab.settle``
+        self.halves: Floats = np.ones(1)
+        self.spreads: Floats = np.zeros(1)  # half + ERROR * largest value: see ``Follower._reach``
         self.scales: Floats = np.zeros(1)  # largest absolute value that rows' reaches count with
         self.low = [0.0]  # of the fence, or the next envelope end inside it
         self.high = [0.0]
-        self._half = [0.0]
+        self.rebuilds = 0  # how often anchors were set
+        self._rings: Floats = np.zeros((len(RADII), 1))  # the anchors of each, innermost first
         self._stretch = [(0.0, 0.0)]  # where the half fits the value
         self._is_price = [False]
-        self.rebuilds = 0  # anchors set so far
+        self._reckon()
 
     def add(self, prices: int, indices: int) -> None:
         """Add factors without a value; a first one lies beyond every fence."""
         count = prices + indices
         self.values = np.append(self.values, [math.nan] * count)
-        self.anchors = np.append(self.anchors, [math.nan] * count)
+        self.halves = np.append(self.halves, [math.nan] * count)
         self.spreads = np.append(self.spreads, [0.0] * count)
         self.scales = np.append(self.scales, [0.0] * count)
         self.low += [math.inf] * count
         self.high += [-math.inf] * count
-        self._half += [0.0] * count
+        nowhere = np.full((len(RADII), count), math.nan)
+        self._rings = np.concatenate([self._rings, nowhere], axis=1)
         self._stretch += [(math.inf, -math.inf)] * count
         self._is_price += [True] * prices + [False] * indices
+        self._reckon()
 
     def is_price(self, number: int) -> bool:
         """Say whether a factor is a price; the others are indices."""
         return self._is_price[number]
 
+    @property
+    def complete(self) -> bool:
+        """Whether all factors have a value."""
+        return not np.isnan(self.values).any()
+
     def prices(self) -> Floats:
         """Return all values with those of indices as zero."""
         return np.where(self._is_price, self.values, 0.0)
 
+    # --- one factor -------------------------------------------------------------------------------
+
     def has_left(self, number: int) -> bool:
-        """Say whether a factor's value is outside its fence."""
-        distance = abs(self.values[number] - self.anchors[number])
-        return not distance <= self._half[number]
+        """Say whether a factor is beyond its fence, not only beyond an envelope inside it."""
+        distance = abs(self.values.item(number) - self.anchors.item(number))
+        return not distance <= self.halves.item(number)
 
-    def anchor(self, number: int, before: float) -> bool:
-        """Anchor a factor at its value; ``before``: the one before the move, NaN if none.
+    def resize(self, number: int, before: float) -> bool:
+        """Set a factor's half if the old one no longer fits its value, and say whether it was.
 
-        True: its half has changed with it, and every row's reach must be worked out again.
+        ``before``: the value before the move, NaN if none.
         """
-        value = float(self.values[number])
-        self.rebuilds += 1
-        self.anchors[number] = value
+        value = self.values.item(number)
         low, high = self._stretch[number]
-        resized = not low <= value <= high
-        if resized:
-            if self._is_price[number]:
-                half, low, high = HALF * value, value / 2, value * 2
-            else:
-                step = 0.0 if math.isnan(before) else abs(value - before)
-                half = max(INDEX_HALF * abs(value), INDEX_STEPS * step, 1e-12)
-                low, high = value - STRETCH_INDEX * half, value + STRETCH_INDEX * half
-            self._half[number], self._stretch[number] = half, (low, high)
-            self.scales[number] = max(abs(low), abs(high)) + half
-            self.spreads[number] = half + ERROR * self.scales[number]
-        self.open(number)
-        return resized
+        if low <= value <= high:
+            return False
+        if self._is_price[number]:
+            half, low, high = HALF * value, value / 2, value * 2
+        else:
+            step = 0.0 if math.isnan(before) else abs(value - before)
+            half = max(INDEX_HALF * abs(value), INDEX_STEPS * step, 1e-12)
+            low, high = value - STRETCH_INDEX * half, value + STRETCH_INDEX * half
+        self.halves[number], self._stretch[number] = half, (low, high)
+        self.scales[number] = max(abs(low), abs(high)) + half
+        self.spreads[number] = half + ERROR * self.scales[number]
+        return True
 
     def ends(self, number: int) -> tuple[float, float]:
         """Return where a factor's fence ends; NaN before its first value."""
-        anchor, half = float(self.anchors[number]), self._half[number]
+        anchor, half = self.anchors.item(number), self.halves.item(number)
         return anchor - half, anchor + half
 
     def open(self, number: int) -> None:
@@ -98,3 +120,58 @@ class Fence:
         """Let the fence end at an envelope's end, if that is nearer."""
         self.low[number] = max(self.low[number], low)
         self.high[number] = min(self.high[number], high)
+
+    # --- anchors ----------------------------------------------------------------------------------
+
+    def anchor(self, numbers: Sequence[int], rings: int = len(RADII)) -> None:
+        """Anchor factors in the innermost rings; their rows on these have to be placed again."""
+        for number in numbers:
+            self._rings[:rings, number] = self.values[number]
+            self.open(number)
+        self.rebuilds += 1
+        self._reckon()
+
+    def anchor_all(self, rings: int) -> None:
+        """Anchor all factors in the innermost rings, whose rows all have to be placed again."""
+        self._rings[:rings] = self.values
+        self.low = (self.anchors - self.halves).tolist()
+        self.high = (self.anchors + self.halves).tolist()
+        self.rebuilds += 1
+        self._reckon()
+
+    def rings_left(self, numbers: Sequence[int] | slice = slice(None)) -> int:
+        """Return how many rings, from the innermost, these factors (or all) have left.
+
+        Or may leave before one of them is beyond its fence again.
+        """
+        left = np.flatnonzero(self._away(self.values, numbers) > RADII - 1.0)
+        return int(left[-1]) + 1 if len(left) else 0
+
+    def room(self) -> Floats:
+        """Return how many halves the rows of each ring are from their edge now, at least."""
+        room: Floats = RADII - self._away(self.values) - ROUNDING
+        return room
+
+    def ring_of(self, halves: Floats) -> npt.NDArray[np.uint8]:
+        """Return the ring of rows that are so many halves from their edge at the anchors.
+
+        Of a negative number the innermost, of NaN any.
+        """
+        steps = halves.view(np.int64) >> _SHIFT
+        steps -= _FIRST
+        return self._ring_of_step.take(steps, mode="clip")
+
+    def _away(self, values: Floats, numbers: Sequence[int] | slice = slice(None)) -> Floats:
+        """Return for each ring how many halves the factor furthest from its anchor is away."""
+        steps = np.abs(values[numbers] - self._rings[:, numbers])
+        away: Floats = np.fmax.reduce(steps / self.halves[numbers], axis=1)
+        return away
+
+    def _reckon(self) -> None:
+        """Work out what follows from the rings' anchors."""
+        self.anchors = self._rings[0]
+        least = np.maximum.accumulate(RADII + self._away(self.anchors)) * (1.0 + ROUNDING)
+        self.thresholds: list[float] = (
+            least.tolist()
+        )  # a ring's rows were further from their edge, in halves
+        self._ring_of_step = least.searchsorted(_STEPS).astype(np.uint8)

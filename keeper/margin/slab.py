@@ -18,12 +18,14 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.intp]
 Bools = npt.NDArray[np.bool_]
 Compact = npt.NDArray[np.int32]  # entries and places: half the memory
+Small = npt.NDArray[np.uint8]
 Objects = npt.NDArray[Any]
-_ArrayT = TypeVar("_ArrayT", Floats, Ints, Bools, Compact, Objects)
+_ArrayT = TypeVar("_ArrayT", Floats, Ints, Bools, Compact, Small, Objects)
 
 WIDTH_MIN = 4  # exposures of the narrowest slab; a venue's accounts mostly hold few positions
 GUARD = 1e-12  # of gross: thousands of times the rounding error of a float64 sum of a row's length
 CHUNK = 8192  # rows at a time: intermediate results stay in the cache, three times as fast
+OUTSIDE = 255  # the ring of rows that no price decides any more
 _NAMES = 2048  # at a time
 _START = 16  # rows or entries allocated at first; doubled from there
 
@@ -39,14 +41,13 @@ def _grown(array: _ArrayT, need: int) -> _ArrayT:
 
 
 class Column:
-    """The entries exposed to one factor and their weights, dense and in no particular order."""
+    """The entries exposed to one factor, dense and in no particular order."""
 
-    __slots__ = ("_entries", "_size", "_weights")
+    __slots__ = ("_entries", "_size")
 
     def __init__(self) -> None:
         """Start empty."""
         self._entries: Compact = np.zeros(0, dtype=np.int32)
-        self._weights: Floats = np.zeros(0)  # once more: a pass need not gather them
         self._size = 0
 
     def __len__(self) -> int:
@@ -58,29 +59,21 @@ class Column:
         """The entries; valid until the column changes."""
         return self._entries[: self._size]
 
-    @property
-    def weights(self) -> Floats:
-        """Their weights, in the same order."""
-        return self._weights[: self._size]
-
-    def append(self, entry: int, weight: float) -> int:
+    def append(self, entry: int) -> int:
         """Add one entry and return its place."""
         place = self._size
         if place == len(self._entries):
             self._entries = _grown(self._entries, place + 1)
-            self._weights = _grown(self._weights, place + 1)
-        self._entries[place], self._weights[place] = entry, weight
+        self._entries[place] = entry
         self._size = place + 1
         return place
 
-    def extend(self, entries: Compact, weights: Floats) -> int:
+    def extend(self, entries: Compact) -> int:
         """Add entries and return the place of the first."""
         place = self._size
         self._size = place + len(entries)
         self._entries = _grown(self._entries, self._size)
-        self._weights = _grown(self._weights, self._size)
         self._entries[place : self._size] = entries
-        self._weights[place : self._size] = weights
         return place
 
     def remove(self, place: int) -> int:
@@ -88,7 +81,6 @@ class Column:
         self._size -= 1
         last = self._entries.item(self._size)
         self._entries[place] = last
-        self._weights[place] = self._weights[self._size]
         return last
 
 
@@ -116,13 +108,13 @@ class Slab(Generic[IdT]):
         self.weight: Floats = np.zeros((0, width))
         self.low: Floats = np.zeros((0, width))
         self.high: Floats = np.zeros((0, width))
-        self.factor: Ints = np.zeros((0, width), dtype=np.intp)
+        self.factor: Compact = np.zeros((0, width), dtype=np.int32)
         self.live: Bools = np.zeros(0, dtype=np.bool_)
         self.missing: Ints = np.zeros(0, dtype=np.int16)  # factors without a value
         self.under: Bools = np.zeros(0, dtype=np.bool_)
         self.expired: Bools = np.zeros(0, dtype=np.bool_)
-        self.middle: Floats = np.zeros(0)  # excess at the anchors; ±inf where no price decides
-        self.reach: Floats = np.zeros(0)  # how far moves inside the fences can take the excess
+        self.reach: Floats = np.zeros(0)  # how far one half of all factors can take the excess
+        self.ring: Small = np.zeros(0, dtype=np.uint8)  # see ``keeper.margin.fence``
         self.watched: Compact = np.zeros(0, dtype=np.int32)  # place in the watch + 1; 0: none
         self._free: list[int] = []
         self._place: Compact = np.zeros((0, width), dtype=np.int32)
@@ -146,7 +138,7 @@ class Slab(Generic[IdT]):
         base = row << self.shift
         places, bounded = [], self.bounded
         for k, one in enumerate(exposures):
-            places.append(self._column(one.factor).append(base + k, one.weight))
+            places.append(self._column(one.factor).append(base + k))
             bounded = bounded or one.low > -math.inf or one.high < math.inf
         self._place[row] = places + padding
         if bounded and not self.bounded:
@@ -183,7 +175,7 @@ class Slab(Generic[IdT]):
             if count:
                 chosen = order[first : first + count]
                 its = entries.take(chosen)
-                at = self._column(factor).extend(its, weights.take(chosen))
+                at = self._column(factor).extend(its)
                 place[its] = np.arange(at, at + count)
                 first += count
         return rows
@@ -200,7 +192,7 @@ class Slab(Generic[IdT]):
         self.live[row] = self.under[row] = self.expired[row] = False
         self.missing[row] = self.watched[row] = 0
         self.factor[row], self.weight[row] = 0, 0.0
-        self.middle[row], self.reach[row] = np.inf, 0.0
+        self.reach[row], self.ring[row] = 0.0, OUTSIDE
         self._free.append(row)
 
     def _column(self, factor: int) -> Column:
@@ -231,7 +223,7 @@ class Slab(Generic[IdT]):
         self._place, self.missing = _grown(self._place, need), _grown(self.missing, need)
         self.live, self.under = _grown(self.live, need), _grown(self.under, need)
         self.expired, self.watched = _grown(self.expired, need), _grown(self.watched, need)
-        self.middle, self.reach = _grown(self.middle, need), _grown(self.reach, need)
+        self.reach, self.ring = _grown(self.reach, need), _grown(self.ring, need)
 
     # --- looking ----------------------------------------------------------------------------------
 
@@ -289,20 +281,19 @@ class Slab(Generic[IdT]):
                 gross += term
         return excess, gross
 
-    def distances(self, values: Floats, prices: Floats) -> tuple[Ints, Floats]:
-        """Return (rows, distance to liquidation in %) of all rows that are priced.
+    def distances(self, rows: Ints, values: Floats, prices: Floats) -> Floats:
+        """Return the distances to liquidation of priced rows in %.
 
         ``prices`` is ``values`` with the indices set to zero.
         """
-        rows = np.flatnonzero(self.live & (self.missing == 0))
         excess, gross = self.excess(rows, values)
         distance = np.where(excess >= GUARD * gross, np.inf, -np.inf)  # if no price moves it
         with np.errstate(over="ignore", invalid="ignore"):
             moving = (np.abs(self.weight[rows]) * prices[self.factor[rows]]).sum(axis=1)
             np.divide(excess, moving, out=distance, where=moving > 0.0)
             distance *= 100.0
-        distance[np.isnan(distance)] = -np.inf  # overflowed: under, see ``now_under``
-        return rows, np.where(self.expired[rows], np.minimum(distance, 0.0), distance)
+        distance[np.isnan(distance)] = -np.inf  # overflowed: under
+        return np.where(self.expired[rows], np.minimum(distance, 0.0), distance)
 
     def distance_of(self, row: int, values: Floats, is_price: Callable[[int], bool]) -> float:
         """Return the distance to liquidation of one row in %, NaN while it is unpriced."""
@@ -322,16 +313,6 @@ class Slab(Generic[IdT]):
         if math.isnan(distance):  # overflowed: under
             distance = -math.inf
         return min(distance, 0.0) if self.expired[row] else distance
-
-    def now_under(self, rows: Ints, values: Floats) -> tuple[Bools, Floats]:
-        """Decide the side; return it and the excess.
-
-        Sums that overflowed are NaN and count as under: never one too few.
-        """
-        excess, gross = self.excess(rows, values)
-        under: Bools = ~(excess >= GUARD * gross) | self.expired[rows]
-        under &= self.missing[rows] == 0
-        return under, excess
 
 
 def width_of(exposures: int) -> int:

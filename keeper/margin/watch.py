@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.intp]
+Compact = npt.NDArray[np.int32]
 Bools = npt.NDArray[np.bool_]
 
 _START = 64
@@ -44,7 +45,7 @@ class Watch:
         self._weight = np.concatenate([self._weight, more])
         self._cut()
 
-    def take(self, width: int, rows: Ints, factors: Ints, weights: Floats) -> Ints:
+    def take(self, width: int, rows: Ints, factors: Compact, weights: Floats) -> Ints:
         """Return a place for each row, with its weights by factor number; ``stand`` must follow.
 
         Shapes: n; ``factors`` and ``weights`` n × the slab's width.
@@ -83,7 +84,7 @@ class Watch:
         self._room[places] = -self._room.take(places) - 2.0 * self._error.take(places)
         self._sign[places] = -self._sign.take(places)
 
-    def free(self, places: Ints, factors: Ints) -> None:
+    def free(self, places: Ints, factors: Compact) -> None:
         """Empty these places, of rows that have these factors."""
         if len(places) == len(self):
             self._weight[:, : self._size] = 0.0  # in order: much faster than one by one
@@ -117,8 +118,8 @@ class Watch:
             return _NONE
         return (~(self._used >= 0.0)).nonzero()[0]
 
-    def _weigh(self, places: Ints, factors: Ints, weights: Floats | float) -> None:
-        at = factors * len(self._room) + places[:, None]
+    def _weigh(self, places: Ints, factors: Compact, weights: Floats | float) -> None:
+        at = factors * np.intp(len(self._room)) + places[:, None]
         self._weight.reshape(-1)[at] = weights  # flat: twice as fast as by row and column
 
     def _cut(self) -> None:

@@ -5,7 +5,6 @@ Plain data, so that the README, dashboards and alerts can be checked against it.
 
 from keeper.decide.agenda import HoldReason
 from keeper.decide.budget import Sort, Span
-from keeper.errors import EndpointState, RpcFault
 from keeper.facts import Outcome, Rejection, TxKind
 from keeper.jobs import Gain
 from keeper.observe._metric import TICK_BUCKETS_S, Given, Metric
@@ -13,6 +12,7 @@ from keeper.observe._metric import counter as _counter
 from keeper.observe._metric import gauge as _gauge
 from keeper.observe._metric import histogram as _histogram
 from keeper.observe._metric import one_of as _set
+from keeper.observe.catalogue_chain import CHAIN
 from keeper.observe.catalogue_risk import RISK
 
 __all__ = ["TABLE", "Given", "Metric", "as_markdown"]
@@ -20,10 +20,8 @@ __all__ = ["TABLE", "Given", "Metric", "as_markdown"]
 FEED = Given("feed")
 SOURCE = Given("source")
 VENUE = Given("venue")
-WALLET = Given("wallet")
 LOOP = Given("loop")
 STREAM = Given("stream")
-ENDPOINT = Given("endpoint")
 VERSION = Given("version")
 
 STAGES = _set(
@@ -52,7 +50,6 @@ SIMULATED = _set(
         "unreachable",
     ],
 )
-ENDPOINT_STATES = _set(EndpointState)
 STEPS = _set(["assess", "simulate"])
 BUDGETS = _set([f"{sort}_{span}" for sort in Sort for span in Span])
 
@@ -88,6 +85,12 @@ _PRICES = (
         unit="seconds",
         feed=FEED,
     ),
+    _gauge(
+        "price_age_limit_seconds",
+        "Age beyond which the feed's price is stale.",
+        unit="seconds",
+        feed=FEED,
+    ),
     _gauge("price_usd", "The feed's last accepted price in US dollars.", unit="usd", feed=FEED),
 )
 _ACCOUNTS = (
@@ -120,7 +123,7 @@ _ACCOUNTS = (
     ),
     _counter(
         "fence_rebuilds_total",
-        "Times that a price or index left its fence, so that all accounts on it were looked at.",
+        "Times that prices or indices left their fence, so that more accounts were looked at.",
         venue=VENUE,
     ),
     _gauge(
@@ -218,6 +221,10 @@ _ATTEMPTS = (
         unit="usd",
         budget=BUDGETS,
     ),
+    _gauge(
+        "budget_limit_wei", "What may be spent of a budget, in wei.", unit="wei", budget=BUDGETS
+    ),
+    _gauge("budget_limit_usd", "The same in US dollars.", unit="usd", budget=BUDGETS),
     _counter("reward_wei_total", "Rewards received, in wei.", unit="wei", venue=VENUE),
     _counter(
         "losses_wei_total",
@@ -261,64 +268,6 @@ _ATTEMPTS = (
         "outcomes_shed_total",
         "Outcomes not published over MQTT because the broker did not take them in time.",
         stream=STREAM,
-    ),
-)
-_CHAIN = (
-    _gauge("head_block", "Number of the newest block."),
-    _gauge("head_age_seconds", "Seconds since the newest block was learned of.", unit="seconds"),
-    _histogram(
-        "head_delay_seconds",
-        "Time from a block's time stamp until it was learned of: announced or polled for.",
-        how=_set(["announced", "polled"]),
-    ),
-    _counter(
-        "accounts_read_total",
-        "Accounts read from the chain because something had touched them, or at a start.",
-        venue=VENUE,
-    ),
-    _counter(
-        "hinted_accounts_total",
-        "Accounts read again for an announced log alone, which no logs that were read have named.",
-        venue=VENUE,
-    ),
-    _gauge("wallet_balance_wei", "Balance of the wallet in wei.", unit="wei", wallet=WALLET),
-    _gauge("wallet_parked", "1 while the wallet starts no attempt, else 0.", wallet=WALLET),
-    _gauge(
-        "backfill_blocks_left",
-        "Blocks whose logs are still to be read for the venue before it is complete.",
-        venue=VENUE,
-    ),
-    _counter("reorgs_total", "Blocks found to have replaced ones that were read before."),
-    _counter(
-        "rpc_requests_total",
-        "Requests to the chain's endpoints, by endpoint and what came of them.",
-        zeroed=False,
-        endpoint=ENDPOINT,
-        result=_set(["ok"], RpcFault),
-    ),
-    _counter(
-        "broadcasts_total",
-        "Transactions given to an endpoint, by endpoint and what came of it.",
-        zeroed=False,
-        endpoint=ENDPOINT,
-        result=_set(["ok"], RpcFault),
-    ),
-    _gauge(
-        "endpoint_state",
-        "1 for the state an endpoint is in, 0 for the others.",
-        endpoint=ENDPOINT,
-        state=ENDPOINT_STATES,
-    ),
-    _gauge(
-        "endpoint_latency_seconds",
-        "Time an endpoint takes to answer a probe, smoothed.",
-        unit="seconds",
-        endpoint=ENDPOINT,
-    ),
-    _gauge(
-        "endpoint_lag_blocks",
-        "Blocks an endpoint's head is behind the farthest one.",
-        endpoint=ENDPOINT,
     ),
 )
 _PROCESS = (
@@ -374,7 +323,7 @@ TABLE: tuple[Metric, ...] = (
     *RISK,
     *_RECONCILE,
     *_ATTEMPTS,
-    *_CHAIN,
+    *CHAIN,
     *_PROCESS,
 )
 

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -239,3 +240,40 @@ async def test_what_shares_a_commit_that_fails_is_refused_together(journal: Jour
     await pages_max(journal, 10**6)
     await journal.intend(attempt(4, "d"), signed(4))
     assert [each.id for each in await journal.open_attempts()] == ["id4"]
+
+
+async def test_a_bug_in_what_shares_a_commit_lets_nobody_believe_it_was_written(
+    journal: Journal,
+) -> None:
+    busy = threading.Event()
+    nonsense = replace(attempt(2, "b"), plan=replace(plan("b"), call=None))  # type: ignore[arg-type]
+    held = asyncio.create_task(journal._run(busy.wait))
+    tries = [
+        asyncio.create_task(journal.intend(each, signed(each.nonce)))
+        for each in (attempt(1, "a"), nonsense, attempt(3, "c"))
+    ]
+    await asyncio.sleep(0)
+    busy.set()
+    found = await asyncio.gather(held, *tries, return_exceptions=True)
+    assert [type(each) for each in found[1:]] == [AttributeError, RuntimeError, RuntimeError]
+    assert await journal.open_attempts() == []
+
+
+async def test_notes_that_come_meanwhile_are_written_with_the_next_intent(journal: Journal) -> None:
+    await journal.intend(attempt(1, "a"), signed(1))
+    await journal.intend(attempt(2, "b"), signed(2))
+    statements: list[str] = []
+    await journal._run(lambda: journal._open_db.set_trace_callback(statements.append))
+    busy = threading.Event()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(journal._run(busy.wait))
+        for work in (
+            journal.intend(attempt(3, "c"), signed(3)),
+            journal.sent("id1", 5, None),
+            journal.sent("id2", 6, None),
+        ):
+            group.create_task(work)
+        await asyncio.sleep(0)
+        busy.set()
+    assert statements.count("COMMIT") == 1
+    assert [each.sent_ms for each in await journal.open_attempts()] == [5, 6, None]

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from keeper.decide.learn import AGE_MS_MAX, Prior, Record, Result
@@ -60,3 +62,17 @@ def test_it_is_explained() -> None:
         "p(win) 70 %: won 10 of 20 in 7 days, beside 90 % configured as 20 more, within 50 to 99 %;"
         " a lost race burns 86666 gas: 10 seen, beside 100000 configured as 5 more, at most 400000"
     )
+
+
+def test_what_won_ones_used_is_known_after_some_and_forgotten_with_age() -> None:
+    found = Record(PRIOR)
+    for number, gas in enumerate((150_000, 230_000, 180_000)):
+        assert found.odds("demo", T).won_gas_max is None
+        found.note("demo", Result(T + number, won=True, gas=gas))
+    odds = found.odds("demo", T)
+    assert odds.won_gas_max == 230_000
+    assert odds.revert_gas == PRIOR.revert_gas, "nothing was burned"
+    assert odds.why.endswith("; a won one used up to 230000")
+    assert found.odds("demo", T + AGE_MS_MAX + 2).won_gas_max is None
+    found.prior = replace(PRIOR, revert_gas=120_000)
+    assert found.odds("demo", T).revert_gas == 120_000

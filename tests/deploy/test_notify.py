@@ -204,6 +204,7 @@ def test_a_process_that_is_stuck_as_a_whole_says_nothing(
     stuck = Options(kind="stuck_market", venue='stuck = "process"')
     with rig.keeper(stuck, command=WITH_KINDS) as keeper:
         manager.until("READY", HEARD_S_MAX)
+        keeper.run.said('"stuck"', HEARD_S_MAX)
         manager.until_silent(SILENCE_S, HEARD_S_MAX)
         assert keeper.run.running
         keeper.run.signal(signal.SIGABRT)  # as systemd does then

@@ -161,7 +161,9 @@ async def test_it_is_told_and_measured(seen: Seen) -> None:
     await seen.rig.tried()
     found = gauges(seen)
     assert 'keeper_budget_left_wei{budget="gas_hour"} 0.0' in found
+    assert 'keeper_budget_limit_wei{budget="gas_hour"} 1e+18' in found
     assert 'keeper_budget_left_usd{budget="loss_day"} -1900.0' in found
+    assert 'keeper_budget_limit_usd{budget="loss_day"} 100.0' in found
     shown = json.loads(json.dumps(seen.status.snapshot()))
     assert shown["budgets"][0] == {"budget": "gas_hour", "unit": "wei", "most": 1.0, "left": 0.0}
     (row,) = shown["accounts"]

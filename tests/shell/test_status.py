@@ -28,6 +28,10 @@ id = 31337
 http = ["http://127.0.0.1:8545"]
 native_feed = "ETH/USD"
 
+[[wallets]]
+key = {{ env = "KEY" }}
+balance_wei_min = 7
+
 [[sources]]
 kind = "mqtt"
 name = "main"
@@ -280,15 +284,18 @@ async def test_gauges_follow(seen: Seen) -> None:
         f'keeper_breaker_open{{venue="{VENUE}"}} 0.0',
         "keeper_head_block 100.0",
         "keeper_head_age_seconds 2.0",
+        "keeper_head_age_limit_seconds 30.0",
         f'keeper_accounts{{venue="{VENUE}"}} 2.0',
         f'keeper_under_margined_accounts{{venue="{VENUE}"}} 0.0',
         'keeper_price_usd{feed="ETH/USD"} 2000.0',
         'keeper_price_age_seconds{feed="BTC/USD"} 2.0',
+        'keeper_price_age_limit_seconds{feed="BTC/USD"} 5.0',
         f'keeper_unpriced_accounts{{venue="{VENUE}"}} 0.0',
         f'keeper_watched_accounts{{venue="{VENUE}"}} {seen.rig.desk.lead.watched}.0',
         f'keeper_venue_open{{venue="{VENUE}"}} 1.0',
         f'keeper_profit_wei{{venue="{VENUE}"}} -12.0',
         'keeper_wallet_balance_wei{wallet="main"} 1e+18',
+        'keeper_wallet_balance_limit_wei{wallet="main"} 7.0',
         'keeper_wallet_parked{wallet="main"} 0.0',
         "keeper_open_attempts 0.0",
     ):

@@ -5,10 +5,14 @@ from collections.abc import Sequence
 from threading import Event
 from typing import Literal
 
+import structlog
+
 from keeper.facts import AccountId, Head
 from keeper.ports import Rpc
 from keeper.venues import demo_market
 from keeper.venues._demo_market_state import DemoAccountState
+
+logger = structlog.get_logger(__name__)
 
 
 class Settings(demo_market.Settings):
@@ -27,6 +31,7 @@ class StuckMarket(demo_market.DemoMarket):
     async def read_accounts(
         self, accounts: Sequence[AccountId], head: Head
     ) -> Sequence[DemoAccountState]:
+        logger.info("stuck")
         if self._stuck == "process":
             Event().wait()
         await asyncio.Event().wait()
