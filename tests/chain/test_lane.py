@@ -499,3 +499,32 @@ async def test_a_refusal_after_a_try_without_an_answer_keeps_the_nonce(
     assert isinstance(attempt, Attempt)
     assert attempt.sent_ms is None
     assert len(await journal.open_attempts()) == 1
+
+
+async def test_what_another_keeper_has_in_flight_is_waited_for_and_then_used_up(
+    node: Anvil, rpc: HttpRpc, journal: Journal, lane_of: MakeLane, tmp_path: Path
+) -> None:
+    first = lane_of(journal)
+    await start(first, rpc)
+    theirs = await submit(first, rpc, plan("alice"))
+    async with Journal(tmp_path / "other.sqlite", CHAIN_ID) as other:
+        second = lane_of(other)
+        await start(second, rpc)
+        assert second.inherited == f"in flight and not ours: main: nonces {theirs.nonce}"
+        assert second.sending_trouble == second.inherited
+        assert second.wallet_for(VenueId("demo")) is None
+        head = await newest(rpc)
+        fee = second.first_fee(VenueId("demo"), head, spend())
+        assert isinstance(fee, Fee)
+        assert await second.submit(plan("bob"), WALLET, fee, head) is NotSent.LANE_PARKED
+        await second.fill_gaps(head, lambda _plan, _fee: True)
+        assert not list(second.open_attempts), "it waits first"
+        late = replace(head, number=head.number + 2 * RULES.replace_after_blocks)
+        await second.poll(late)
+        await second.fill_gaps(late, lambda _plan, _fee: True)
+        (filling,) = second.open_attempts
+        assert (filling.nonce, filling.plan.job) == (theirs.nonce, Job.FILL)
+        node.rpc("evm_mine")
+        await second.poll(await newest(rpc))
+        assert second.inherited == ""
+        assert (await submit(second, rpc, plan("bob"))).nonce == theirs.nonce + 1
