@@ -44,6 +44,7 @@ from keeper.venues.demo_market import DemoMarket, Settings
 
 NAP_S = 0.001
 IDLE_S = 1.0  # of the loop alone: how late the machine is by itself
+NEAREST = 50  # as one slice of a reconciliation asks for
 FALL_PPM = -PPM // 5
 VENUE = DemoMarket(
     Settings(id="demo", address="0x" + "00" * 20),
@@ -148,6 +149,8 @@ async def measure(count: int, mapped: int, seed: int) -> tuple[list[Line], bool]
         await asyncio.sleep(IDLE_S)
     async with watched("copying the states first", count, lines):
         dict(portfolio.states)
+    async with watched(f"the {NEAREST} nearest", count, lines):
+        book.nearest(NEAREST)
     gauges = Round(portfolio, book)
     async with watched("a round of the gauges", count, lines):
         await in_slices(gauges.steps(), clock, ROUND_REST_S)

@@ -171,4 +171,7 @@ class Fence:
         """Work out what follows from the rings' anchors."""
         self.anchors = self._rings[0]
         least = np.maximum.accumulate(RADII + self._away(self.anchors)) * (1.0 + ROUNDING)
+        self.thresholds: list[float] = (
+            least.tolist()
+        )  # a ring's rows were further from their edge, in halves
         self._ring_of_step = least.searchsorted(_STEPS).astype(np.uint8)

@@ -7,6 +7,7 @@ within are decided from scratch, and watched.
 """
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Generic, NamedTuple
 
@@ -108,7 +109,7 @@ class Follower(Generic[IdT]):
             slab.ring[row] = OUTSIDE
         else:
             away = math.inf if missing or not reach else abs(middle) / reach
-            slab.ring[row] = 0 if near else fence.ring_of(np.array([min(away, inside)]))[0]
+            slab.ring[row] = 0 if near else bisect_left(fence.thresholds, min(away, inside))
         if inside <= 1.0 + ROUNDING:
             self._mind(np.array([row]))
         if near:

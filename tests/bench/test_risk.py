@@ -20,6 +20,7 @@ def test_it_measures_each_analysis_and_compares() -> None:
     assert [(one["name"], one["accounts"]) for one in said["lines"]] == [
         ("nothing", 0),
         ("copying the states first", 200),
+        ("the 50 nearest", 200),
         ("a round of the gauges", 200),
         ("a stress of -20 %", 200),
         ("a liquidation map", 20),

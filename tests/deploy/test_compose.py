@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from compose_spec import PyOptions
 from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion
@@ -13,7 +14,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from keeper.config import load
 from tests.brokers import find_nats_server
 from tests.deploy.image import instructions
-from tests.deploy.tools import DEPLOY
+from tests.deploy.tools import DEPLOY, run, tool
 from tests.e2e.runs import until
 from tests.nodes import free_port
 
@@ -133,3 +134,23 @@ def reached(client: Client, port: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def test_prometheus_is_told_the_same_as_elsewhere_but_for_names(tmp_path: Path) -> None:
+    here, there = (DEPLOY / folder / "prometheus.yaml" for folder in ("compose", "prometheus"))
+    names = re.compile(r'targets: \["[\w.]+:')
+    settings = [
+        yaml.safe_load(names.sub('targets: ["', each.read_text())) for each in (here, there)
+    ]
+    assert settings[0] == settings[1]
+    for file in (here, DEPLOY / "prometheus" / "rules.yaml"):
+        (tmp_path / file.name).write_text(file.read_text())
+    assert "SUCCESS" in run(tool("promtool"), "check", "config", tmp_path / here.name)
+
+
+def test_every_target_is_a_service(composed: dict[str, Any]) -> None:
+    text = (DEPLOY / "compose" / "prometheus.yaml").read_text()
+    targets = re.findall(r'targets: \["(\w+):(\d+)"\]', text)
+    assert len(targets) == 2
+    for name, port in targets:
+        assert f"127.0.0.1:{port}:{port}" in composed["services"][name]["ports"]

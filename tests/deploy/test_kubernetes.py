@@ -134,3 +134,9 @@ def test_its_configuration_is_accepted_and_fits_its_volumes(overlay: str, tmp_pa
 def referred(text: str) -> list[Path]:
     """Return the files that a configuration refers to."""
     return [Path(found) for found in re.findall(r'file = "([^"]+)"', text)]
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_operator_gets_the_same_rules_as_a_prometheus_elsewhere(overlay: str) -> None:
+    rules = yaml.safe_load((DEPLOY / "prometheus" / "rules.yaml").read_text())
+    assert only(built(overlay), "PrometheusRule")["spec"] == rules

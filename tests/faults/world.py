@@ -30,6 +30,11 @@ class World:
         self.rig.node.rpc("anvil_setNextBlockBaseFeePerGas", hex(base_fee_wei))
         self.rig.node.rpc("evm_mine")
 
+    def followed(self) -> None:
+        """Wait until the keeper has seen the newest block."""
+        newest = int(self.rig.node.rpc("eth_blockNumber"), 16)
+        self.keeper.until(lambda: self.keeper.metric("keeper_head_block") >= newest, LIMIT_S)
+
     def price(self, usd: int) -> None:
         """Publish the price, and wait until the keeper has it."""
         self.rig.oracle.set(0, usd * WAD)

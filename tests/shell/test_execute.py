@@ -165,6 +165,14 @@ async def test_candidates_wait_their_turn_and_the_worst_goes_first() -> None:
     assert sorted(await rig.decide()) == ["bad", "mild", "worst"], "the others in the next step"
 
 
+async def test_what_pays_most_is_tried_first_whenever_it_came() -> None:
+    rig, lane = scripted_rig()
+    sizes = {"least": (-19_500, 10), "most": (-29_200, 15), "more": (-25_000, 13)}
+    await rig.started(*(set_account(name, cash, eth=size) for name, (cash, size) in sizes.items()))
+    await rig.tried()
+    assert [plan.account for plan in lane.plans] == ["most", "more", "least"]
+
+
 @pytest.mark.parametrize("idle", [True, False])
 async def test_what_only_a_block_changes_is_not_asked_again_before_one(idle: bool) -> None:  # noqa: FBT001
     """A used-up window, and all attempts open."""

@@ -1,5 +1,6 @@
 """A start from a snapshot: only what changed since is read, and nothing damaged is believed."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -197,6 +198,23 @@ async def test_a_disk_that_does_not_take_it_leaves_the_old_one(
     path.with_suffix(".part").mkdir()
     assert not await first.reading.warm._snapshots.save(first.desk)
     assert path.read_bytes() == whole
+
+
+async def test_it_is_written_again_and_again_while_the_keeper_runs(
+    chain: FakeChain, ledger: Ledger, tmp_path: Path
+) -> None:
+    rig = await started(chain, ledger, tmp_path)
+    snapshots, beaten = rig.reading.warm._snapshots, asyncio.Event()
+    path = snapshots.path(rig.desk)
+    async with asyncio.TaskGroup() as group:
+        keeping = group.create_task(snapshots.keep([rig.desk], 1, beaten.set))
+        async with asyncio.timeout(30):
+            for _ in range(2):
+                while not path.exists():
+                    beaten.clear()
+                    await beaten.wait()
+                path.unlink()
+        keeping.cancel()
 
 
 async def test_nothing_is_written_before_everything_was_read(
