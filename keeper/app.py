@@ -39,6 +39,9 @@ from keeper.chain_parts import (
 from keeper.clock import SystemClock
 from keeper.config import Settings, find_module
 from keeper.facts import OWN
+from keeper.leading import ALONE
+from keeper.lease.leadership import Leadership
+from keeper.lease_parts import open_leadership
 from keeper.observe.http import serve
 from keeper.observe.metrics import Metrics
 from keeper.observe.notify import Service
@@ -154,21 +157,23 @@ async def build(settings: Settings, metrics: Metrics | None = None) -> AsyncIter
         await stack.enter_async_context(journal)
         ledger = await stack.enter_async_context(build_ledger(settings))
         broadcast = await stack.enter_async_context(build_broadcast(settings, rpc, metrics))
-        lane_parts = LaneParts(rpc, broadcast, journal, SystemClock(), metrics)
+        leadership = await stack.enter_async_context(open_leadership(settings, metrics))
+        lane_parts = LaneParts(rpc, broadcast, journal, SystemClock(), metrics, leadership or ALONE)
         lanes = build_lanes(settings, session, lane_parts)
         _know_labels(settings, metrics, rpc)
-        parts = _assemble(settings, metrics, rpc, journal, lanes, ledger)
+        parts = _assemble(settings, metrics, rpc, journal, lanes, ledger, leadership)
         await parts.settlement.learn_past(SystemClock().wall_ms())
         yield parts
 
 
-def _assemble(
+def _assemble(  # noqa: PLR0913, PLR0917 - wiring
     settings: Settings,
     metrics: Metrics,
     rpc: HttpRpc,
     journal: Journal,
     lanes: Lanes,
     ledger: Ledger,
+    leadership: Leadership | None,
 ) -> Parts:
     """Wire everything that needs no waiting."""
     clock = SystemClock()
@@ -184,7 +189,7 @@ def _assemble(
     addresses = [address for desk in desks.values() for address in desk.venue.addresses()]
     reader, finder = build_readers(settings, rpc, ledger, metrics)
     follower = ChainFollower(rpc, reader, addresses, _following(settings), clock)
-    brakes = Brakes(brake_rules(settings), desks, clock)
+    brakes = Brakes(brake_rules(settings), desks, clock, leadership or ALONE)
     execution = Execution(execution_rules(settings), lanes, board, metrics, clock, brakes)
     settlement = Settlement(desks, execution, lanes, Tally(journal, metrics), publishers(sources))
     snapshots = Snapshots(settings.keeper.state_dir, chain.id, quarantine)
@@ -214,6 +219,7 @@ def _assemble(
         heartbeats=heartbeats,
         metrics=metrics,
         clock=clock,
+        leadership=leadership,
     )
     metrics.before_render(status.set_gauges)
     supervisor = Supervisor(metrics, quarantine, heartbeats, RETRYING)
@@ -258,6 +264,10 @@ def _loops(parts: Parts) -> dict[str, Callable[[], Awaitable[None]]]:
     parts.heartbeats.register("endpoints", BEAT_LIMIT_S + slowest_s + chain.probe_ms / 1000)
     watch_endpoints = parts.status.endpoints.watch
     loops["endpoints"] = partial(watch_endpoints, partial(parts.heartbeats.beat, "endpoints"))
+    leadership, lease = parts.status.leadership, parts.settings.lease
+    if leadership is not None:
+        parts.heartbeats.register("lease", BEAT_LIMIT_S + 2 * lease.renew_s)
+        loops["lease"] = partial(leadership.keep, partial(parts.heartbeats.beat, "lease"))
     if chain.sequencer_feed is not None:
         board = parts.status.board
         board.close(NOT_READ)
@@ -317,6 +327,9 @@ async def run_keeper(
         if service is not None:
             loops["systemd"] = service.keep
         code = await run(loops, partial(_hang_up, reloads, service) if reloads else None)
+        for parts in everyone:
+            if parts.status.leadership is not None:
+                await parts.status.leadership.give_up()  # nothing is sent any more
         for parts in everyone:
             await parts.snapshots.save_all(list(parts.desks.values()))
         return code

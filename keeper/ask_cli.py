@@ -194,6 +194,12 @@ def _switch(order: str, path: Path, url: str | None, *, as_json: bool) -> None:
         click.echo(f"paused: {document['paused']}" if document["paused"] else "running")
 
 
+def _led(lease: Document) -> Text:
+    if lease["leads"]:
+        return Text("leader: it has the lease", "green")
+    return Text(f"standby: {lease['holder'] or 'nobody'} has the lease", "yellow")
+
+
 def _headline(document: Document) -> list[Text]:
     """Return what concerns the keeper as a whole."""
     head, wait = document["head"], document["latency_ms"]
@@ -201,6 +207,8 @@ def _headline(document: Document) -> list[Text]:
     lines = [ready, *(Text(f"  {reason}", "red") for reason in document["unready"])]
     if document["dry_run"]:
         lines.append(Text("dry run: nothing is sent", "yellow"))
+    if document["lease"]:
+        lines.append(_led(document["lease"]))
     if document["config"]["restart_keys"]:
         keys = ", ".join(document["config"]["restart_keys"])
         lines.append(Text(f"changed in the config, with the next start: {keys}", "yellow"))

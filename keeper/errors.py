@@ -30,6 +30,14 @@ class TransientError(KeeperError):
     """Something outside failed in a way that may pass: retry, then reconnect."""
 
 
+class StandbyError(TransientError):
+    """Another keeper has the lease, or has it by now: nothing is signed or sent."""
+
+    def __init__(self) -> None:
+        """Say so."""
+        super().__init__("another keeper has the lease")
+
+
 class JournalUnavailableError(TransientError):
     """What has to be written down cannot be now (disk full, file locked): so it is not done."""
 

@@ -382,6 +382,7 @@ class NotSent(StrEnum):
     NOT_SIGNED = "not_signed"  # the remote signer did not answer, or refused
     DROPPED = "dropped"  # no endpoint took it, and its nonce is free again
     NOT_WRITTEN = "not_written"  # the journal cannot be written, so nothing was sent
+    STANDBY = "standby"  # another keeper has the lease
 
 
 @dataclass(frozen=True, slots=True)

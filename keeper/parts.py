@@ -109,6 +109,7 @@ def views_of(parts: Parts) -> Views:
         metrics=parts.metrics,
         late=parts.heartbeats.late,
         unready=parts.status.unready,
+        standby=lambda: parts.status.standby,
         status=parts.status.snapshot,
         reads=_reads(parts),
         pause=parts.status.brakes.pause,

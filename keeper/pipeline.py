@@ -69,6 +69,7 @@ class Pipeline:
         self._settlement = settlement
         self._submitter = reading.submitter
         self._recover = recover
+        self._term: int | None = None  # in which settling has begun
         self._quarantine = reading.quarantine
         self._heartbeats = reading.heartbeats
         self._telemetry = reading.telemetry
@@ -166,7 +167,7 @@ class Pipeline:
     def _learn(self) -> None:
         for fact in self._inbox.take().items():
             match fact:
-                case "change", change if callable(change):
+                case "change" | "term", change if callable(change):
                     change()
                 case ("price", _), Price() as price:
                     for desk in self.desks.values():
@@ -289,6 +290,10 @@ class Pipeline:
                 async with asyncio.timeout(BEAT_S):
                     await self._settle_at.wait()
             head = self._settle_at.take().get("head")
+            term = self.execution.brakes.leading.term
+            begins = term is not None and term != self._term
+            if head is None and begins:
+                head = self.head  # a lead that was won between two blocks begins at once
             if head is None:
                 continue
             try:
@@ -298,3 +303,13 @@ class Pipeline:
                 await self._settlement.on_head(head)
             except (TransientError, RpcError) as error:
                 logger.warning("settling again at the next head", error=str(error))
+                continue
+            if begins:
+                self._term = term
+                self._inbox.put("term", self._begin)
+
+    def _begin(self) -> None:
+        """Look again at what was left to another keeper."""
+        for desk in self.desks.values():
+            desk.agenda.release(HoldReason.STANDBY)
+            desk.agenda.release(HoldReason.LANE_PARKED)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from keeper.decide.agenda import Hold
     from keeper.decide.budget import Limit
     from keeper.facts import Attempt, FeedId, Head, Settled, VenueId
+    from keeper.lease.leadership import Leadership
     from keeper.observe.metrics import Metrics
     from keeper.pipeline import Pipeline
     from keeper.prices.board import PriceBoard
@@ -49,6 +50,7 @@ class Status:
     heartbeats: Heartbeats
     metrics: Metrics
     clock: SystemClock
+    leadership: Leadership | None = None  # None: it is the only keeper
     restart_keys: Sequence[str] = ()  # of the config file; they take effect with the next start
 
     def budgets_left(self) -> Mapping[Limit, int | None]:
@@ -86,6 +88,14 @@ class Status:
             reasons.append(f"journal: cannot be written ({self.journal.trouble}); nothing is sent")
         return [*reasons, *self._sending_trouble(), *self._wallet_trouble()]
 
+    @property
+    def standby(self) -> str:
+        """Say who sends instead of this keeper; "" when it is this one, or nobody is known to."""
+        lead = self.leadership
+        if lead is None or lead.term is not None:
+            return ""
+        return f"{lead.holder or 'nobody'} has the lease"
+
     def _venue_trouble(self, venue: VenueId, desk: Desk) -> list[str]:
         if not desk.loaded:
             return [f"venue {venue}: book not loaded yet"]
@@ -98,15 +108,17 @@ class Status:
     def _sending_trouble(self) -> list[str]:
         trouble = self.lanes.sending_trouble if self.lanes.wallets else ""
         found = [f"chain: nothing can be sent: {trouble}"] if trouble else []
-        paused = self.brakes.paused
+        lead, paused = self.leadership, self.brakes.paused
+        if lead is not None and lead.term is None and lead.trouble:
+            found.append(f"{lead.trouble}; nothing is sent")
         return [*found, f"paused: {paused}"] if paused else found
 
     def _wallet_trouble(self) -> list[str]:
         """Return why nothing can be sent. While one lane is free, others only cost pace."""
         lanes = self.lanes.lanes
-        if not all(lane.parked for lane in lanes):
+        if not all(lane.trouble for lane in lanes):
             return []
-        return [f"wallet {lane.name} ({lane.address}): {lane.parked}" for lane in lanes]
+        return [f"wallet {lane.name} ({lane.address}): {lane.trouble}" for lane in lanes]
 
     def _endpoint_trouble(self) -> str:
         trouble = self.pipeline.chain_trouble
@@ -119,6 +131,7 @@ class Status:
         return ", ".join(
             [
                 *(["dry run"] if not self.lanes.wallets else []),
+                *([f"standby: {self.standby}"] if self.standby else []),
                 f"head {head.number}" if head else "no head",
                 f"{sum(len(desk.states) for desk in desks)} accounts",
                 f"{sum(len(desk.agenda) for desk in desks)} under-margined",
@@ -139,6 +152,7 @@ class Status:
             "unready": unready,
             "dry_run": not self.lanes.wallets,
             "paused": self.brakes.paused,
+            "lease": self._lease(),
             "config": {
                 "digest": self.settings.digest[:12],
                 "restart_keys": list(self.restart_keys),
@@ -177,6 +191,13 @@ class Status:
                 "count": len(latencies),
             },
         }
+
+    def _lease(self) -> dict[str, object] | None:
+        lead = self.leadership
+        if lead is None:
+            return None
+        leads = lead.term is not None
+        return {"leads": leads, "holder": lead.holder, "trouble": lead.trouble}
 
     def _price(self, feed: FeedId, now_ms: int) -> dict[str, object]:
         price = self.board.fresh(feed, now_ms)
@@ -269,6 +290,7 @@ class Status:
         gauge("keeper_journal_writable", 0 if self.journal.trouble else 1)
         gauge("keeper_ready", 0 if self.unready() else 1)
         gauge("keeper_paused", 1 if self.brakes.paused else 0)
+        gauge("keeper_lease_held", 0 if self.standby else 1)
         gauge("keeper_dry_run", 0 if self.lanes.wallets else 1)
         self.endpoints.set_gauges()
         self.heartbeats.publish(self.metrics)

@@ -215,6 +215,10 @@ class ScriptedLane:
     def wallets(self) -> Sequence[str]:
         return [self.wallet] if self.wallet else []
 
+    @property
+    def trouble(self) -> str:
+        return self.parked
+
     def wallets_of(self, _venue: VenueId) -> Sequence[str]:
         return self.wallets
 

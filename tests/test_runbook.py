@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 RUNBOOK = (ROOT / "deploy" / "RUNBOOK.md").read_text()
 QUOTED = set(re.findall(r"`([^`\n]+)`", RUNBOOK))
 SOURCE = "".join(path.read_text() for path in (ROOT / "keeper").rglob("*.py"))
-TABLES = {"keeper", "log", "http", "chain", "fees", "gate", "reconcile"}
+TABLES = {"keeper", "log", "http", "chain", "lease", "fees", "gate", "reconcile"}
 
 
 def test_every_hold_is_in_its_table_and_every_outcome_that_went_wrong_somewhere() -> None:

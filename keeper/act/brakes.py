@@ -1,4 +1,4 @@
-"""What stops the keeper from sending on purpose: a pause by config, file or hand, and breakers."""
+"""What stops the keeper from sending on purpose: a pause, another that leads, and breakers."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ import structlog
 from keeper.decide.agenda import HoldReason
 from keeper.decide.breaker import Breaker
 from keeper.facts import Settled, TxKind, VenueId
+from keeper.leading import ALONE, Leading
 from keeper.ports import Clock
 
 logger = structlog.get_logger(__name__)
@@ -25,11 +26,21 @@ class BrakeRules:
 
 
 class Brakes:
-    """While paused no attempt is started or replaced; what is overdue is cancelled."""
+    """While paused no attempt is started or replaced; what is overdue is cancelled.
 
-    def __init__(self, rules: BrakeRules, venues: Iterable[VenueId], clock: Clock) -> None:
+    While another keeper leads that is left to it, too.
+    """
+
+    def __init__(
+        self,
+        rules: BrakeRules,
+        venues: Iterable[VenueId],
+        clock: Clock,
+        leading: Leading = ALONE,
+    ) -> None:
         """Start unpaused by hand, with every breaker closed."""
         self._rules = rules
+        self.leading = leading
         self._clock = clock
         self._by_hand = False
         self._breakers = {
@@ -53,6 +64,11 @@ class Brakes:
             return f"the file {file} is there"
         return "paused over HTTP" if self._by_hand else ""
 
+    @property
+    def resting(self) -> bool:
+        """Say whether nothing is started at any venue: paused, or another keeper leads."""
+        return bool(self.paused) or self.leading.term is None
+
     def pause(self, *, on: bool) -> str:
         """Pause or resume by hand, until the process ends; return what still pauses it."""
         self._by_hand = on
@@ -68,6 +84,8 @@ class Brakes:
         """Return why nothing may be sent to the venue now."""
         if self.paused:
             return HoldReason.PAUSED
+        if self.leading.term is None:
+            return HoldReason.STANDBY
         breaker = self._breakers.get(venue)
         if breaker is not None and not breaker.lets_through(self._clock.wall_ms()):
             return HoldReason.BREAKER_OPEN

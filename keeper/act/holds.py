@@ -19,6 +19,7 @@ NOT_SENT: Mapping[NotSent, HoldReason] = {
     NotSent.LANE_PARKED: HoldReason.LANE_PARKED,
     NotSent.NOT_SIGNED: HoldReason.NOT_SIGNED,
     NotSent.NOT_WRITTEN: HoldReason.JOURNAL,
+    NotSent.STANDBY: HoldReason.STANDBY,
 }
 
 

@@ -119,7 +119,7 @@ class Settlement:
 
         try:
             await self._tracker.fill_gaps(head, may)
-            if not self._execution.brakes.paused:
+            if not self._execution.brakes.resting:
                 await self._tracker.top_up(head, may)
         except (TransientError, RpcError) as error:
             logger.warning("upkeep of wallets again at the next head", error=str(error))

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from keeper.chain.fees import FeeRules
 from keeper.chain.journal import Journal
 from keeper.decide.economics import Rollup
+from keeper.leading import ALONE, Leading
 from keeper.ports import Broadcaster, Clock, Rpc, Telemetry
 
 
@@ -30,3 +31,4 @@ class LaneParts:
     journal: Journal
     clock: Clock
     telemetry: Telemetry
+    leading: Leading = ALONE

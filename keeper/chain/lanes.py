@@ -19,6 +19,7 @@ from keeper.decide.agenda import HoldReason
 from keeper.decide.economics import DataFee, Fee, Spend
 from keeper.errors import RpcError
 from keeper.facts import (
+    OWN,
     AccountId,
     Attempt,
     Head,
@@ -85,7 +86,17 @@ class Lanes:
     @property
     def sending_trouble(self) -> str:
         """Say why nothing can be sent now; "" while something can."""
-        return self._parts.broadcaster.trouble
+        return self._parts.broadcaster.trouble or self.inherited
+
+    @property
+    def inherited(self) -> str:
+        """Say what another keeper has in flight, perhaps for any account; "" when nothing."""
+        found = [
+            f"{lane.name}: nonces {', '.join(map(str, lane.tenure.inherited))}"
+            for lane in self._own
+            if lane.tenure.inherited
+        ]
+        return f"in flight and not ours: {'; '.join(found)}" if found else ""
 
     @property
     def _all(self) -> Sequence[Lane]:
@@ -123,7 +134,7 @@ class Lanes:
         """
         own = self.wallets_of(venue)
         able = [lane for lane in self.lanes if lane.address in own and not lane.parked]
-        if not able:
+        if not able or self.inherited:
             return None
         best = min(
             able,
@@ -153,6 +164,8 @@ class Lanes:
                 msg = f"account {account} has an open attempt"
                 raise ValueError(msg)
         lane = next((lane for lane in self.lanes if lane.address == wallet), None)
+        if lane is not None and self.inherited:
+            return NotSent.LANE_PARKED
         return NotSent.NO_WALLET if lane is None else await lane.submit(plan, fee, head)
 
     async def recover(self) -> Sequence[Attempt]:
@@ -225,8 +238,12 @@ class Lanes:
             return []
 
     def overdue(self, head: Head) -> Sequence[Attempt]:
-        """Return the attempts whose newest transaction has waited too long, by nonce."""
-        return [attempt for lane in self._own for attempt in lane.overdue(head)]
+        """Return the attempts whose newest transaction has waited too long, by nonce.
+
+        What is for an account waits for what another keeper has in flight, perhaps for the same.
+        """
+        late = [attempt for lane in self._own for attempt in lane.overdue(head)]
+        return [one for one in late if one.plan.venue == OWN] if self.inherited else late
 
     def is_stuck(self, attempt: Attempt, head: Head) -> bool:
         """Say whether an attempt was to be replaced long ago, and holds up all behind it."""
@@ -234,6 +251,8 @@ class Lanes:
 
     def waiting(self, head: Head) -> Sequence[Attempt]:
         """Return the attempts in flight that are neither overdue nor being cancelled, by nonce."""
+        if self.inherited:
+            return []
         return [attempt for lane in self._own for attempt in lane.waiting(head)]
 
     def replacement_fee(self, attempt: Attempt, head: Head, spend: Spend) -> Fee | None:
@@ -255,7 +274,7 @@ class Lanes:
 
     async def top_up(self, head: Head, may: Callable[[Plan, Fee], bool]) -> None:
         """Send wallets that are low what they pay gas with; raises RpcError."""
-        if self._treasury is not None:
+        if self._treasury is not None and not self.inherited:
             clock = self._parts.clock
             await self._treasury.top_up(self.lanes, head, self._tip_wei, may, clock)
 

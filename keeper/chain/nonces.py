@@ -35,6 +35,14 @@ class Nonces:
         self._next = max(self._next, count)
         self._gaps = {gap for gap in self._gaps if gap >= count}
 
+    def free(self, nonces: Collection[int]) -> None:
+        """Let these be given out although others have them in flight: ours replace them."""
+        self._gaps.update(nonces)
+
+    def others(self, count: int, ours: Collection[int]) -> set[int]:
+        """Return which nonces from the chain's count on are in use, and not by ours."""
+        return set(range(count, self._next)) - set(ours) - self._gaps
+
     def take(self) -> int:
         """Give out a nonce."""
         if self._gaps:

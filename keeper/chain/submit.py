@@ -7,7 +7,7 @@ again, byte for byte. A lane that cannot pay, sign or get on parks itself, and s
 """
 
 import uuid
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -20,10 +20,12 @@ from keeper.chain.inclusion import Inclusion
 from keeper.chain.lane_rules import LaneParts, LaneRules
 from keeper.chain.nonces import Nonces
 from keeper.chain.patience import Patience
-from keeper.chain.rpc import quantity
+from keeper.chain.rpc import quantity, rpc_error
 from keeper.chain.signer import SigningError, Unsigned, Wallet
+from keeper.chain.signing import Signing
+from keeper.chain.tenure import Tenure
 from keeper.decide.economics import Fee, Spend
-from keeper.errors import JournalUnavailableError, RpcError, RpcFault
+from keeper.errors import JournalUnavailableError, RpcError, RpcFault, StandbyError
 from keeper.facts import (
     AccountId,
     Attempt,
@@ -40,7 +42,6 @@ from keeper.facts import (
 
 logger = structlog.get_logger(__name__)
 
-HASHES_MAX = 10_000  # of our own transactions, remembered to know them in the logs
 LATENCIES_MAX = 1000  # kept for the status page
 FILLED_AT_ONCE_MAX = 16  # gaps filled per head
 
@@ -59,13 +60,13 @@ class Lane:
         self._telemetry = parts.telemetry
         self._inclusion = Inclusion(parts.rpc, rules.confirmations, parts.clock, parts.telemetry)
         self._nonces = Nonces()
+        self.tenure = Tenure(parts.leading)
+        self._signing = Signing(wallet, self.tenure, parts.clock)
         self._open: dict[str, Attempt] = {}  # by id: a reorg may leave an account with two
         self.balance_wei = 0
         self._unpaid_wei = 0  # balance that has to be reached to leave the parking place
-        self._signer_trouble = ""  # since the last head
         self._tip_wei: int | None = None  # what others pay, at the last head
-        self._head: Head | None = None  # last polled at; None: the nonces were not learned yet
-        self._signed: OrderedDict[str, None] = OrderedDict()  # hashes, newest last
+        self._head: Head | None = None  # last polled at
         self._patience = Patience()
         self.tick_to_sent_ms: deque[float] = deque(maxlen=LATENCIES_MAX)
 
@@ -84,9 +85,13 @@ class Lane:
         """Return what is in flight."""
         return tuple(self._open.values())
 
+    @property
+    def _may_sign(self) -> bool:
+        return self.wallet.signer is not None and self.tenure.leads
+
     def is_ours(self, tx_hash: str) -> bool:
         """Say whether we signed a transaction lately."""
-        return tx_hash in self._signed
+        return self._signing.is_ours(tx_hash)
 
     def attempt_of(self, venue: VenueId, account: AccountId) -> Attempt | None:
         """Return the account's open attempt, which may be for others too."""
@@ -113,12 +118,17 @@ class Lane:
     @property
     def parked(self) -> str:
         """Return why the lane starts nothing now, or nothing."""
+        return self.trouble or ("another keeper has the lease" if self.tenure.standby else "")
+
+    @property
+    def trouble(self) -> str:
+        """Return why the lane starts nothing, or would start nothing if its keeper led."""
         if self.wallet.signer is None:
             return "no wallet of the config: what it has in flight is followed"
-        if self._head is None:
+        if self._head is None or self.tenure.coming is not None:
             return "the chain was not asked for its nonces yet"
-        if self._signer_trouble:
-            return self._signer_trouble
+        if self._signing.trouble:
+            return self._signing.trouble
         if self.balance_wei < max(self._unpaid_wei, self.wallet.balance_wei_min):
             return "cannot pay for another attempt; fund it"
         stuck = self._stuck(self._head)
@@ -146,7 +156,7 @@ class Lane:
         if attempt.sent_ms is None:
             self._patience.distrust(attempt)
         for transaction in attempt.transactions:
-            self._note_signed(transaction)
+            self._signing.remember(transaction)
         logger.info("found in flight", attempt=attempt.id, nonce=attempt.nonce)
 
     def reopen(self, attempt: Attempt, head: Head) -> None:
@@ -156,8 +166,7 @@ class Lane:
 
     async def _learn_nonces(self) -> None:
         answer = await self._rpc.call("eth_getTransactionCount", [self.address, "pending"])
-        ours = {attempt.nonce for attempt in self._open.values()}
-        self._nonces.learn(quantity(answer), ours)
+        self._nonces.learn(quantity(answer), {one.nonce for one in self._open.values()})
 
     # --- sending ----------------------------------------------------------------------------------
 
@@ -186,10 +195,10 @@ class Lane:
             transaction = await self._sign(
                 attempt, plan.call, plan.gas_limit, fee, head, TxKind.FIRST
             )
-        except SigningError as error:
+        except (SigningError, StandbyError) as error:
             logger.warning("not signed", wallet=self.name, error=str(error))
             self._take_back(attempt)
-            return NotSent.NOT_SIGNED
+            return NotSent.STANDBY if isinstance(error, StandbyError) else NotSent.NOT_SIGNED
         try:
             attempt = await self._journaled(attempt, transaction)
         except JournalUnavailableError:
@@ -212,7 +221,7 @@ class Lane:
     async def fill_gaps(self, head: Head, may: Callable[[Plan, Fee], bool]) -> None:
         """Use up the nonces that all later ones wait for; ``may`` says which of it is paid for."""
         fee = transfer_fee(head, self.rules.fees, self._tip_wei)
-        if self.wallet.signer is None or fee is None or self._head != head:
+        if fee is None or self._head != head or not self._may_sign:
             return
         for nonce in self._nonces.gaps[:FILLED_AT_ONCE_MAX]:
             plan = filling(self.address, nonce, fee, head)
@@ -237,7 +246,7 @@ class Lane:
         return replacement_fee(before, head, self.rules.fees, ceiling_wei, self._tip_wei)
 
     async def replace(self, attempt: Attempt, plan: Plan, fee: Fee, head: Head) -> None:
-        """Send a dearer transaction at the attempt's nonce; raises SigningError."""
+        """Send a dearer transaction at the attempt's nonce; raises TransientError."""
         # what it replaces may still be the one that is included
         dearest_wei = max(plan.cost_wei_max, attempt.plan.cost_wei_max)
         whole = replace(onto(attempt, plan), tick_ns=attempt.plan.tick_ns, cost_wei_max=dearest_wei)
@@ -248,7 +257,7 @@ class Lane:
     async def cancel(self, attempt: Attempt, head: Head, cost_wei_max: int) -> bool:
         """Take the nonce with a self-transfer of nothing; False when that costs too much.
 
-        Raises SigningError.
+        Raises TransientError.
         """
         ceiling_wei = min(cost_wei_max, self.rules.cost_wei_max) // TRANSFER_GAS
         fee = self._dearer(attempt, head, ceiling_wei)
@@ -267,7 +276,7 @@ class Lane:
 
     def overdue(self, head: Head) -> list[Attempt]:
         """Return the attempts whose newest transaction has waited too long, by nonce."""
-        if self.wallet.signer is None:
+        if not self._may_sign:
             return []
         after, patience = self.rules.replace_after_blocks, self._patience
         late = [
@@ -281,6 +290,8 @@ class Lane:
 
     def waiting(self, head: Head) -> list[Attempt]:
         """Return the attempts in flight that are neither overdue nor being cancelled, by nonce."""
+        if not self.tenure.leads:
+            return []
         late = {attempt.id for attempt in self.overdue(head)}
         found = [
             attempt
@@ -297,12 +308,17 @@ class Lane:
 
         It first learns the wallet's nonces. What is not known to be accepted is sent again.
         """
-        if self._head is None:
+        term = self.tenure.coming
+        if term is not None:
             await self._learn_nonces()
         attempts = sorted(self._open.values(), key=lambda attempt: attempt.nonce)
         nonce, self.balance_wei, receipts = await self._inclusion.ask(self.address, attempts)
-        self._head, self._signer_trouble, self._tip_wei = head, "", tip_wei
         self._nonces.used(nonce)
+        self.tenure.used(nonce)
+        if term is not None:
+            self._begin(term, nonce, head)
+        self._nonces.free(self.tenure.freed(2 * self.rules.replace_after_blocks, head))
+        self._head, self._signing.trouble, self._tip_wei = head, "", tip_wei
         if self.balance_wei >= self._unpaid_wei:
             self._unpaid_wei = 0
         mined = [self._inclusion.mined(attempt, head, nonce, receipts) for attempt in attempts]
@@ -315,6 +331,12 @@ class Lane:
         await self._journal.follow(attempts, receipts, self._clock.wall_ms())
         return [done for done in mined if done is not None]
 
+    def _begin(self, term: int, count: int, head: Head) -> None:
+        ours = {one.nonce for one in self._open.values()}
+        self.tenure.begin(term, self._nonces.others(count, ours), head)
+        for attempt in self._open.values() if self._head else ():
+            self._patience.distrust(attempt)  # another may have led meanwhile: it is judged anew
+
     async def close(self, settled: Sequence[Settled]) -> None:
         """Write the end of an attempt, for each of its accounts, and forget it."""
         attempt = settled[0].attempt
@@ -325,45 +347,21 @@ class Lane:
 
     # --- one transaction --------------------------------------------------------------------------
 
-    def _note_signed(self, transaction: SignedTx) -> None:
-        self._signed[transaction.hash] = None
-        while len(self._signed) > HASHES_MAX:
-            self._signed.popitem(last=False)
-
     async def _sign(
         self, attempt: Attempt, call: Call, gas: int, fee: Fee, head: Head, kind: TxKind
     ) -> SignedTx:
-        if self.wallet.signer is None:
-            msg = f"wallet {self.address} has no signer"
-            raise ValueError(msg)
-        if self._signer_trouble:  # once a head is often enough to wait for it in vain
-            raise SigningError(self._signer_trouble)
         unsigned = Unsigned(call, attempt.nonce, gas, fee, self.rules.chain_id)
         began_ns = self._clock.monotonic_ns()
-        try:
-            tx_hash, raw = await self.wallet.signer.sign(unsigned)
-        except SigningError as error:
-            self._signer_trouble = str(error)
-            raise
+        signed = await self._signing.sign(attempt, unsigned, head, kind)
         self._stage(attempt.plan, "sign", began_ns)
-        return SignedTx(
-            hash=tx_hash,
-            raw=raw,
-            kind=kind,
-            max_fee_wei=fee.max_fee_wei,
-            priority_fee_wei=fee.priority_fee_wei,
-            signed_ms=self._clock.wall_ms(),
-            block=head.number,
-            job=attempt.plan.job,
-            accounts=() if kind is TxKind.CANCEL else tuple(accounts_of(attempt.plan)),
-        )
+        return signed
 
     async def _journaled(self, attempt: Attempt, transaction: SignedTx) -> Attempt:
         plan = attempt.plan
         began_ns = self._clock.monotonic_ns()
         await self._journal.intend(attempt, transaction)
         self._stage(plan, "journal", began_ns)
-        self._note_signed(transaction)
+        self._signing.remember(transaction)
         attempt = replace(attempt, transactions=(*attempt.transactions, transaction))
         self._open[attempt.id] = attempt
         if plan.tick_ns and transaction.kind is TxKind.FIRST:
@@ -372,6 +370,8 @@ class Lane:
 
     async def _broadcast(self, attempt: Attempt, head: Head) -> RpcError | None:
         """Send the newest transaction; None when an endpoint has it, else why not."""
+        if not self.tenure.leads:  # it stays open, to be judged anew by who leads next
+            return rpc_error(RpcFault.OTHER, "another keeper has the lease")
         signed_ns = self._clock.monotonic_ns()
         refused = await self._broadcaster.send(attempt, head)
         if refused is None and attempt.sent_ms is None:

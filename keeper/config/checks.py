@@ -10,6 +10,7 @@ from typing import Any, get_args
 from pydantic import BaseModel
 
 from keeper.config.keyref import is_raw_key, raw_key_lines
+from keeper.config.lease import LeaseSettings
 from keeper.config.lines import KeyPath
 from keeper.config.problems import Problems, listing, suggestion
 from keeper.config.settings import Settings
@@ -89,6 +90,7 @@ def cross_check(problems: Problems, document: Document) -> None:
     for index, wallet in _tables(document, "wallets"):
         _check_wallet(problems, wallet, ("wallets", index))
     _check_treasury(problems, document, wallets)
+    _check_lease(problems, document)
     _check_order(problems, document, "treasury", "below_wei", "to_wei")
     _check_order(problems, document, "gate", "backoff_ms_min", "backoff_ms_max")
     _check_order(problems, document, "fees", "priority_fee_wei", "max_fee_per_gas_wei_max")
@@ -296,3 +298,16 @@ def _check_treasury(problems: Problems, document: Document, wallets: Mapping[str
         if isinstance(named, list) and name in named:
             text = "is the treasury, which acts nowhere; take it out"
             problems.add(("venues", index, "wallets"), text, value=name)
+
+
+def _check_lease(problems: Problems, document: Document) -> None:
+    lease = _table(document, "lease")
+    kind = lease.get("kind", "none")
+    fields = LeaseSettings.model_fields
+    ttl_s, renew_s = (lease.get(key, fields[key].default) for key in ("ttl_s", "renew_s"))
+    if isinstance(ttl_s, int) and isinstance(renew_s, int) and 2 * renew_s >= ttl_s:
+        key = "renew_s" if "renew_s" in lease else "ttl_s"
+        text = f"renew_s should be less than half of ttl_s ({renew_s}, {ttl_s}); lower or raise one"
+        problems.add(("lease", key), text)
+    if kind == "nats" and not lease.get("servers"):
+        problems.add(("lease", "servers"), "is missing; name the servers of the NATS cluster")

@@ -17,6 +17,7 @@ from keeper.config.keyref import (
     WsEndpoint,
     credentials_in,
 )
+from keeper.config.lease import LeaseSettings
 from keeper.config.reconcile import ReconcileSettings
 from keeper.config.relays import RelaySettings
 from keeper.config.sending import FeesSettings, WalletSettings
@@ -307,6 +308,7 @@ class Settings(Table):
         max_length=16,
         description="Where transactions go instead of chain.send; one table a relay.",
     )
+    lease: LeaseSettings = Field(default_factory=LeaseSettings)
     treasury: TreasurySettings = Field(default_factory=TreasurySettings)
     fees: FeesSettings = Field(default_factory=FeesSettings)
     gate: GateSettings = Field(default_factory=GateSettings)

@@ -44,6 +44,7 @@ class HoldReason(StrEnum):
     VENUE_CLOSED = "venue_closed"
     QUARANTINED = "quarantined"
     PAUSED = "paused"
+    STANDBY = "standby"  # another keeper has the lease, and sends
     BREAKER_OPEN = "breaker_open"  # transactions of the venue reverted one after the other
     BACKUP_DELAY = "backup_delay"  # it is left to others for a while
     CANDIDATE_EXPIRED = "candidate_expired"  # what was decided is too old to be acted on

@@ -274,6 +274,8 @@ _PROCESS = (
     _gauge("ready", "1 when /readyz says so, else 0."),
     _gauge("dry_run", "1 when nothing is sent, else 0."),
     _gauge("paused", "1 while the keeper is paused by config, file or hand, else 0."),
+    _gauge("lease_held", "1 while this keeper may send, 0 while another leads; 1 without a lease."),
+    _counter("lease_changes_total", "Times this keeper took the lease or lost it."),
     _gauge(
         "breaker_open",
         "1 while the venue rests after too many reverts in a row, else 0.",

@@ -50,7 +50,11 @@ HEALTH = {
     "required": ["status"],
     "additionalProperties": False,
 }
-READY = record(status=TEXT, reasons=listed(TEXT))
+READY = record(
+    status=TEXT,
+    reasons=listed(TEXT),
+    standby={**TEXT, "description": "Which other keeper sends; empty: this one does."},
+)
 
 _HOLD = record(reason=TEXT, until_ms=maybe(WHOLE), left_ms=maybe(WHOLE), until_block=maybe(WHOLE))
 ACCOUNTS = record(
@@ -164,6 +168,7 @@ STATUS = record(
     unready=listed(TEXT),
     dry_run=FLAG,
     paused=TEXT,
+    lease=maybe(record(leads=FLAG, holder=TEXT, trouble=TEXT)),
     config=record(digest=TEXT, restart_keys=listed(TEXT)),
     wallets=listed(
         record(name=TEXT, address=TEXT, balance_wei=EXACT, open_attempts=WHOLE, parked=TEXT)

@@ -76,7 +76,8 @@ class Views:
     """What the server shows. The callables run on the event loop, on request, and must be quick.
 
     ``late``: loops that have not beaten within their limit, and the age of their last beat in
-    seconds. ``unready``: the reasons, none when ready. ``status``: anything JSON can carry.
+    seconds. ``unready``: the reasons, none when ready. ``standby``: which other keeper sends, ""
+    when this one does. ``status``: anything JSON can carry.
     ``pause`` takes part only with a ``token``.
     """
 
@@ -84,6 +85,7 @@ class Views:
     metrics: Metrics
     late: Callable[[], Mapping[str, float]]
     unready: Callable[[], Sequence[str]]
+    standby: Callable[[], str]
     status: Callable[[], Mapping[str, object]]
     reads: Reads
     pause: Callable[..., str] | None = None  # (on=…) returns what pauses the keeper then
@@ -179,10 +181,10 @@ class _Pages:
         return as_json(503, {"status": "late", "loops": ages})
 
     async def readyz(self, _request: web.Request) -> web.Response:
-        reasons = list(self._views.unready())
-        if not reasons:
-            return as_json(200, {"status": "ready", "reasons": []})
-        return as_json(503, {"status": "not ready", "reasons": reasons})
+        reasons, standby = list(self._views.unready()), self._views.standby()
+        status = "not ready" if reasons else "standby" if standby else "ready"
+        code = 503 if reasons else 200
+        return as_json(code, {"status": status, "reasons": reasons, "standby": standby})
 
     async def status(self, _request: web.Request) -> web.Response:
         return as_json(200, self._views.status())

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from keeper.config.table import Table
 
 EXAMPLE = Path(__file__).parents[2] / "config.toml"
-TABLES = ("keeper", "log", "http", "chain", "treasury", "fees", "gate", "reconcile")
+TABLES = ("keeper", "log", "http", "chain", "lease", "treasury", "fees", "gate", "reconcile")
 ARRAYS = ("relays", "wallets", "sources", "feeds", "venues")
 _OFF = re.compile(r"^# (\[+\w+\]+|\w+ = .+)$", re.MULTILINE)  # a key or table written as a comment
 

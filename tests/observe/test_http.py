@@ -40,6 +40,7 @@ class State:
     metrics: Metrics = field(default_factory=lambda: Metrics("1.2.3"))
     late: dict[str, float] = field(default_factory=dict)
     reasons: list[str] = field(default_factory=list)
+    standby: str = ""
     status: dict[str, object] = field(default_factory=dict)
     paused: list[bool] = field(default_factory=list)
     token: str | None = None
@@ -60,6 +61,7 @@ class State:
             metrics=self.metrics,
             late=lambda: self.late,
             unready=lambda: self.reasons,
+            standby=lambda: self.standby,
             status=lambda: self.status,
             reads=Reads(
                 accounts=lambda venue, offset, limit: self.page("accounts", venue, offset, limit),
@@ -197,6 +199,14 @@ async def test_readyz_gives_the_reasons() -> None:
         async with session.get("/readyz") as answer:
             assert answer.status == 200
             assert (await answer.json())["reasons"] == []
+
+
+async def test_a_standby_is_ready_and_says_that_another_sends() -> None:
+    state = State(standby="keeper-1 has the lease")
+    async with _served(state) as session, session.get("/readyz") as answer:
+        assert answer.status == 200
+        body = await answer.json()
+    assert body == {"status": "standby", "reasons": [], "standby": state.standby}
 
 
 async def test_status_is_the_callables_answer_to_the_last_digit() -> None:

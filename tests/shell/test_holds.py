@@ -425,6 +425,26 @@ async def paused() -> Case:
     return Case(rig, lane, resumed)
 
 
+class Term:
+    """A lease that a test gives and takes."""
+
+    term: int | None = None
+
+
+async def standby() -> Case:
+    rig, lane = scripted_rig()
+    rig.execution.brakes.leading = term = Term()
+    await rig.started(UNDER)
+    await rig.tried()
+
+    async def leads() -> None:
+        term.term = 1
+        rig.pipeline._begin()
+        await rig.decide()
+
+    return Case(rig, lane, leads)
+
+
 async def breaker_open() -> Case:
     rig, lane = scripted_rig()
     for _ in range(BRAKE_RULES.reverts_in_a_row_max):
@@ -527,6 +547,7 @@ CASES: dict[HoldReason, Callable[[], Awaitable[Case]]] = {
     HoldReason.VENUE_CLOSED: venue_closed,
     HoldReason.QUARANTINED: quarantined,
     HoldReason.PAUSED: paused,
+    HoldReason.STANDBY: standby,
     HoldReason.BREAKER_OPEN: breaker_open,
     HoldReason.BACKUP_DELAY: backup_delay,
     HoldReason.CANDIDATE_EXPIRED: candidate_expired,

@@ -161,6 +161,9 @@ function showHeader(silent) {
   $("dry-run").hidden = !status.dry_run;
   $("paused").hidden = !status.paused;
   put($("paused"), `PAUSED: ${status.paused}`);
+  const lease = status.lease && (status.lease.leads ? "leader" : `STANDBY: ${status.lease.holder || "nobody"} has the lease`);
+  $("lease").hidden = !lease;
+  put($("lease"), lease || "");
   const block = head ? `block ${head.block}, ${age(head.age_ms + silent)} old` : "block unknown";
   const spread = wait.count ? `tick to sent: p50 ${amount(wait.p50)} ms, p99 ${amount(wait.p99)} ms of ${wait.count}` : "";
   const outcomes = Object.entries(status.totals.outcomes).map(([name, number]) => `${number} ${name}`).join(", ");

@@ -1,0 +1,1 @@
+"""The lease: who of several keepers leads (``leadership``), and where that is written."""

@@ -1,0 +1,41 @@
+"""The composition root's part about the lease."""
+
+import secrets
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import aiohttp
+
+from keeper.clock import SystemClock
+from keeper.config import Settings
+from keeper.lease.kubernetes import KubernetesLease, place_of
+from keeper.lease.leadership import Leadership, LeaseRules
+from keeper.observe.metrics import Metrics
+
+
+@asynccontextmanager
+async def open_leadership(settings: Settings, metrics: Metrics) -> AsyncIterator[Leadership | None]:
+    """Make this keeper's part in the lease of ``[lease]``; None: it is the only keeper.
+
+    Raises ConfigError for what cannot be read, or is not installed.
+    """
+    lease = settings.lease
+    # a restarted process is another holder: what it was may have been replaced meanwhile
+    holder = f"{socket.gethostname()}-{secrets.token_hex(4)}"
+    rules = LeaseRules(holder, lease.ttl_s, lease.renew_s)
+    match lease.kind:
+        case "none":
+            yield None
+        case "kubernetes":
+            place = place_of(lease)
+            async with aiohttp.ClientSession() as session:  # its own: it waits for nothing else
+                yield Leadership(KubernetesLease(session, place), rules, SystemClock(), metrics)
+        case "nats":
+            from keeper.lease.nats import NatsLease  # noqa: PLC0415 - an extra
+
+            store = NatsLease(lease)
+            try:
+                yield Leadership(store, rules, SystemClock(), metrics)
+            finally:
+                await store.close()
