@@ -140,3 +140,23 @@ def referred(text: str) -> list[Path]:
 def test_the_operator_gets_the_same_rules_as_a_prometheus_elsewhere(overlay: str) -> None:
     rules = yaml.safe_load((DEPLOY / "prometheus" / "rules.yaml").read_text())
     assert only(built(overlay), "PrometheusRule")["spec"] == rules
+
+
+def test_two_keepers_share_one_lease_and_may_do_nothing_else() -> None:
+    objects = built("standby")
+    text = only(objects, "ConfigMap")["data"]["config.toml"]
+    base = only(built("single"), "ConfigMap")["data"]["config.toml"]
+    assert text.startswith(base), "it differs in its lease alone"
+    lease = tomllib.loads(text)["lease"]
+    assert lease["kind"] == "kubernetes"
+    stateful = only(objects, "StatefulSet")["spec"]
+    assert stateful["replicas"] == 2
+    pod = stateful["template"]["spec"]
+    assert pod["automountServiceAccountToken"] is True
+    create, rest = only(objects, "Role")["rules"]
+    assert create["verbs"] == ["create"]
+    assert (rest["resourceNames"], rest["verbs"]) == ([lease["name"]], ["get", "update"])
+    binding = only(objects, "RoleBinding")
+    assert binding["roleRef"]["name"] == only(objects, "Role")["metadata"]["name"]
+    (subject,) = binding["subjects"]
+    assert subject["name"] == pod["serviceAccountName"]
