@@ -33,7 +33,9 @@ def test_every_case_ends_as_it_says() -> None:
 
 def test_a_case_that_does_not_would_be_found(tmp_path: Path) -> None:
     (tmp_path / RULES.name).write_text(RULES.read_text().replace("keeper_ready == 0", "vector(1)"))
-    (tmp_path / CASES.name).write_text(CASES.read_text())
+    cases = yaml.safe_load(CASES.read_text())
+    cases["tests"] = [group for group in cases["tests"] if group["name"] == "KeeperNotReady"]
+    (tmp_path / CASES.name).write_text(yaml.safe_dump(cases))
     promtool = monitor("promtool")
     with pytest.raises(AssertionError, match="alertname: KeeperNotReady"):
         run(promtool, "test", "rules", tmp_path / CASES.name)

@@ -184,7 +184,7 @@ def _run(argv: list[str], limit_s: float, *, folder: Path, stdin: str = "") -> s
     return done.stdout
 
 
-def _node_command() -> str:
+def node_command() -> str:
     """Return the node that npm runs on: from PATH, else beside the npm of the Python package."""
     npm = install.npm_command()
     found = shutil.which("node") or (npm[0] if npm and len(npm) > 1 else None)
@@ -242,7 +242,7 @@ def _compiled(modules: Path) -> Mapping[str, Artifact]:
 
 
 def _compile(modules: Path, task: str, place: Path) -> None:
-    argv = [_node_command(), "-e", COMPILE_JS, str(modules / "solc")]
+    argv = [node_command(), "-e", COMPILE_JS, str(modules / "solc")]
     answer = json.loads(_run(argv, COMPILE_S_MAX, folder=place.parent, stdin=task))
     refused = [
         problem["formattedMessage"]
