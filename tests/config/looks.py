@@ -373,6 +373,8 @@ async def lanes_for(settings: Settings) -> AsyncIterator[Lanes]:
         if before:
             balances_wei_min = {each.name: each.balance_wei_min for each in settings.wallets}
             lanes.adopt(lane_rules(settings), balances_wei_min)
+        for lane in lanes.lanes:
+            lane.tenure.begin(1, (), head())  # as once the chain has told the nonces
         yield lanes
 
 

@@ -189,7 +189,10 @@ async def test_odds_are_those_of_the_venues_past() -> None:
     assert plan.expected.revert_cost_wei == (5 * 100_000 + 20 * 90_000) // 25 * per_gas
 
 
-async def test_a_restart_remembers_what_was_spent_and_learned(tmp_path: Path) -> None:
+async def test_a_restart_remembers_what_was_spent_and_learned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KEY", "0x" + "11" * 32)
     (tmp_path / "config.toml").write_text(CONFIG + "[gate]\ngas_wei_per_hour_max = 1_000\n")
     settings = load(tmp_path / "config.toml")
     path = settings.keeper.state_dir / "journal.sqlite"

@@ -121,7 +121,10 @@ async def test_a_data_fee_that_is_not_known_holds_and_cancels_nothing() -> None:
     assert rig.why(ALICE) == "fee_unknown"
 
 
-async def test_profit_goes_on_where_the_journal_left_it(tmp_path: Path) -> None:
+async def test_profit_goes_on_where_the_journal_left_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KEY", "0x" + "11" * 32)
     (tmp_path / "config.toml").write_text(CONFIG)
     settings = load(tmp_path / "config.toml")
     _, _, attempt = await in_flight()
