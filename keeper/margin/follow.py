@@ -270,8 +270,9 @@ class Follower(Generic[IdT]):
         """Return how many halves the anchors are inside the rows' envelopes; NaN: unknown."""
         slab, fence = self.slab, self._fence
         anchors, halves = fence.anchors.take(factors), fence.halves.take(factors)
-        below = (anchors - slab.low.take(rows, axis=0)) / halves
-        above = (slab.high.take(rows, axis=0) - anchors) / halves
+        with np.errstate(over="ignore"):  # beyond any number of halves is far enough
+            below = (anchors - slab.low.take(rows, axis=0)) / halves
+            above = (slab.high.take(rows, axis=0) - anchors) / halves
         nearest: Floats = np.fmin.reduce(np.fmin(below, above), axis=1)
         return nearest
 

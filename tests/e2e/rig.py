@@ -202,9 +202,9 @@ class KeeperProcess:
         return self.get("/healthz")[0] == 200
 
     def unready(self) -> list[str]:
-        """Return the reasons of /readyz; one made up while nothing listens."""
-        status, body = self.get("/readyz")
-        return list(json.loads(body)["reasons"]) if status else ["nothing listens"]
+        """Return the reasons of /readyz; one made up while nobody answers."""
+        _, body = self.get("/readyz")
+        return list(json.loads(body)["reasons"]) if body else ["no answer"]
 
     def until_ready(self) -> None:
         self.until(lambda: not self.unready(), READY_S_MAX)

@@ -112,6 +112,8 @@ def test_a_standby_takes_over_from_a_dead_leader_and_nobody_is_liquidated_twice(
         accounts.append(rig.open_under())
         two.until(lambda: rig.liquidated(accounts[-1]), TAKEN_S_MAX)
         assert sorted(by_wallet(rig, wallet, before)) == sorted(accounts)
+        won = "/api/v1/attempts?outcome=won"
+        two.until(lambda: json.loads(two.get(won)[1])["total"] == 1, TAKEN_S_MAX)
         two.stop()
         (attempt,) = two.journal()
         assert (attempt.outcome, attempt.account) == ("won", str(accounts[-1]))

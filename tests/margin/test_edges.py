@@ -105,6 +105,7 @@ def test_accounts_at_their_edge_are_on_the_right_side(seed: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @settings(max_examples=20_000)
 @given(seed=st.integers(0, 2**63))
 def test_many_more_accounts_at_their_edge(seed: int) -> None:

@@ -96,8 +96,9 @@ class Stranger:
                 world.system.pyth and world.system.pyth.address
             ),
             "ACCOUNT ": f"{DAVE} ",
-            # the chain's clock was put forward while orders were settled
-            'sources = ["pyth"]\n': 'sources = ["pyth"]\nfuture_ms_max = 60_000\n',
+            # the chain's clock was put forward while orders were settled; it waits for blocks
+            'sources = ["pyth"]\n': 'sources = ["pyth"]\n'
+            "future_ms_max = 60_000\nage_ms_max = 60_000\n",
             "[chain]\n": f"[http]\nport = {self.port}\n\n[chain]\n",
         }
         self._used: set[str] = set()
