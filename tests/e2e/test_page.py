@@ -334,7 +334,10 @@ def test_an_attempt_is_told_with_its_money(
             (f"{(line['at_ms'] - done['opened_ms']) / 1000:.3f}", line["event"])
             for line in done["history"]
         ]
-        assert [event for _, event in history][-2:] == ["included", "settled"]
+        *events, last = [event for _, event in history]
+        assert last == "settled"
+        # a node that mines at once may tell of the block before it answers the broadcast
+        assert sorted(events[-2:]) == ["broadcast", "included"]
         page.browser.run("location.hash = `#/demo/${arguments[0]}`", str(account))
         page.until(lambda: [row[1] for row in page.rows("one-attempts")] == ["won"])
         assert page.rows("one-attempts")[0][2] == story
