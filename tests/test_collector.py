@@ -32,9 +32,9 @@ def test_it_rests_inside_and_comes_back_after_an_error_too() -> None:
 
 
 def test_it_never_looks_again_at_what_it_is_to_leave_alone() -> None:
-    old = [[]]
+    old: list[list[int]] = [[]]
     leave_alone()
-    new = [[]]
+    new: list[list[int]] = [[]]
     looked_at = {id(one) for one in gc.get_objects()}
     assert id(old) not in looked_at
     assert id(new) in looked_at
