@@ -10,6 +10,7 @@ Each is a few lines; the work is in ``watch/desk.py``, ``act/execute.py`` and ``
 
 import asyncio
 import contextlib
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import structlog
@@ -32,7 +33,7 @@ from keeper.facts import (
 from keeper.mailbox import LatestWins
 from keeper.ports import Board, Chain, PriceSource
 from keeper.watch.desk import Desk, Nominated
-from keeper.watch.reading import BEAT_S, Reading
+from keeper.watch.reading import BEAT_S, Fact, Reading
 from keeper.watch.reconcile import differences
 from keeper.watch.ticks import facts_of
 
@@ -165,7 +166,8 @@ class Pipeline:
         self._inbox.put("change", change)
 
     def _learn(self) -> None:
-        for fact in self._inbox.take().items():
+        facts = self._inbox.take()
+        for fact in facts.items():
             match fact:
                 case "change" | "term", change if callable(change):
                     change()
@@ -179,8 +181,16 @@ class Pipeline:
                     self._learn_market(VenueId(venue), market)
                 case ("read", str(venue)), Head() as head:
                     self.desks[VenueId(venue)].read_at = head
-                case (_, str(venue), _), AccountState() as state:
-                    self.desks[VenueId(venue)].learn_state(state)
+        self._learn_states(facts)
+
+    def _learn_states(self, facts: Mapping[object, Fact]) -> None:
+        """Learn what was read of accounts, all of a venue at once: that is several times faster."""
+        read: defaultdict[VenueId, list[AccountState]] = defaultdict(list)
+        for key, fact in facts.items():
+            if isinstance(key, tuple) and isinstance(fact, AccountState):
+                read[key[1]].append(fact)
+        for venue, states in read.items():
+            self.desks[venue].learn_states(states)
 
     def _learn_market(self, venue: VenueId, market: MarketState) -> None:
         """Learn a market; a venue that a bug in this set aside comes back when it works again."""

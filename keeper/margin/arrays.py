@@ -1,9 +1,39 @@
-"""The arrays that ``MarginBook.load`` takes, checked."""
+"""Rows as arrays: those that ``MarginBook.load`` takes, checked, and those made of rows."""
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
 
-from keeper.margin.slab import Floats, Ints
+from keeper.margin.rows import Row
+from keeper.margin.slab import Exposure, Exposures, Floats, Ints
+
+_UNBOUNDED = -math.inf, math.inf
+
+
+def exposures_of(row: Row, number_of: Callable[[str], int]) -> list[Exposure]:
+    """Return a row's exposures in factor order: those of its weights and of its envelope."""
+    found = [
+        Exposure(number_of(name), weight, *row.envelope.get(name, _UNBOUNDED))
+        for name, weight in row.weights.items()
+    ]
+    for name, (low, high) in row.envelope.items():
+        if name not in row.weights:
+            found.append(Exposure(number_of(name), 0.0, low, high))
+    found.sort()
+    return found
+
+
+def end_to_end(rows: Sequence[Sequence[Exposure]]) -> Exposures:
+    """Lay the exposures of rows out as arrays."""
+    counts = np.array([len(row) for row in rows], dtype=np.intp)
+    fields = len(Exposure._fields)
+    flat = chain.from_iterable(chain.from_iterable(rows))
+    columns = np.fromiter(flat, np.float64, fields * int(counts.sum())).reshape(-1, fields)
+    numbers, weights, low, high = columns.T
+    return Exposures(counts, numbers.astype(np.intp), weights, (low, high))
 
 
 def _int_array(numbers: npt.ArrayLike, name: str) -> Ints:
@@ -33,8 +63,8 @@ def float_array(numbers: npt.ArrayLike, name: str, length: int) -> Floats:
 
 def row_arrays(
     rows: int, indptr: npt.ArrayLike, factors: npt.ArrayLike, weights: npt.ArrayLike, known: int
-) -> tuple[Ints, Ints, Floats]:
-    """Return (exposures of each row, factors, weights), each row's factors rising.
+) -> Exposures:
+    """Return these arrays of factors' positions and weights as exposures.
 
     Raises ValueError if they do not fit, KeyError for a factor that is not among ``known``.
     """
@@ -53,7 +83,8 @@ def row_arrays(
     if len(unknown):
         msg = f"unknown factor number {unknown[0]}: the book has {known}"
         raise KeyError(msg)
-    return counts, *_in_factor_order(counts, numbers, sizes)
+    numbers, sizes = _in_factor_order(counts, numbers, sizes)
+    return Exposures(counts, numbers + 1, sizes)
 
 
 def _in_factor_order(counts: Ints, factors: Ints, weights: Floats) -> tuple[Ints, Floats]:

@@ -13,13 +13,13 @@ from typing import Any, Generic
 import numpy as np
 import numpy.typing as npt
 
-from keeper.margin.arrays import float_array, row_arrays
+from keeper.margin.arrays import end_to_end, exposures_of, float_array, row_arrays
 from keeper.margin.fence import STEPS_MAX, Fence
 from keeper.margin.follow import Beyond, Changes, Follower
 from keeper.margin.moved import Moved
 from keeper.margin.near import nearest
 from keeper.margin.rows import Row, finite
-from keeper.margin.slab import Exposure, IdT, Ints, Slab, width_of
+from keeper.margin.slab import Exposures, Floats, IdT, Ints, Slab, width_of
 from keeper.margin.watch import Watch
 
 SCAN = 4  # entries of columns that may be looked through to place one row less
@@ -90,7 +90,7 @@ class MarginBook(Generic[IdT]):
 
     def put(self, id_: IdT, row: Row, /) -> None:
         """Insert or replace one row. Raises KeyError for a factor that the book does not have."""
-        exposures = self._exposures(row)
+        exposures = exposures_of(row, self._number)
         self._forget(id_)
         follower = self._follower(len(exposures))
         number = follower.slab.insert(id_, row.constant, exposures)
@@ -100,6 +100,12 @@ class MarginBook(Generic[IdT]):
             self._unpriced.add(id_)
         if under:
             self._under_seen = None
+
+    def put_many(self, rows: Mapping[IdT, Row], /) -> None:
+        """Insert or replace rows: the same as a ``put`` of each, but faster."""
+        exposures = [exposures_of(row, self._number) for row in rows.values()]
+        constants = np.array([row.constant for row in rows.values()], dtype=np.float64)
+        self._insert(list(rows), constants, end_to_end(exposures))
 
     def drop(self, id_: IdT, /) -> None:
         """Remove one row. Raises KeyError for an id that is not in the book."""
@@ -126,21 +132,21 @@ class MarginBook(Generic[IdT]):
             msg = "an id comes twice in one load"
             raise ValueError(msg)
         bases = float_array(constants, "constants", len(names))
-        counts, numbers, sizes = row_arrays(
-            len(names), indptr, factors, weights, len(self._names) - 1
-        )
+        exposures = row_arrays(len(names), indptr, factors, weights, len(self._names) - 1)
+        self._insert(names, bases, exposures)
+
+    def _insert(self, names: Sequence[IdT], constants: Floats, exposures: Exposures) -> None:
+        """Insert or replace many rows."""
         if self._home:
             for id_ in names:
                 self._forget(id_)
+        counts = exposures.counts
         widths = np.array([width_of(n) for n in range(int(counts.max(initial=0)) + 1)])[counts]
         for width in np.flatnonzero(np.bincount(widths)).tolist():
             chosen = widths == width
             part = list(itertools.compress(names, chosen.tolist()))
-            inside = np.repeat(chosen, counts)
             follower = self._follower(width)
-            rows = follower.slab.insert_many(
-                part, bases[chosen], counts[chosen], numbers[inside] + 1, sizes[inside]
-            )
+            rows = follower.slab.insert_many(part, constants[chosen], exposures.of(chosen))
             homes = rows << _WIDTH_BITS | follower.slab.shift
             self._home.update(zip(part, homes.tolist(), strict=True))
             under, unpriced = follower.start(rows)
@@ -364,18 +370,6 @@ class MarginBook(Generic[IdT]):
             msg = f"no row for {id_!r}"
             raise KeyError(msg)
         return self._followers[1 << (home & _WIDTH_MASK)], home >> _WIDTH_BITS
-
-    def _exposures(self, row: Row) -> list[Exposure]:
-        """Return a row's exposures in factor order: those of its weights and of its envelope."""
-        if not row.envelope:
-            return sorted([Exposure(self._number(name), w) for name, w in row.weights.items()])
-        names = {name: self._number(name) for name in (*row.weights, *row.envelope)}
-        return sorted(
-            Exposure(
-                number, row.weights.get(name, 0.0), *row.envelope.get(name, (-math.inf, math.inf))
-            )
-            for name, number in names.items()
-        )
 
     def _follower(self, exposures: int) -> Follower[IdT]:
         """Return what follows the rows of so many exposures."""

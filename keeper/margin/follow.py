@@ -69,11 +69,15 @@ class Follower(Generic[IdT]):
     # --- rows come and go -------------------------------------------------------------------------
 
     def start(self, rows: Ints) -> tuple[Bools, Bools]:
-        """Work out the state of many rows just inserted, without envelopes: (under, unpriced)."""
+        """Work out the state of many rows just inserted: (under, unpriced)."""
         slab, fence = self.slab, self._fence
         if not fence.complete:
             slab.missing[rows] = np.isnan(fence.values.take(slab.factor[rows])).sum(axis=1)
+        for start in range(0, len(rows) if slab.bounded else 0, CHUNK):
+            part = rows[start : start + CHUNK]
+            slab.expired[part] = self._outside(part)
         self._place(rows, resized=True)
+        self._mind(rows[slab.ring.take(rows) == 0])
         return slab.under.take(rows), slab.missing.take(rows) > 0
 
     def start_one(
@@ -312,7 +316,7 @@ class Follower(Generic[IdT]):
 
     def _expire(self, touched: Ints, beyond: Beyond) -> Ints:
         """Mark rows whose envelope was left and return those that were inside before."""
-        slab, values = self.slab, self._fence.values
+        slab = self.slab
         if not slab.bounded:
             return _NONE
         found = [_NONE]
@@ -325,12 +329,18 @@ class Follower(Generic[IdT]):
             self._ends.pop(factor, None)
         for start in range(0, len(touched), CHUNK):
             rows = touched[start : start + CHUNK]
-            now = values.take(slab.factor.take(rows, axis=0))
-            outside = (slab.low.take(rows, axis=0) > now) | (slab.high.take(rows, axis=0) < now)
-            rows = rows[outside.any(axis=1) & ~slab.expired.take(rows)]
+            rows = rows[self._outside(rows) & ~slab.expired.take(rows)]
             slab.expired[rows] = True
             found.append(rows)
         return np.concatenate(found)
+
+    def _outside(self, rows: Ints) -> Bools:
+        """Say which rows have a factor outside of their envelope."""
+        slab = self.slab
+        now = self._fence.values.take(slab.factor.take(rows, axis=0))
+        outside = (slab.low.take(rows, axis=0) > now) | (slab.high.take(rows, axis=0) < now)
+        any_outside: Bools = np.logical_or.reduce(outside, axis=1)
+        return any_outside
 
     def _leave(self, factor: int, entries: Ints) -> Ints:
         """Expire the rows of entries outside of which their factor is, and return them."""

@@ -48,15 +48,33 @@ class Row:
 
     def __post_init__(self) -> None:
         """Check every number and take copies, so that the caller's dicts may change later."""
-        weights = {name: finite(w, f"weight of {name}") for name, w in self.weights.items()}
+        weights = {
+            name: w if _is_finite(w) else finite(w, f"weight of {name}")
+            for name, w in self.weights.items()
+        }
         envelope = {name: _interval(pair, name) for name, pair in self.envelope.items()}
         object.__setattr__(self, "constant", finite(self.constant, "constant"))
         object.__setattr__(self, "weights", weights)
         object.__setattr__(self, "envelope", envelope)
 
+    def holds_at(self, values: Mapping[str, float]) -> bool:
+        """Say whether every factor of the envelope has a value, and one inside it."""
+        return all(
+            name in values and low <= values[name] <= high
+            for name, (low, high) in self.envelope.items()
+        )
+
+
+def _is_finite(number: float) -> bool:
+    """Say whether it is a finite float as it is: rows are made by the hundred thousand."""
+    return type(number) is float and -math.inf < number < math.inf
+
 
 def _interval(pair: tuple[float, float], name: str) -> tuple[float, float]:
     """Check one envelope entry."""
+    low, high = pair
+    if _is_finite(low) and _is_finite(high) and low <= high:
+        return low, high
     low, high = (finite(bound, f"envelope of {name}") for bound in pair)
     if low > high:
         msg = f"envelope of {name} must have low <= high, got ({low}, {high})"

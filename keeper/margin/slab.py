@@ -93,6 +93,21 @@ class Exposure(NamedTuple):
     high: float = math.inf
 
 
+class Exposures(NamedTuple):
+    """The exposures of many rows, laid end to end, each row's in factor order."""
+
+    counts: Ints  # of each row
+    factors: Ints
+    weights: Floats
+    ends: tuple[Floats, Floats] | None = None  # of their envelopes; None: there are none
+
+    def of(self, rows: Bools) -> "Exposures":
+        """Return those of the rows that are marked."""
+        inside = np.repeat(rows, self.counts)
+        ends = self.ends and (self.ends[0][inside], self.ends[1][inside])
+        return Exposures(self.counts[rows], self.factors[inside], self.weights[inside], ends)
+
+
 class Slab(Generic[IdT]):
     """Rows of at most ``width`` exposures (a power of two)."""
 
@@ -141,31 +156,29 @@ class Slab(Generic[IdT]):
             places.append(self._column(one.factor).append(base + k))
             bounded = bounded or one.low > -math.inf or one.high < math.inf
         self._place[row] = places + padding
-        if bounded and not self.bounded:
-            self.bounded = True
-            self.low = np.full_like(self.weight, -np.inf)
-            self.high = np.full_like(self.weight, np.inf)
+        if bounded:
+            self._bound()
         if self.bounded:
             self.low[row] = [one.low for one in exposures] + [-math.inf] * len(padding)
             self.high[row] = [one.high for one in exposures] + [math.inf] * len(padding)
         return row
 
-    def insert_many(
-        self, ids: Sequence[IdT], constants: Floats, counts: Ints, factors: Ints, weights: Floats
-    ) -> Ints:
-        """Store rows without envelopes and return their numbers; ``start`` must follow.
-
-        ``counts`` has the exposures of each row; ``factors`` and ``weights`` are laid end to end.
-        """
+    def insert_many(self, ids: Sequence[IdT], constants: Floats, exposures: Exposures) -> Ints:
+        """Store rows and return their numbers; ``start`` must follow."""
+        counts, factors, weights, ends = exposures
         rows = self._allocate(ids)
         self.constant[rows] = constants
-        if self.bounded:
-            self.low[rows], self.high[rows] = -np.inf, np.inf
         before = (rows << self.shift) - (np.cumsum(counts) - counts)
         entries = np.arange(len(factors), dtype=np.int32)
         entries += np.repeat(before.astype(np.int32), counts)
         self.factor.reshape(-1)[entries] = factors
         self.weight.reshape(-1)[entries] = weights
+        if ends is not None and np.isfinite(ends).any():
+            self._bound()
+        if self.bounded:
+            self.low[rows], self.high[rows] = -np.inf, np.inf
+            if ends is not None:
+                self.low.reshape(-1)[entries], self.high.reshape(-1)[entries] = ends
         # numpy sorts 16 bits by radix, several times as fast
         narrow = factors.astype(np.uint16) if factors.max(initial=0) < 2**16 else factors
         order = np.argsort(narrow, kind="stable")
@@ -194,6 +207,13 @@ class Slab(Generic[IdT]):
         self.factor[row], self.weight[row] = 0, 0.0
         self.reach[row], self.ring[row] = 0.0, OUTSIDE
         self._free.append(row)
+
+    def _bound(self) -> None:
+        """Make room for envelopes."""
+        if not self.bounded:
+            self.bounded = True
+            self.low = np.full_like(self.weight, -np.inf)
+            self.high = np.full_like(self.weight, np.inf)
 
     def _column(self, factor: int) -> Column:
         column = self.columns.get(factor)

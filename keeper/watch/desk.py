@@ -4,7 +4,7 @@ The *lead* book follows the newest prices from the sources, the *chain* book the
 account is nominated by either. Everything here is synchronous and has one writer, the decide loop.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -18,6 +18,7 @@ from keeper.ports import AnyVenue, Board, Clock, Telemetry
 from keeper.quarantine import Guard, Quarantine
 from keeper.units import wad_to_float
 from keeper.watch.access import Access
+from keeper.watch.rows import Rows
 
 logger = structlog.get_logger(__name__)
 
@@ -79,11 +80,9 @@ class Desk:
         self._quarantine = quarantine
         self._telemetry, self._clock = telemetry, clock
         self._factors_of: dict[FeedId, list[str]] = {}
-        self.lead: MarginBook[AccountId] = MarginBook([])
-        self.chain: MarginBook[AccountId] = MarginBook([])
-        self._expired: set[AccountId] = set()
+        self._rows = Rows(venue, self.guard)
+        self.lead, self.chain = self._rows.lead, self._rows.chain
         self._ranking: Ranking[AccountId] = Ranking()  # what is due, worst first
-        self._outdated: dict[AccountId, None] = {}  # compiled with other parameters, oldest first
         self._needs_state_at: dict[AccountId, int] = {}
         self._nominated_by: dict[AccountId, int] = {}  # tick_ns
         self._block_s = 1.0  # seconds between blocks, smoothed
@@ -134,7 +133,7 @@ class Desk:
             self.agenda.cheaper(market.head.base_fee_wei)
         self._learn_factors(market)
         if before is not None and market.epoch != before.epoch:
-            self._outdated = dict.fromkeys(self.states)
+            self._rows.outdated = dict.fromkeys(self.states)
         at_s = self.inclusion_s(self._clock.wall_ms())
         values = self.venue.factors(market, at_s)
         indices = {name: values[name] for name in self.venue.index_factors(market)}
@@ -184,22 +183,21 @@ class Desk:
         self.agenda.release(HoldReason.STALE_PRICE)
         self.agenda.release(HoldReason.NO_NATIVE_PRICE)
 
-    def learn_state(self, state: AccountState) -> None:
-        """Take an account as read at a block.
+    def learn_states(self, states: Sequence[AccountState]) -> None:
+        """Take accounts as read at a block, each once.
 
         Readings come in order: one loop reads a venue, each batch at a newer head than the last,
         or, after a reorg, at the head that replaced it.
         """
-        self._facts += 1
-        account = state.account
-        self.states[account] = state
-        with self.guard(account):
-            self._put(account)
+        self._facts += len(states)
+        self.states.update((state.account, state) for state in states)
+        for account in self._put_all(states):
             self._quarantine.release(self.venue.id, account)
-        needed = self._needs_state_at.get(account)
-        if needed is None or state.head.number >= needed:
-            self._needs_state_at.pop(account, None)
-            self.agenda.refresh(account)
+        for state in states:
+            needed = self._needs_state_at.get(state.account)
+            if needed is None or state.head.number >= needed:
+                self._needs_state_at.pop(state.account, None)
+                self.agenda.refresh(state.account)
 
     def settled(self, account: AccountId, *, failed: bool, block: int) -> None:
         """End the work on an account; a success waits for its state at that block."""
@@ -217,16 +215,19 @@ class Desk:
         """Compile the account at the present prices of each book and see on which side it is."""
         if self.market is None:
             return
-        self._expired.discard(account)
-        self._outdated.pop(account, None)
-        for book in (self.lead, self.chain):
-            row = self.venue.compile(self.states[account], self.market, book.values)
-            if row is None:
-                if account in book:
-                    book.drop(account)
-            else:
-                book.put(account, row)
+        self._rows.put(self.states[account], self.market)
         self._nominate(account, tick_ns=0)
+
+    def _put_all(self, states: Sequence[AccountState]) -> list[AccountId]:
+        """Compile accounts and see on which side they are; return whom no bug has set aside."""
+        if self.market is None:
+            return [state.account for state in states]
+        done: list[AccountId] = []
+        for account in self._rows.put_all(states, self.market):
+            with self.guard(account):
+                self._nominate(account, tick_ns=0)
+                done.append(account)
+        return done
 
     def _nominate(self, account: AccountId, tick_ns: int) -> None:
         if self.lead.is_under(account) or self.chain.is_under(account) or self._is_due(account):
@@ -242,7 +243,7 @@ class Desk:
         return until_s is not None and self.inclusion_s(self._clock.wall_ms()) <= until_s
 
     def _follow(self, moved: Moved[AccountId], other: MarginBook[AccountId], tick_ns: int) -> None:
-        self._expired.update(moved.expired)
+        self._rows.expired.update(moved.expired)
         for account in moved.under:
             self._nominate(account, tick_ns)
         for account in moved.cured:
@@ -254,14 +255,12 @@ class Desk:
     @property
     def has_due(self) -> bool:
         """Say whether there is something to do at once."""
-        return bool(self._outdated) or self.agenda.has_due
+        return bool(self._rows.outdated) or self.agenda.has_due
 
     def _renew_rows(self) -> None:
         """Compile some of the accounts again whose parameters have changed."""
-        for account in list(islice(self._outdated, ROWS_PER_STEP_MAX)):
-            with self.guard(account):
-                self._put(account)
-            self._outdated.pop(account, None)
+        some = islice(self._rows.outdated, ROWS_PER_STEP_MAX)
+        self._put_all([self.states[account] for account in some])
 
     def due(self, now_ms: int) -> list[AccountId]:
         """Return the accounts to assess now, worst first, at most ``candidates_per_step_max``.
@@ -292,7 +291,7 @@ class Desk:
         tick_ns = self._nominated_by.pop(account, 0)
         assessment: Assessment | None = None
         with self.guard(account):
-            if account in self._expired:
+            if account in self._rows.expired:
                 self._put(account)
                 if account not in self.agenda:
                     return None

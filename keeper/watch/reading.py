@@ -121,8 +121,9 @@ class Reading:
                 desk.access.learn(await self._probe(desk))
             market = await desk.venue.read_market(head)
             self.inbox.put(("market", venue), market)
-            known = {*desk.states, *dirty}
-            dirty += [account for account in market.listed if account not in known]
+            if market.listed:
+                known = {*desk.states, *dirty}
+                dirty += [account for account in market.listed if account not in known]
             everything = False  # whoever is to be read is dirty by now
             while done < len(dirty):
                 await self._read_some(desk, dirty[done : done + READ_MAX], head)

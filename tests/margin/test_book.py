@@ -106,6 +106,20 @@ class BookMachine(RuleBasedStateMachine):
         for id_, row in given.items():
             self.oracle.put(id_, row)
 
+    @rule(data=st.data(), chosen=st.lists(ids, unique=True))
+    def put_many(self, data: st.DataObject, chosen: list[object]) -> None:
+        given = {id_: data.draw(rows(self.oracle.factors)) for id_ in chosen}
+        self.book.put_many(given)
+        for id_, row in given.items():
+            self.oracle.put(id_, row)
+
+    @rule(data=st.data(), chosen=st.lists(ids, unique=True, min_size=1))
+    def refuse_put_many(self, data: st.DataObject, chosen: list[object]) -> None:
+        given = {id_: data.draw(rows(self.oracle.factors)) for id_ in chosen}
+        given[data.draw(st.sampled_from(chosen))] = Row(1.0, {}, {"nope": (0.0, 1.0)})
+        with pytest.raises(KeyError, match="nope"):
+            self.book.put_many(given)
+
     @rule(data=st.data(), kind=st.sampled_from(sorted(set(range(12)))))
     def refuse_load(self, data: st.DataObject, kind: int) -> None:
         given = {id_: Row(1.0, {self.oracle.factors[0]: 1.0}) for id_ in IDS[:2]}
@@ -236,11 +250,14 @@ def test_a_long_life_of_many_accounts_equals_brute_force(seed: int, step: float)
             del oracle.rows[id_]
             oracle.expired.discard(id_)
         elif turn < 0.67:
-            rows_ = {
+            given: dict[object, Row] = {
                 n: random_row(oracle, rng, near=2.5 * step) for n in rng.sample(range(150), 20)
             }
-            given: dict[object, Row] = {n: Row(r.constant, r.weights) for n, r in rows_.items()}
-            book.load(*csr(given, oracle.factors))
+            if rng.random() < 0.5:
+                given = {n: Row(row.constant, row.weights) for n, row in given.items()}
+                book.load(*csr(given, oracle.factors))
+            else:
+                book.put_many(given)
             for loaded, row in given.items():
                 oracle.put(loaded, row)
         elif turn > 0.75:

@@ -199,7 +199,7 @@ async def test_after_a_success_a_reading_from_before_it_does_not_count() -> None
     before = rig.desk.states[ALICE]
     lane.mine(attempt, receipt_of(rig, attempt), TxKind.FIRST)
     await rig.settle()
-    rig.desk.learn_state(before)  # it was on its way
+    rig.desk.learn_states([before])  # it was on its way
     await rig.tried()
     assert rig.why(ALICE) == "state_behind"
     assert len(lane.plans) == 1
