@@ -279,7 +279,7 @@ async def _lease(lease: LeaseSettings) -> list[Finding]:
     what, mend = f"lease {lease.name}", "see [lease]; without it this keeper sends nothing"
     try:
         async with open_lease(lease) as store, asyncio.timeout(2 * lease.renew_s):
-            record = store and await store.read()
+            record = await store.read() if store is not None else None
     except ConfigError as error:
         return [Finding(what, "failed", problem, mend) for problem in error.problems]
     except TransientError as error:

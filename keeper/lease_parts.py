@@ -50,4 +50,4 @@ async def open_leadership(settings: Settings, metrics: Metrics) -> AsyncIterator
     holder = f"{socket.gethostname()}-{secrets.token_hex(4)}"
     rules = LeaseRules(holder, lease.ttl_s, lease.renew_s)
     async with open_lease(lease) as store:
-        yield store and Leadership(store, rules, SinceBootClock(), metrics)
+        yield Leadership(store, rules, SinceBootClock(), metrics) if store is not None else None
