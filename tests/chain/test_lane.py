@@ -436,10 +436,10 @@ async def test_nothing_is_started_that_could_take_the_wallet_below_its_floor(
     lane = lane_of(journal, floor=floor)
     await start(lane, rpc)
     head, fee = await newest(rpc), Fee(2 * GWEI, GWEI)
-    assert not lane.lanes[0].parked, "it is above its floor"
+    assert lane.lanes[0].parked == "", "it is above its floor"
     assert await lane.submit(plan(), WALLET, fee, head) is NotSent.LANE_PARKED
     assert await journal.open_attempts() == []
-    assert lane.lanes[0].parked, "and takes no more until it is funded"
+    assert "fund it" in lane.lanes[0].parked, "it takes no more until it is funded"
     node.rpc("anvil_setBalance", WALLET, hex(floor + plan().cost_wei_max))
     await lane.poll(head)
     assert (await submit(lane, rpc, plan("1"))).nonce == 0
