@@ -10,6 +10,7 @@ from keeper.chain.lanes import Lanes
 from keeper.chain.ledger import Ledger
 from keeper.chain.proxies import implementations
 from keeper.clock import SystemClock
+from keeper.collector import leave_alone
 from keeper.config import Settings, VenueSettings, find_module
 from keeper.config.settings import ChainSettings
 from keeper.errors import ConfigError
@@ -85,6 +86,7 @@ def build_reading(  # noqa: PLR0913, PLR0917 - wiring
         heartbeats=heartbeats,
         telemetry=metrics,
         clock=clock,
+        loaded=leave_alone,
     )
 
 

@@ -22,9 +22,11 @@ from keeper.chain.signer import RemoteSigner, SigningError, Wallet, load_wallets
 from keeper.chain_parts import build_venue, listen_rules
 from keeper.clock import SystemClock
 from keeper.config import FeedSettings, Settings, VenueSettings
+from keeper.config.lease import LeaseSettings
 from keeper.config.settings import ChainSettings
 from keeper.errors import ConfigError, EndpointState, ProtocolError, RpcError, TransientError
 from keeper.facts import FeedId, Rejected
+from keeper.lease_parts import open_lease
 from keeper.observe.metrics import Metrics
 from keeper.observe.tls import server_tls
 from keeper.ports import PriceSource
@@ -76,6 +78,7 @@ async def preflight(settings: Settings) -> list[Finding]:
                     await _venue(settings, venue, rpc, address) for address in own or [None]
                 ]
         findings.append(await _journal(settings))
+        findings += await _lease(settings.lease)
         sources = build_sources(settings, clock, metrics, rpc)
         reachable = [await _source(source) for source in sources.values()]
         findings += reachable
@@ -267,6 +270,27 @@ def _journal_to_be(path: Path) -> Finding:
         return Finding("journal", "ok", f"{path}: none yet, the first start makes it")
     mend = "make keeper.state_dir a folder that the keeper's user may write to"
     return Finding("journal", "failed", f"{path} cannot be made below {folder}", mend)
+
+
+async def _lease(lease: LeaseSettings) -> list[Finding]:
+    """Read the lease; nothing is written, since its holder may be at work."""
+    if lease.kind == "none":
+        return []
+    what, mend = f"lease {lease.name}", "see [lease]; without it this keeper sends nothing"
+    try:
+        async with open_lease(lease) as store, asyncio.timeout(2 * lease.renew_s):
+            record = await store.read() if store is not None else None
+    except ConfigError as error:
+        return [Finding(what, "failed", problem, mend) for problem in error.problems]
+    except TransientError as error:
+        return [Finding(what, "failed", str(error), mend)]
+    except TimeoutError:
+        return [Finding(what, "failed", f"no answer in {2 * lease.renew_s} s", mend)]
+    if record is None:
+        held = "none yet, who starts first makes it"
+    else:
+        held = f"last held by {record.holder}" if record.holder else "given up, and free"
+    return [Finding(what, "ok", f"{held}; may be read, whether it may be written was not tried")]
 
 
 async def _source(source: PriceSource) -> Finding:

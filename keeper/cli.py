@@ -263,9 +263,9 @@ def import_key(keystore: Path, password_file: Path | None, key_file: Path | None
 @PASSWORD_FILE
 def check_key(keystore: Path, password_file: Path | None) -> None:
     """Open a keystore with its password, refuse one that others can read; prints the address."""
-    from keeper.keystore import unlock  # noqa: PLC0415
+    from keeper.keystore import address_of, unlock  # noqa: PLC0415
 
-    click.echo(unlock(keystore, _password(password_file, confirm=False)))
+    click.echo(address_of(unlock(keystore, _password(password_file, confirm=False))))
 
 
 def _password(path: Path | None, *, confirm: bool) -> str:

@@ -22,6 +22,7 @@ import pytest
 
 from keeper.demo import install
 from keeper.demo.processes import DemoError
+from tests.nodes import free_port
 
 START_S_MAX = 20.0
 END_S_MAX = 10.0
@@ -137,10 +138,7 @@ def start_broker(
     """Start a broker on a free port and return it; the caller kills it."""
     folder.mkdir(parents=True, exist_ok=True)
     for _ in range(PORT_TRIES_MAX):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        broker = Broker(folder, port, user, password, certificate, extra)
+        broker = Broker(folder, free_port(), user, password, certificate, extra)
         with contextlib.suppress(BrokerError):
             broker.start()
             return broker

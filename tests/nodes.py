@@ -19,6 +19,7 @@ import os
 import signal
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -33,7 +34,10 @@ from keeper.demo.processes import DemoError
 START_S_MAX = 20.0
 END_S_MAX = 10.0
 ANSWER_S_MAX = 60.0
-PORT_TRIES_MAX = 5  # another process may take the port between the look and the start
+PORT_TRIES_MAX = 5
+OWN_PORTS = range(20_000, 32_000)
+WORKERS_MAX = 4
+OVERLOOKED_S = 0.25  # far longer than a transaction waits for a node that mines it at once
 
 
 class NodeError(Exception):
@@ -118,11 +122,27 @@ def _anvil() -> Path | str:
 
 
 def free_port() -> int:
-    """Return a loopback TCP port that nothing listens on right now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Return a loopback TCP port that nothing listens on right now.
+
+    Each worker has its own, below those that the kernel gives away: none is taken between the look
+    and the start of what is to listen there.
+    """
+    while True:
+        port = next(_ports)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
+def _own_ports() -> Iterator[int]:
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    each = len(OWN_PORTS) // WORKERS_MAX
+    start = OWN_PORTS.start + worker % WORKERS_MAX * each
+    shift = os.getpid() % each  # two runs on one machine
+    yield from itertools.cycle([*range(start + shift, start + each), *range(start, start + shift)])
+
+
+_ports = _own_ports()
 
 
 def start_anvil(*options: str, port: int | None = None) -> Anvil:
@@ -145,12 +165,37 @@ def start_anvil(*options: str, port: int | None = None) -> Anvil:
 
 @contextlib.contextmanager
 def running_anvil(*options: str, port: int | None = None) -> Iterator[Anvil]:
-    """Run a node for the length of the block."""
+    """Run a node for the length of the block; nothing that it should mine at once stays waiting."""
     node = start_anvil(*options, port=port)
+    over = threading.Event()
+    helper = threading.Thread(target=_mine_what_is_overlooked, args=(node, over), daemon=True)
+    if not {"--no-mining", "--block-time"} & {*options}:
+        helper.start()
     try:
         yield node
     finally:
+        over.set()
         node.end()
+        if helper.is_alive():
+            helper.join()
+
+
+def _mine_what_is_overlooked(node: Anvil, over: threading.Event) -> None:
+    """Anvil, mining each transaction as it comes, may overlook one that comes while it mines."""
+    own, waiting = Anvil(node.port, node.process), "0x0"
+    while not over.wait(OVERLOOKED_S):
+        try:
+            before, waiting = waiting, own.rpc("txpool_status")["pending"]
+            if before == waiting != "0x0" and own.rpc("anvil_getAutomine") and _mineable(own):
+                own.rpc("evm_mine")
+        except (OSError, http.client.HTTPException):
+            own._connection.close()  # paused, or ended
+    own._connection.close()
+
+
+def _mineable(node: Anvil) -> bool:
+    """Say whether something waits that pays the base fee: what offers less waits rightly."""
+    return bool(node.rpc("eth_getBlockByNumber", "pending", *[False])["transactions"])
 
 
 def _answers(node: Anvil) -> bool:

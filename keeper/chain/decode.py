@@ -1,12 +1,12 @@
 """JSON-RPC values → the keeper's own; what is not as it should be is garbage."""
 
-import gc
 from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
 from keeper.chain.wordings import classify, rpc_error
+from keeper.collector import at_rest
 from keeper.errors import RpcError, RpcFault
 from keeper.facts import Log, Receipt
 
@@ -56,15 +56,11 @@ RAW_LOGS = msgspec.json.Decoder(list[RawLog])
 
 def logs_from_json(answer: bytes | msgspec.Raw) -> list[Log]:
     """Decode an answer of eth_getLogs; raises TransientRpcError (garbage) when it is none."""
-    collecting = gc.isenabled()
-    gc.disable()  # a collection finds nothing among what is being made, and takes as long as that
     try:
-        return [_log(raw) for raw in RAW_LOGS.decode(answer)]
+        with at_rest():
+            return [_log(raw) for raw in RAW_LOGS.decode(answer)]
     except (ValueError, RecursionError) as error:
         raise rpc_error(RpcFault.GARBAGE, f"not an answer of eth_getLogs: {error}") from None
-    finally:
-        if collecting:
-            gc.enable()
 
 
 def hint_from_json(raw: bytes | msgspec.Raw) -> Log:

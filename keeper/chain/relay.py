@@ -11,14 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-import coincurve
-from eth_account import Account
 from eth_utils.crypto import keccak
-from eth_utils.exceptions import ValidationError
 
 from keeper.chain.jsonrpc import Request
 from keeper.config import SecretRef
 from keeper.errors import ConfigError
+from keeper.keystore import address_of, load_key
 
 KEPT_BLOCKS = 25  # as long as relays keep a private transaction; then it is given again
 
@@ -36,13 +34,8 @@ class RelayKey:
 
     def __init__(self, private_key: str) -> None:
         """Load the key; raises ValueError, without the key in it, when it is not one."""
-        try:
-            account = Account.from_key(private_key)
-        except (ValueError, TypeError, ValidationError):
-            msg = "not a private key: 32 bytes of hex are wanted"
-            raise ValueError(msg) from None
-        self.address: str = account.address
-        self._key = coincurve.PrivateKey(bytes(account.key))
+        self._key = load_key(private_key)
+        self.address = address_of(self._key)
 
     def __repr__(self) -> str:
         """Show the address, never the key."""

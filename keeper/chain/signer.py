@@ -13,15 +13,14 @@ from typing import Any, Protocol
 import aiohttp
 import coincurve
 import rlp
-from eth_account import Account
 from eth_utils.address import to_checksum_address
 from eth_utils.crypto import keccak
-from eth_utils.exceptions import ValidationError
 
-from keeper.config import WalletSettings, read_private
+from keeper.config import WalletSettings
 from keeper.decide.economics import Fee
 from keeper.errors import ConfigError, TransientError
 from keeper.facts import Call
+from keeper.keystore import address_of, load_key, unlock
 
 TYPE_2 = b"\x02"  # EIP-2718 type of an EIP-1559 transaction
 # where gas price or fee cap, gas limit and value are among the fields, by whether it is of type 2
@@ -103,13 +102,8 @@ class KeySigner:
 
     def __init__(self, private_key: str | bytes) -> None:
         """Load the key; raises ValueError, without the key in it, when it is not one."""
-        try:
-            account = Account.from_key(private_key)
-        except (ValueError, TypeError, ValidationError):
-            msg = "not a private key: 32 bytes of hex are wanted"
-            raise ValueError(msg) from None
-        self.address: str = account.address
-        self._key = coincurve.PrivateKey(bytes(account.key))
+        self._key = load_key(private_key)
+        self.address = address_of(self._key)
 
     def __repr__(self) -> str:
         """Show the address, never the key."""
@@ -262,17 +256,17 @@ def load_signer(wallet: WalletSettings, session: aiohttp.ClientSession, at: str)
         url = wallet.signer.read().get_secret_value()
         label = wallet.signer.label
         return RemoteSigner(session, url, label, wallet.address, wallet.signer_timeout_ms)
-    try:
-        if wallet.keystore is not None:
-            password = wallet.password.read().get_secret_value() if wallet.password else ""
-            stored = json.loads(read_private(wallet.keystore))
-            return KeySigner(bytes(Account.decrypt(stored, password)))
-        if wallet.key is not None:
+    if wallet.keystore is not None:
+        password = wallet.password.read().get_secret_value() if wallet.password else ""
+        try:
+            return KeySigner(unlock(wallet.keystore, password).secret)
+        except ConfigError as error:
+            raise ConfigError([f"{at}.keystore: {one}" for one in error.problems]) from None
+    if wallet.key is not None:
+        try:
             return KeySigner(wallet.key.read().get_secret_value())
-    except (ValueError, TypeError, KeyError) as error:
-        where = "keystore" if wallet.keystore is not None else "key"
-        what = "wrong password, or no keystore" if wallet.keystore is not None else str(error)
-        raise ConfigError([f"{at}.{where}: {what}"]) from None
+        except ValueError as error:
+            raise ConfigError([f"{at}.key: {error}"]) from None
     raise ConfigError([f"{at}: give one of key, keystore and signer"])
 
 

@@ -24,7 +24,7 @@ try:
     from nats.js.errors import BucketNotFoundError, KeyNotFoundError, KeyWrongLastSequenceError
     from nats.js.kv import KeyValue
 except ImportError as error:
-    msg = 'lease.kind = "nats" needs nats-py: pip install "liquidation-keeper[nats]"'
+    msg = 'lease.kind = "nats" needs nats-py: install deploy/requirements-nats.txt'
     raise ConfigError([msg]) from error
 
 logger = structlog.get_logger(__name__)
@@ -48,9 +48,9 @@ class NatsLease:
     async def read(self) -> Record | None:
         """Get the key."""
         try:
-            bucket = await self._open()
+            bucket = await self._open(make=False)
             entry = await bucket.get(self._name)
-        except KeyNotFoundError:
+        except (BucketNotFoundError, KeyNotFoundError):
             return None
         except (NatsError, OSError, TimeoutError) as error:
             raise self._trouble(error) from None
@@ -65,7 +65,7 @@ class NatsLease:
         fields = asdict(record)
         last = int(fields.pop("version") or 0)
         try:
-            bucket = await self._open()
+            bucket = await self._open(make=True)
             if last:
                 revision = await bucket.update(self._name, json.dumps(fields).encode(), last)
             else:
@@ -83,7 +83,7 @@ class NatsLease:
                 async with asyncio.timeout(CLOSE_S_MAX):
                     await self._client.close()
 
-    async def _open(self) -> KeyValue:
+    async def _open(self, *, make: bool) -> KeyValue:
         settings = self._settings
         if self._client is None or self._client.is_closed:
             self._client, self._bucket = await self._connected(), None
@@ -92,6 +92,8 @@ class NatsLease:
             try:
                 self._bucket = await stream.key_value(settings.bucket)
             except BucketNotFoundError:
+                if not make:
+                    raise
                 config = KeyValueConfig(settings.bucket, history=1, replicas=settings.replicas)
                 self._bucket = await stream.create_key_value(config)
         return self._bucket

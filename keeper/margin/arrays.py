@@ -1,8 +1,7 @@
 """Rows as arrays: those that ``MarginBook.load`` takes, checked, and those made of rows."""
 
 import math
-from collections.abc import Callable, Sequence
-from itertools import chain
+from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -26,14 +25,27 @@ def exposures_of(row: Row, number_of: Callable[[str], int]) -> list[Exposure]:
     return found
 
 
-def end_to_end(rows: Sequence[Sequence[Exposure]]) -> Exposures:
-    """Lay the exposures of rows out as arrays."""
-    counts = np.array([len(row) for row in rows], dtype=np.intp)
-    fields = len(Exposure._fields)
-    flat = chain.from_iterable(chain.from_iterable(rows))
-    columns = np.fromiter(flat, np.float64, fields * int(counts.sum())).reshape(-1, fields)
-    numbers, weights, low, high = columns.T
-    return Exposures(counts, numbers.astype(np.intp), weights, (low, high))
+def exposures_of_many(rows: Collection[Row], number_of: Callable[[str], int]) -> Exposures:
+    """Return the exposures of rows as arrays."""
+    weights = [_weights(row) for row in rows]
+    pairs = zip(rows, weights, strict=True)
+    ends = [row.envelope.get(name, _UNBOUNDED) for row, named in pairs for name in named]
+    low, high = np.array(ends, dtype=np.float64).reshape(-1, 2).T
+    return _in_factor_order(
+        Exposures(
+            counts=np.array([len(named) for named in weights], dtype=np.intp),
+            factors=np.array([number_of(name) for named in weights for name in named], np.intp),
+            weights=np.array([weight for named in weights for weight in named.values()]),
+            ends=(low, high),
+        )
+    )
+
+
+def _weights(row: Row) -> Mapping[str, float]:
+    """Return a row's weights, 0 for a factor that only its envelope names."""
+    if row.envelope.keys() <= row.weights.keys():
+        return row.weights
+    return dict.fromkeys(row.envelope, 0.0) | dict(row.weights)
 
 
 def _int_array(numbers: npt.ArrayLike, name: str) -> Ints:
@@ -83,20 +95,21 @@ def row_arrays(
     if len(unknown):
         msg = f"unknown factor number {unknown[0]}: the book has {known}"
         raise KeyError(msg)
-    numbers, sizes = _in_factor_order(counts, numbers, sizes)
-    return Exposures(counts, numbers + 1, sizes)
+    return _in_factor_order(Exposures(counts, numbers + 1, sizes))
 
 
-def _in_factor_order(counts: Ints, factors: Ints, weights: Floats) -> tuple[Ints, Floats]:
+def _in_factor_order(exposures: Exposures) -> Exposures:
     """Sort each row's exposures by factor; raises ValueError if a row names one twice."""
+    counts, factors, weights, ends = exposures
     rising = factors[1:] > factors[:-1]
     firsts = np.cumsum(counts)[:-1]
     rising[firsts[(firsts > 0) & (firsts < len(factors))] - 1] = True  # from a row to the next
     if rising.all():
-        return factors, weights
+        return exposures
     keys = np.repeat(np.arange(len(counts)), counts) * (factors.max(initial=0) + 1) + factors
     order = np.argsort(keys, kind="stable")
     if (np.diff(keys[order]) == 0).any():
         msg = "a row names a factor twice"
         raise ValueError(msg)
-    return factors[order], weights[order]
+    ends = ends and (ends[0][order], ends[1][order])
+    return Exposures(counts, factors[order], weights[order], ends)

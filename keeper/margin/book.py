@@ -13,7 +13,7 @@ from typing import Any, Generic
 import numpy as np
 import numpy.typing as npt
 
-from keeper.margin.arrays import end_to_end, exposures_of, float_array, row_arrays
+from keeper.margin.arrays import exposures_of, exposures_of_many, float_array, row_arrays
 from keeper.margin.fence import STEPS_MAX, Beyond, Fence
 from keeper.margin.follow import Changes, Follower
 from keeper.margin.moved import Moved
@@ -103,9 +103,9 @@ class MarginBook(Generic[IdT]):
 
     def put_many(self, rows: Mapping[IdT, Row], /) -> None:
         """Insert or replace rows: the same as a ``put`` of each, but faster."""
-        exposures = [exposures_of(row, self._number) for row in rows.values()]
+        exposures = exposures_of_many(rows.values(), self._number)
         constants = np.array([row.constant for row in rows.values()], dtype=np.float64)
-        self._insert(list(rows), constants, end_to_end(exposures))
+        self._insert(list(rows), constants, exposures)
 
     def drop(self, id_: IdT, /) -> None:
         """Remove one row. Raises KeyError for an id that is not in the book."""

@@ -188,13 +188,15 @@ class DemoMarket:
         self, account: DemoAccountState, market: DemoMarketState, values: Mapping[str, float]
     ) -> Row | None:
         """Compile an account to a row that is exact at these values, else at the market's own."""
-        holdings, names = account.holdings, [stored.name for stored in market.feeds]
+        holdings = account.holdings
         if not holdings.positions:
             return None
         prices = [round(values.get(s.name, 0.0) * WAD) or s.price for s in market.feeds]
-        missing = [names[feed] for feed in market.depends_on(holdings) if not prices[feed]]
-        if missing:  # the row waits for a price, and then expires and is compiled again
-            return Row(0.0, {}, dict.fromkeys(missing, (0.0, 0.0)))
+        if not all(prices):
+            needed = market.depends_on(holdings)
+            missing = [market.feeds[feed].name for feed in needed if not prices[feed]]
+            if missing:  # the row waits for a price, and then expires and is compiled again
+                return Row(0.0, {}, dict.fromkeys(missing, (0.0, 0.0)))
         return compile_row(holdings, *self._factors(market, prices), market.reserve)
 
     def _factors(self, market: DemoMarketState, prices: list[int]) -> Factors:

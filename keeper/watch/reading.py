@@ -44,6 +44,7 @@ class Reading:
     heartbeats: Heartbeats
     telemetry: Telemetry
     clock: Clock
+    loaded: Callable[[], None] = lambda: None  # called once a venue's accounts are all there
     inbox: LatestWins[object, Fact] = field(default_factory=LatestWins)
     _set_aside_at_ms: dict[VenueId, int] = field(default_factory=dict)  # when those are read again
 
@@ -138,7 +139,9 @@ class Reading:
             intake.everything = intake.everything or everything
             raise
         self.inbox.put(("read", venue), head)
-        desk.loaded = True
+        if not desk.loaded:
+            desk.loaded = True
+            self.loaded()
 
     async def _probe(self, desk: Desk) -> Probe:
         """Ask for every wallet that may be chosen, or for nobody; one shut out is the answer."""

@@ -1,13 +1,13 @@
 """A venue's accounts as rows of its two books, compiled one at a time or many at once."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from keeper.facts import AccountId, AccountState, MarketState
 from keeper.margin import MarginBook, Row
 from keeper.ports import AnyVenue
 from keeper.quarantine import Guard
 
-Compiled = tuple[AccountId, Row | None]
+Compiled = dict[AccountId, Row | None]
 
 
 class Rows:
@@ -35,33 +35,44 @@ class Rows:
         Several times as fast as one at a time. A row is exact where it was compiled, and holds
         inside its envelope: one does for both books if the prices of both are inside.
         """
-        lead: list[Compiled] = []
-        chain: list[Compiled] = []
-        at_lead, at_chain = self.lead.values, self.chain.values
         for state in states:
             self._is_new(state.account)
-            with self._guard(state.account):
-                row = self._venue.compile(state, market, at_lead)
-                shared = row is None or row.holds_at(at_chain)
-                other = row if shared else self._venue.compile(state, market, at_chain)
-                lead.append((state.account, row))
-                chain.append((state.account, other))
+        lead = self._compiled(states, market, self.lead.values)
+        values = self.chain.values
+        apart = [
+            state
+            for state in states
+            if (row := lead.get(state.account)) is not None and not row.holds_at(values)
+        ]
+        others = self._compiled(apart, market, values)
+        failed = {state.account for state in apart}.difference(others)
+        lead = {account: row for account, row in lead.items() if account not in failed}
+        chain = lead | others
         try:
             _put_many(self.lead, lead)
             _put_many(self.chain, chain)
         except KeyError:  # a row on a factor that the venue has not listed: whose?
-            pairs = zip(lead, chain, strict=True)
-            return [own[0] for own, other in pairs if self._put_pair(own, other)]
-        return [account for account, _ in lead]
+            return [account for account in lead if self._put_alone(account, lead, chain)]
+        return list(lead)
 
     def _is_new(self, account: AccountId) -> None:
         self.expired.discard(account)
         self.outdated.pop(account, None)
 
-    def _put_pair(self, lead: Compiled, chain: Compiled) -> bool:
-        with self._guard(lead[0]):
-            _put(self.lead, *lead)
-            _put(self.chain, *chain)
+    def _compiled(
+        self, states: Sequence[AccountState], market: MarketState, values: Mapping[str, float]
+    ) -> Compiled:
+        """Compile accounts at these values, without those that a bug sets aside."""
+        rows: Compiled = {}
+        for state in states:
+            with self._guard(state.account):
+                rows[state.account] = self._venue.compile(state, market, values)
+        return rows
+
+    def _put_alone(self, account: AccountId, lead: Compiled, chain: Compiled) -> bool:
+        with self._guard(account):
+            _put(self.lead, account, lead[account])
+            _put(self.chain, account, chain[account])
             return True
         return False
 
@@ -74,8 +85,8 @@ def _put(book: MarginBook[AccountId], account: AccountId, row: Row | None) -> No
         book.drop(account)
 
 
-def _put_many(book: MarginBook[AccountId], rows: Sequence[Compiled]) -> None:
-    book.put_many({account: row for account, row in rows if row is not None})
-    for account, row in rows:
+def _put_many(book: MarginBook[AccountId], rows: Compiled) -> None:
+    book.put_many({account: row for account, row in rows.items() if row is not None})
+    for account, row in rows.items():
         if row is None and account in book:
             book.drop(account)

@@ -18,6 +18,7 @@ from typing import NoReturn
 import msgspec
 import structlog
 
+from keeper.collector import at_rest, leave_alone
 from keeper.facts import AccountState
 from keeper.ports import AnyVenue, History, Rpc
 from keeper.quarantine import Quarantine
@@ -27,7 +28,7 @@ from keeper.watch.reconcile import fields_of
 logger = structlog.get_logger(__name__)
 
 VERSION = 1
-LINES_AT_ONCE = 256  # encoded or decoded in one go: the other loops run in between
+LINES_AT_ONCE = 256  # encoded in one go: the other loops run in between
 
 
 class Header(msgspec.Struct, frozen=True):
@@ -165,7 +166,9 @@ def _read(path: Path, scope: str, venue: AnyVenue) -> Snapshot:
     _judge(header, body, scope, _fields(venue))
     decode: Callable[[bytes], AccountState] = msgspec.json.Decoder(_state_type(venue)).decode
     try:
-        states = [state for some in _slices(body.splitlines()) for state in map(decode, some)]
+        with at_rest():
+            states = [decode(line) for line in body.splitlines()]
+            leave_alone()  # before it begins to look
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         msg = f"an account cannot be decoded: {error}"
         raise SnapshotError(msg) from None

@@ -18,7 +18,12 @@ from tests.deploy.tools import DEPLOY, ROOT, run, tool, tracked
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 NAME = PROJECT["name"]
 BACKEND = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
-LOCKS = {"requirements.txt": "", "requirements-demo.txt": "demo", "requirements-dev.txt": "dev"}
+LOCKS = {
+    "requirements.txt": "",
+    "requirements-nats.txt": "nats",
+    "requirements-demo.txt": "demo",
+    "requirements-dev.txt": "dev",
+}
 CLONE_DATE = "1700000000"
 
 

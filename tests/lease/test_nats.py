@@ -8,6 +8,7 @@ from pathlib import Path
 import nats.errors
 import pytest
 from nats.aio.client import Client
+from nats.js.errors import NotFoundError
 
 from keeper.config import SecretRef
 from keeper.config.lease import LeaseSettings
@@ -63,8 +64,12 @@ async def client(cluster: Cluster) -> AsyncIterator[Client]:
     await client.close()
 
 
-async def test_it_is_created_read_and_replaced_by_revision(lease: NatsLease) -> None:
+async def test_it_is_created_read_and_replaced_by_revision(
+    lease: NatsLease, settings: LeaseSettings, client: Client
+) -> None:
     assert await lease.read() is None
+    with pytest.raises(NotFoundError):  # a look makes no bucket
+        await client.jetstream().stream_info(f"KV_{settings.bucket}")
     created = await lease.write(OURS)
     assert created is not None
     assert created == await lease.read()
@@ -89,7 +94,7 @@ async def test_the_bucket_is_made_as_the_config_says(
 async def test_what_somebody_else_put_there_is_trouble(
     lease: NatsLease, settings: LeaseSettings, client: Client
 ) -> None:
-    assert await lease.read() is None
+    await lease.write(OURS)
     bucket = await client.jetstream().key_value(settings.bucket)
     await bucket.put(settings.name, b"[]")
     with pytest.raises(TransientError, match="what is in the bucket is no lease"):

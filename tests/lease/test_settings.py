@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from keeper.app import _loops, build
+from keeper.clock import SinceBootClock
 from keeper.config import ConfigPath, HttpEndpoint, Settings, load
 from keeper.config.lease import LeaseSettings
 from keeper.errors import ConfigError
@@ -51,6 +52,7 @@ async def test_rules_are_those_of_the_config(tmp_path: Path) -> None:
             assert parts.status.leadership is not None
             rules = parts.status.leadership._rules
             assert (rules.ttl_s, rules.renew_s) == (20, 4)
+            assert isinstance(parts.status.leadership._clock, SinceBootClock)
             holders.add(rules.holder)
     assert len(holders) == 2, "two processes of one machine are two holders"
 

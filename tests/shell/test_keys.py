@@ -71,8 +71,8 @@ def test_a_key_is_imported_from_a_file(tmp_path: Path, password: str) -> None:
     ("key", "password", "said"),
     [
         (KEY, "short", "the password is too short"),
-        ("0x1234", PASSWORD, "that is no private key"),
-        ("not hex at all", PASSWORD, "that is no private key"),
+        ("0x1234", PASSWORD, "not a private key"),
+        ("not hex at all", PASSWORD, "not a private key"),
     ],
 )
 def test_what_is_refused_leaves_no_file(tmp_path: Path, key: str, password: str, said: str) -> None:

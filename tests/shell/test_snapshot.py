@@ -1,6 +1,7 @@
 """A start from a snapshot: only what changed since is read, and nothing damaged is believed."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -90,6 +91,26 @@ async def test_a_warm_start_reads_only_what_changed_since(
     assert second.venue.probes == 1
     assert len(second.desk.lead) == 4
     assert [account for _, account in second.pipeline._candidates._values] == [BOB]
+
+
+async def test_the_collector_is_kept_off_the_accounts_once_they_are_all_there(
+    chain: FakeChain, ledger: Ledger, tmp_path: Path
+) -> None:
+    first = await started(chain, ledger, tmp_path)
+    await stopped(first)
+    told: list[int] = []
+    rig = make_rig(ScriptedLane(WALLET), chain, ManualClock())
+    rig.reading.loaded = lambda: told.append(len(rig.reading.inbox))
+    rig.start()
+    assert await rig.read()
+    rig.mine(set_open(is_open=True))
+    rig.follow()
+    assert await rig.read(), "all are read again"
+    assert told == [len(chain.state.holdings) + 2], "once, with market, accounts and head posted"
+    before = gc.get_freeze_count()
+    await started(chain, ledger, tmp_path)
+    assert gc.get_freeze_count() > before, "what comes of a snapshot is there at once"
+    gc.unfreeze()
 
 
 async def test_what_the_last_life_read_after_its_snapshot_is_read_again(

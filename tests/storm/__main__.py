@@ -6,7 +6,8 @@ import tempfile
 from pathlib import Path
 
 from tests.storm.faults import FAULTS
-from tests.storm.rig import Form, opened
+from tests.storm.form import Form
+from tests.storm.rig import opened
 
 
 def main() -> int:
@@ -14,7 +15,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.storm", description=__doc__)
     parser.add_argument("oracle", choices=("push", "pull"))
     parser.add_argument("--blocks", type=int, default=36, help="of the fall, a minute each")
-    parser.add_argument("--block-time", type=float, default=0.5, help="seconds")
+    parser.add_argument("--block-time", type=float, default=2.0, help="seconds")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--trades", action="store_true", help="accounts trade meanwhile")
     parser.add_argument("--silence", type=int, nargs=2, default=(0, 0), help="steps, from and to")

@@ -3,10 +3,11 @@
 from pathlib import Path
 
 from tests.storm.feeder import FEEDS, NATIVE
+from tests.storm.form import Form
 from tests.storm.node import ClockedAnvil
 from tests.synthetix.world import World
 
-STALE_MS = 2_000  # of a market's feed: a silent broker is noticed
+STALE_BLOCKS = 4  # of a market's feed: a silent broker is noticed
 NATIVE_STALE_MS = 60_000  # it only weighs gas
 CONFIG = """\
 [keeper]
@@ -61,16 +62,17 @@ batch_accounts_max = {together}
 
 def write_config(
     file: Path,
+    form: Form,
     world: World,
     node: ClockedAnvil,
     ports: tuple[int, int],
     prefix: str,
-    together: int,
 ) -> None:
     """Write it beside the wallet's key. ``ports``: of the broker, and for the keeper's server."""
     mqtt_port, http_port = ports
     pyth = world.system.pyth
-    ages = dict.fromkeys(FEEDS.values(), STALE_MS) | {NATIVE: NATIVE_STALE_MS}
+    stale_ms = 1000 * form.blocks_s(STALE_BLOCKS)
+    ages = dict.fromkeys(FEEDS.values(), stale_ms) | {NATIVE: NATIVE_STALE_MS}
     file.write_text(
         CONFIG.format(
             http_port=http_port,
@@ -85,7 +87,7 @@ def write_config(
                 for feed, age_ms in ages.items()
             ),
             address=world.perps.address,
-            together=together,
+            together=form.together,
             pyth=f'pyth = "{pyth.address}"' if pyth is not None else "",
             markets="\n".join(f'{market} = "{feed}"' for market, feed in FEEDS.items()),
         )

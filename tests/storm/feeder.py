@@ -25,7 +25,7 @@ from tests.synthetix.world import Call, World
 LEAD = 3  # blocks that the broker's price is ahead of the chain's
 OFF_PPM = 5_000  # and how far it is off, to one side and then to the other
 OFF_BLOCKS = 8  # so long to one side
-TAKEN_S_MAX = 0.2
+TAKEN_S_MAX = 1.0
 POLL_S = 0.01
 FEEDS = {ETH: "ETH/USD", BTC: "BTC/USD"}
 NATIVE = "NATIVE/USD"

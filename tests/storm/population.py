@@ -12,11 +12,14 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from keeper.units import WAD
+from tests.storm.form import Form
 from tests.synthetix.deploy import MARKETS, Setup
 from tests.synthetix.world import Call, Order, Refused, World, usd
 
 ETH, BTC = 100, 200
-WINDOW_S = 3
+WINDOW_BLOCKS = 6
+WINDOW_MULTIPLIER = 3 * WAD  # divided by its seconds: what may be closed counts by them
+STRICT_AGE_BLOCKS = 10
 POLL_S = 0.05
 CENT = WAD // 100
 NEAR = 0.985  # withdrawn down to the level but for this: fees of rounding, funding, the reward
@@ -51,22 +54,27 @@ class Member:
 MARGIN = {Role.SAFE: 1.5, Role.TRADER: 1.5}  # of the notional at the start; others: a quarter
 
 
-def storm_setup(oracle: str, prices: Prices, window_part: int) -> Setup:
+def storm_setup(form: Form, prices: Prices) -> Setup:
     """Return the market: windows of some blocks, and margins that sink in a fall of minutes."""
     markets = tuple(
         replace(
             market,
             price=prices[market.id],
-            window_s=WINDOW_S,
-            window_multiplier=WAD // window_part,
+            window_s=form.blocks_s(WINDOW_BLOCKS),
+            window_multiplier=WINDOW_MULTIPLIER // form.blocks_s(WINDOW_BLOCKS) // form.window_part,
             maintenance_scalar=8 * WAD // 10,  # initial margin lies little above maintenance
         )
         for market in MARKETS
     )
-    if oracle == "push":
+    if form.oracle == "push":
         return Setup(oracle="push", settlement_delay_s=0, markets=markets)
+    strict_age_s = form.blocks_s(STRICT_AGE_BLOCKS)
     return Setup(
-        oracle="pull", strict_age_s=5, node_age_s=60, settlement_delay_s=0, markets=markets
+        oracle="pull",
+        strict_age_s=strict_age_s,
+        node_age_s=12 * strict_age_s,
+        settlement_delay_s=0,
+        markets=markets,
     )
 
 

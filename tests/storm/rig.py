@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from coincurve import PrivateKey
 
@@ -27,6 +26,7 @@ from tests.e2e.runs import KEEPER, Run
 from tests.nodes import free_port
 from tests.storm.config import write_config
 from tests.storm.feeder import Feeder, Known
+from tests.storm.form import Form
 from tests.storm.judge import Judge
 from tests.storm.node import ClockedAnvil, clocked_anvil
 from tests.storm.path import Fall, fall
@@ -40,24 +40,11 @@ from tests.synthetix.world import World
 
 POLL_S = 0.02
 WAIT_S_MAX = 60.0
+WAIT_BLOCKS_MAX = 60
 QUIET_BLOCKS = 4  # with nothing due or flagged: the storm is over
 GRACE_BLOCKS = 60  # at most, for the windows of what is flagged
 PREFIX = "storm"
 ERROR = '"level": "error"'
-
-
-@dataclass(frozen=True, slots=True)
-class Form:
-    """What differs between runs."""
-
-    oracle: Literal["push", "pull"] = "push"
-    blocks: int = 36
-    block_time_s: float = 0.5
-    seed: int = 1
-    trades: bool = False
-    silence: range = range(0)  # steps of the path in which the broker hears nothing
-    window_part: int = 1  # a market's window is its usual one divided by this
-    together: int = 1  # accounts in one transaction, at most
 
 
 class Judging(threading.Thread):
@@ -110,8 +97,11 @@ class Storm:
     def head(self) -> int:
         return self.world.chain.number()
 
-    def until(self, condition: Callable[[], bool], what: str, limit_s: float = WAIT_S_MAX) -> None:
+    def until(
+        self, condition: Callable[[], bool], what: str, blocks_max: int = WAIT_BLOCKS_MAX
+    ) -> None:
         """Poll until the condition holds; raises when a part of the rig is in trouble."""
+        limit_s = WAIT_S_MAX + blocks_max * self.form.block_time_s
         deadline = time.monotonic() + limit_s
         while not condition():
             for part in (self.feeder, self.judging, self.traders):
@@ -153,8 +143,7 @@ class Storm:
 
     def finish(self) -> Report:
         """Play to the end, let the last price stand until all is quiet, and stop the keeper."""
-        limit_s = 3 * self.form.blocks * self.form.block_time_s + WAIT_S_MAX
-        self.until(lambda: self.feeder.over, "the end of the path", limit_s)
+        self.until(lambda: self.feeder.over, "the end of the path", 3 * self.form.blocks)
         if self.traders is not None:
             self.traders.end()
         last, quiet = self.judging.judge.judged + GRACE_BLOCKS, 0
@@ -187,10 +176,10 @@ def opened(folder: Path, form: Form) -> Iterator[Storm]:
     with contextlib.ExitStack() as stack:
         node = stack.enter_context(clocked_anvil(folder, form.block_time_s))
         broker = stack.enter_context(running_broker(folder / "broker"))
-        world = World(deploy(node, storm_setup(form.oracle, played.prices[0], form.window_part)))
+        world = World(deploy(node, storm_setup(form, played.prices[0])))
         populate(world, people, played.prices)
         world.chain.prompt = False
-        keeper = _keeper(folder, world, node, broker, form.together)
+        keeper = _keeper(folder, form, world, node, broker)
         stack.callback(keeper.kill)
         judge = Judge(
             world,
@@ -235,7 +224,7 @@ def _past_publications(world: World) -> None:
 
 
 def _keeper(
-    folder: Path, world: World, node: ClockedAnvil, broker: Broker, together: int
+    folder: Path, form: Form, world: World, node: ClockedAnvil, broker: Broker
 ) -> KeeperProcess:
     home = folder / "keeper"
     home.mkdir()
@@ -247,6 +236,6 @@ def _keeper(
     node.rpc("anvil_setBalance", wallet, hex(100 * ETHER))
     http_port = free_port()
     config = home / "config.toml"
-    write_config(config, world, node, (broker.port, http_port), PREFIX, together)
+    write_config(config, form, world, node, (broker.port, http_port), PREFIX)
     run = Run(home, (*KEEPER, "run", "--config", str(config)))
     return KeeperProcess(run, config, http_port, wallet)

@@ -5,20 +5,21 @@ Each run prints its histogram of blocks late, and gas and reward of every kind o
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
 from tests.storm.faults import FAULTS
+from tests.storm.form import Form
 from tests.storm.report import Report
-from tests.storm.rig import Form, opened
+from tests.storm.rig import opened
 from tests.synthetix.packages import artifacts
 
 SILENCE = range(8, 18)  # steps of the path: more than twice as long as a price counts as fresh
 DEALT_MIN = 15  # accounts: less is no storm
 LONG_BLOCKS = 600
-RUNS_AT_ONCE = 2  # a run mostly waits for its chain's clock
+LONG_BLOCK_TIME_S = 0.5  # one at a time
 FORMS: Mapping[str, tuple[Form, Sequence[str]]] = {  # the longest first
     "restarts": (Form(oracle="pull", window_part=2, together=4), ("broker", "node", "keeper")),
     "pull": (Form(oracle="pull"), ()),
@@ -26,11 +27,11 @@ FORMS: Mapping[str, tuple[Form, Sequence[str]]] = {  # the longest first
     "trades": (Form(oracle="push", trades=True, seed=2), ()),
 }
 LONG = {
-    "push": Form(oracle="push", blocks=LONG_BLOCKS, seed=2, silence=SILENCE),
-    "pull": Form(oracle="pull", blocks=LONG_BLOCKS, seed=3),
-    "trades": Form(oracle="push", blocks=LONG_BLOCKS, seed=4, trades=True),
+    "push": Form(oracle="push", seed=2, silence=SILENCE),
+    "pull": Form(oracle="pull", seed=3),
+    "trades": Form(oracle="push", seed=4, trades=True),
 }
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(600)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,8 @@ def weather(folder: Path, form: Form, faults: Sequence[str] = ()) -> Run:
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
     home = tmp_path_factory.mktemp("storms")
     artifacts()  # compiled before two ask for it
-    with ThreadPoolExecutor(RUNS_AT_ONCE, "storm") as pool:
+    # all at once: they mostly wait for their chains' clocks
+    with ThreadPoolExecutor(len(FORMS), "storm") as pool:
         yield {
             name: pool.submit(weather, home / name, form, faults)
             for name, (form, faults) in FORMS.items()
@@ -113,4 +115,5 @@ def test_accounts_trade_during_the_fall(runs: Runs) -> None:
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", LONG)
 def test_ten_hours(tmp_path: Path, name: str) -> None:
-    assert_right(weather(tmp_path, LONG[name]))
+    form = replace(LONG[name], blocks=LONG_BLOCKS, block_time_s=LONG_BLOCK_TIME_S)
+    assert_right(weather(tmp_path, form))
