@@ -78,8 +78,10 @@ class Status:
             said = f"chain: head {head.number} is {age_s:.0f} s old"
             reasons.append(said + self._endpoint_trouble())
         for venue, desk in self.pipeline.desks.items():
-            reasons += self._venue_trouble(venue, desk)
-        troubles = {feed: self.board.trouble(feed, now_ms) for feed in sorted(self.needed_feeds())}
+            reasons += self._venue_trouble(venue, desk) + self._unfollowed(venue, desk)
+        configured = {feed.id for feed in self.settings.feeds}
+        needed = sorted(self.needed_feeds() & configured)
+        troubles = {feed: self.board.trouble(feed, now_ms) for feed in needed}
         reasons += [f"feed {feed}: {trouble}" for feed, trouble in troubles.items() if trouble]
         for entry in self.quarantine.entries()[:NEAREST]:
             what = f"account {entry.account}" if entry.account else "its loop"
@@ -104,6 +106,16 @@ class Status:
         if self.brakes.is_open(venue):
             return [f"venue {venue}: too many transactions reverted in a row; it rests"]
         return []
+
+    def _unfollowed(self, venue: VenueId, desk: Desk) -> list[str]:
+        """Return what the venue lists and no feed follows: its other accounts are worked."""
+        configured = {feed.id for feed in self.settings.feeds}
+        return [
+            f"venue {venue}: no feed follows {', '.join(factors)}, what needs a price of it waits; "
+            f'add a [[feeds]] table with the id "{feed}", or name a feed for it in venues.feeds'
+            for feed, factors in desk.factors_of.items()
+            if feed not in configured
+        ]
 
     def _sending_trouble(self) -> list[str]:
         trouble = self.lanes.sending_trouble if self.lanes.wallets else ""

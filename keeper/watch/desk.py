@@ -79,7 +79,7 @@ class Desk:
         self._board = board
         self._quarantine = quarantine
         self._telemetry, self._clock = telemetry, clock
-        self._factors_of: dict[FeedId, list[str]] = {}
+        self.factors_of: dict[FeedId, list[str]] = {}  # what follows each feed in the books
         self._rows = Rows(venue, self.guard)
         self.lead, self.chain = self._rows.lead, self._rows.chain
         self._ranking: Ranking[AccountId] = Ranking()  # what is due, worst first
@@ -96,7 +96,7 @@ class Desk:
     @property
     def feeds(self) -> Iterable[FeedId]:
         """Return the feeds this venue's prices come from."""
-        return self._factors_of.keys()
+        return self.factors_of.keys()
 
     @property
     def head(self) -> Head | None:
@@ -157,7 +157,7 @@ class Desk:
         for book in (self.lead, self.chain):
             book.add_factors(list(feed_of), indices)
         for factor, feed in feed_of.items():
-            self._factors_of.setdefault(feed, []).append(factor)
+            self.factors_of.setdefault(feed, []).append(factor)
             price = self._board.fresh(feed, self._clock.wall_ms())
             if price is not None:
                 self.lead.move({factor: wad_to_float(price.price_wad)})
@@ -166,7 +166,7 @@ class Desk:
         """Take a new price that has passed the board."""
         self._facts += 1
         value = wad_to_float(price.price_wad)
-        values = dict.fromkeys(self._factors_of.get(price.feed, ()), value)
+        values = dict.fromkeys(self.factors_of.get(price.feed, ()), value)
         if self.market is not None and values:
             at_s = self.inclusion_s(self._clock.wall_ms())
             values |= self.venue.indices(self.market, at_s, values)
@@ -323,7 +323,7 @@ class Desk:
 
     def fresh_prices(self, now_ms: int) -> Mapping[FeedId, Price]:
         """Return the venue's feeds that have a price within its age."""
-        found = {feed: self._board.fresh(feed, now_ms) for feed in self._factors_of}
+        found = {feed: self._board.fresh(feed, now_ms) for feed in self.factors_of}
         return {feed: price for feed, price in found.items() if price is not None}
 
     def hold(self, account: AccountId, hold: Hold) -> None:

@@ -118,6 +118,8 @@ async def test_a_block_that_changes_while_it_is_read_is_read_again(
         with capture_logs():
             ranges, blocks = await read_all(reader_of(session, server), 7)
     assert blocks == list(range(8))
+    assert server.asked[0] == (0, 7)
+    assert (0, 7) not in {(one.first, one.last) for one in ranges}, "that counts for nothing"
     assert "0xgone" not in {one.hash for one in ranges}
 
 

@@ -122,6 +122,21 @@ def test_the_feed_of_the_reward_token_is_needed(seen: Seen) -> None:
     assert "feed BTC/USD: no price yet" in seen.status.unready()
 
 
+async def test_a_market_that_no_feed_follows_is_named_with_the_mend_and_the_others_are_worked(
+    seen: Seen,
+) -> None:
+    eth = [feed for feed in seen.status.settings.feeds if feed.id == FEEDS["eth"]]
+    seen.status.settings = seen.status.settings.model_copy(update={"feeds": eth})
+    await seen.rig.started(set_account(ALICE, -19_500, eth=10), prices=["eth"])
+    await seen.rig.tried()
+    said = (
+        f"venue {VENUE}: no feed follows btc, what needs a price of it waits; add a [[feeds]] "
+        'table with the id "BTC/USD", or name a feed for it in venues.feeds'
+    )
+    assert seen.status.unready() == [said]
+    assert [plan.account for plan in seen.lane.plans] == [ALICE]
+
+
 async def test_ready_when_nothing_is_missing(seen: Seen) -> None:
     await seen.ready()
     assert seen.status.unready() == []

@@ -89,8 +89,12 @@ class World:
         self.signer = KeySigner(KEY)
         self.chain.state.balances[self.signer.address] = BALANCE_WEI
         self.market = dict(self.chain.state.prices())  # what the sources say
+        ordered = random.Random(f"{self.seed}/{self.pull}/orders")  # noqa: S311
         for number in range(ACCOUNTS):
-            self.trade(f"account{number}")(self.chain, self.chain.blocks[-1])
+            name, block = f"account{number}", self.chain.blocks[-1]
+            self.trade(name)(self.chain, block)
+            if ordered.random() < 0.5:
+                place_order(name)(self.chain, block)
 
     def luck(self, chance: float) -> bool:
         return self.faulty and self.random.random() < chance
