@@ -21,6 +21,9 @@ CROWDED = {
     "storm/test_storms.py",
 }
 
+# whole processes with clocks of their own: what fails is tried once more, and listed at the end
+BY_THE_CLOCK = {"bench", "curie", "deploy", "e2e", "faults", "storm"}
+
 # a busy machine is no defect
 settings.register_profile("keeper", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("keeper")
@@ -42,6 +45,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         module = item.path.relative_to(HERE).as_posix()
         item.add_marker(pytest.mark.xdist_group("crowded" if module in CROWDED else module))
+        if module.split("/")[0] in BY_THE_CLOCK:
+            item.add_marker(pytest.mark.flaky(reruns=1))
     if config.getoption("--slow"):
         return
     kept = [item for item in items if item.get_closest_marker("slow") is None]

@@ -118,7 +118,8 @@ def test_an_attempt_whose_keeper_died_goes_on_in_the_next_ones_hands(
     print(told)  # noqa: T201 - for the README
     events = [line["event"] for line in document["history"]]
     assert re.findall(r"s  (\w+)", told) == events
-    assert events[:4] == ["planned", "signed", "broadcast", "resumed"]
+    died = events.index("resumed")  # before or after it had heard that the node took it
+    assert events[:died] in (["planned", "signed"], ["planned", "signed", "broadcast"])
     assert events[-2:] == ["included", "settled"]
     assert document == json.loads(said(keeper.config, "show", "--json", document["id"]))
     assert len(document["transactions"]) == events.count("signed")
