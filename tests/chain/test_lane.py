@@ -350,6 +350,9 @@ async def test_a_cancel_takes_the_nonce(
     await start(lane, rpc)
     attempt = await submit(lane, rpc, plan())
     assert not await lane.cancel(attempt, await newest(rpc), 21_000 * 2 * GWEI), "no eighth more"
+    lane.adopt(replace(RULES, cost_wei_max=21_000 * 2 * GWEI), {})
+    assert not await lane.cancel(attempt, await newest(rpc), 10**18), "nor above the cap"
+    lane.adopt(RULES, {})
     assert await lane.cancel(attempt, await newest(rpc), RULES.cost_wei_max)
     assert telemetry.counts["keeper_replacements_total", "cancel"] == 1
     node.rpc("evm_mine")

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -14,7 +15,18 @@ from keeper.chain.journal import Journal
 from keeper.config import load
 from keeper.decide.economics import DataFee, Fee
 from keeper.decide.learn import Prior
-from keeper.facts import AccountId, Head, NotSent, Outcome, Settled
+from keeper.facts import (
+    AccountId,
+    Head,
+    NotSent,
+    Outcome,
+    Plan,
+    Refused,
+    Settled,
+    Simulated,
+    Step,
+)
+from keeper.jobs import Job
 from keeper.units import GWEI, WAD
 from tests.chain.test_journal import signed
 from tests.shell.market import UPDATE_FEE_WEI, set_account
@@ -52,6 +64,33 @@ async def test_the_cap_is_on_gas_at_the_fee_cap_and_the_oracle_fee_together() ->
     assert planned == [worst]
     rig, planned = await tried(worst - 1)
     assert (rig.why(ALICE), planned) == ("cost_cap", [])
+
+
+async def test_the_cap_is_on_the_dearest_step_of_a_plan() -> None:
+    async def tried_at(cap_wei: int) -> tuple[str, list[Plan], Fee]:
+        rules = replace(EXECUTION_RULES, transaction_cost_wei_max=cap_wei)
+        rig, lane = scripted_rig(execution_rules=rules)
+        simulate = rig.venue.simulate
+
+        async def in_two_steps(*args: Any) -> Simulated | Refused:  # noqa: ANN401 - the venue's
+            done = await simulate(*args)
+            assert isinstance(done, Simulated)
+            return replace(done, then=(Step(Job.LIQUIDATE, done.call, 10 * done.gas),))
+
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(rig.venue, "simulate", in_two_steps)
+            await rig.started(UNDER)
+            await rig.tried()
+        assert isinstance(lane.fee, Fee)
+        return rig.why(ALICE), lane.plans, lane.fee
+
+    _, (plan,), fee = await tried_at(WAD)
+    second_wei = 10 * plan.gas_limit * fee.max_fee_wei
+    assert plan.cost_wei_max == second_wei + second_wei // 10
+    _, planned, _ = await tried_at(second_wei)
+    assert len(planned) == 1
+    why, planned, _ = await tried_at(second_wei - 1)
+    assert (why, planned) == ("cost_cap", [])
 
 
 async def test_every_term_of_the_expected_value_is_the_chains_or_the_configs() -> None:
