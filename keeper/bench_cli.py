@@ -126,13 +126,22 @@ def start(sizes: tuple[int, ...], seed: int, as_json: bool) -> None:  # noqa: FB
     help="In the book.",
 )
 @click.option("--mapped", default=5_000, show_default=True, help="Of these, for the map.")
+@click.option(
+    "--seconds", default=60.0, show_default=True, help="For a round and for a stress, at most."
+)
 @click.option("--seed", default=1, show_default=True, help="Of the accounts.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
-def risk(accounts: int, mapped: int, seed: int, as_json: bool) -> None:  # noqa: FBT001
+def risk(
+    accounts: int,
+    mapped: int,
+    seconds: float,
+    seed: int,
+    as_json: bool,  # noqa: FBT001
+) -> None:
     """Measure gauges, stress and map of many accounts, and how late they make other loops.
 
     Exit code 1 if a total is not that of a plain sum.
     """
     from keeper.bench.risk import main as measure  # noqa: PLC0415
 
-    sys.exit(measure(accounts, mapped, seed, as_json=as_json))
+    sys.exit(measure(accounts, mapped, seed, seconds, as_json=as_json))

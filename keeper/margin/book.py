@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from keeper.margin.arrays import exposures_of, exposures_of_many, float_array, row_arrays
-from keeper.margin.fence import STEPS_MAX, Fence
-from keeper.margin.follow import Beyond, Changes, Follower
+from keeper.margin.fence import STEPS_MAX, Beyond, Fence
+from keeper.margin.follow import Changes, Follower
 from keeper.margin.moved import Moved
 from keeper.margin.near import nearest
 from keeper.margin.rows import Row, finite
@@ -146,7 +146,7 @@ class MarginBook(Generic[IdT]):
             chosen = widths == width
             part = list(itertools.compress(names, chosen.tolist()))
             follower = self._follower(width)
-            rows = follower.slab.insert_many(part, constants[chosen], exposures.of(chosen))
+            rows = follower.insert(part, constants[chosen], exposures.of(chosen))
             homes = rows << _WIDTH_BITS | follower.slab.shift
             self._home.update(zip(part, homes.tolist(), strict=True))
             under, unpriced = follower.start(rows)

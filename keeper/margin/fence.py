@@ -12,6 +12,7 @@ concerns the rows within one half only: they are in the watch (``keeper.margin.w
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +34,21 @@ _STEPS: Floats = (np.arange(_FIRST, _FIRST + 72) << _SHIFT).view(np.float64)
 # From 2.25 on, so that leaving the fence does not leave the second ring too. Until its half is set
 # anew a price moves 150 halves at most, from half to twice what it was: no further ring is left.
 RADII: Floats = np.append(1.0, _STEPS[9:62] * (1 - 10 * ROUNDING))
+
+
+class Beyond(NamedTuple):
+    """What a move took beyond; factors by number."""
+
+    resized: Sequence[int]  # factors with a new half, and new anchors in all rings
+    fresh: Sequence[int]  # those of them that had no value before
+    rings: int  # so many rings, from the innermost, have new anchors
+    anchored: Sequence[int] | None  # of these factors; None: of all
+    ends: Sequence[int]  # factors that met the end of an envelope inside their fence
+
+    @property
+    def all_watched(self) -> bool:
+        """Whether every watched row has to be placed again."""
+        return self.anchored is None
 
 
 class Fence:

@@ -13,7 +13,7 @@ from typing import Generic, NamedTuple
 
 import numpy as np
 
-from keeper.margin.fence import ERROR, ROUNDING, SCALE_MAX, Fence
+from keeper.margin.fence import ERROR, ROUNDING, SCALE_MAX, Beyond, Fence
 from keeper.margin.slab import (
     CHUNK,
     GUARD,
@@ -21,14 +21,17 @@ from keeper.margin.slab import (
     Bools,
     Compact,
     Exposure,
+    Exposures,
     Floats,
     IdT,
     Ints,
     Slab,
+    sums,
 )
 from keeper.margin.watch import Watch
 
 _HUGE = 1e290  # of gross: beyond, sums may overflow and a row is decided from scratch every time
+_SCAN = 32_768  # entries of a column at a time
 _NONE: Ints = np.zeros(0, dtype=np.intp)
 
 
@@ -39,21 +42,6 @@ class Changes(NamedTuple):
     cured: Ints
     expired: Ints
     priced: Ints
-
-
-class Beyond(NamedTuple):
-    """What a move took beyond; factors by number."""
-
-    resized: Sequence[int]  # factors with a new half, and new anchors in all rings
-    fresh: Sequence[int]  # those of them that had no value before
-    rings: int  # so many rings, from the innermost, have new anchors
-    anchored: Sequence[int] | None  # of these factors; None: of all
-    ends: Sequence[int]  # factors that met the end of an envelope inside their fence
-
-    @property
-    def all_watched(self) -> bool:
-        """Whether every watched row has to be placed again."""
-        return self.anchored is None
 
 
 class Follower(Generic[IdT]):
@@ -67,6 +55,23 @@ class Follower(Generic[IdT]):
         self._ends: dict[int, Ints] = {}  # factor → entries whose envelope ends inside its fence
 
     # --- rows come and go -------------------------------------------------------------------------
+
+    def insert(self, ids: Sequence[IdT], constants: Floats, exposures: Exposures) -> Ints:
+        """Store rows and return their numbers, which rise with their rings; ``start`` must follow.
+
+        A gap then finds the rows that it reaches side by side in memory.
+        """
+        counts, factors, weights, _ = exposures
+        held = np.flatnonzero(counts)
+        starts = (np.cumsum(counts) - counts).take(held)
+        middle, reach = constants.copy(), ERROR * np.abs(constants)
+        with np.errstate(all="ignore"):
+            if len(held):
+                middle[held] += np.add.reduceat(self._fence.anchors.take(factors) * weights, starts)
+                spreads = self._fence.spreads.take(factors) * np.abs(weights)
+                reach[held] += np.add.reduceat(spreads, starts)
+            ring = self._fence.ring_of(np.abs(middle) / reach)
+        return self.slab.insert_many(ids, constants, exposures, np.argsort(ring, kind="stable"))
 
     def start(self, rows: Ints) -> tuple[Bools, Bools]:
         """Work out the state of many rows just inserted: (under, unpriced)."""
@@ -117,7 +122,9 @@ class Follower(Generic[IdT]):
         if inside <= 1.0 + ROUNDING:
             self._mind(np.array([row]))
         if near:
-            self._add(np.array([row]), np.array([excess]))
+            at = slice(row, row + 1)
+            weights = slab.weight[at].copy()
+            self._add(np.array([row]), slab.factor[at], weights, np.array([excess]))
         return under, missing > 0
 
     def remove(self, row: int) -> None:
@@ -134,7 +141,8 @@ class Follower(Generic[IdT]):
         rows, changed = watch.row.take(places), watch.crossed(places)
         if not changed.all():
             doubtful = np.flatnonzero(~changed)
-            changed[doubtful] = self._differ(rows[doubtful])[0]
+            excess, gross = slab.excess(rows[doubtful], self._fence.values)
+            changed[doubtful] = ~(excess >= GUARD * gross) ^ slab.under.take(rows[doubtful])
             places, rows = places[changed], rows[changed]
         watch.turn(places)
         now = ~slab.under.take(rows)
@@ -145,7 +153,8 @@ class Follower(Generic[IdT]):
         """Work out watched rows from scratch, so that float64 errors do not add up for ever."""
         rows = self._watch.rows(self.slab.width)
         self._unwatch(rows)
-        self._add(rows, self.slab.excess(rows, self._fence.values)[0])
+        factors, weights = self.slab.factor.take(rows, axis=0), self.slab.weight.take(rows, axis=0)
+        self._add(rows, factors, weights, self.slab.excess(rows, self._fence.values)[0])
 
     def exposed(self, factor: int) -> int:
         """Return how many rows stand on a factor."""
@@ -166,10 +175,12 @@ class Follower(Generic[IdT]):
         if beyond.all_watched:
             self._unwatch(self._watch.rows(slab.width))
         else:
-            gone = np.concatenate([touched, expired])
+            inmost = touched.take(np.flatnonzero(slab.ring.take(touched) == 0))
+            gone = np.concatenate([inmost, expired])
             self._unwatch(np.unique(gone[slab.watched.take(gone) > 0]))
         flipped = self._place(touched, resized=bool(beyond.resized))
-        self._mind(touched[slab.ring.take(touched) == 0])
+        if slab.bounded:
+            self._mind(touched[slab.ring.take(touched) == 0])
         changed = expired[~slab.under[expired] & (slab.missing[expired] == 0)]
         slab.under[changed] = True
         flipped = np.concatenate([flipped, changed])
@@ -182,32 +193,25 @@ class Follower(Generic[IdT]):
     def _touched(self, beyond: Beyond) -> Ints:
         """Return the rows that have to be placed again, each once."""
         slab, rings = self.slab, self.slab.ring[: self.slab.size]
+        inside = rings <= beyond.rings
         parts = [self._rows(factor) for factor in beyond.resized]
-        for factor in beyond.anchored or ():
-            rows = self._rows(factor)
-            parts.append(rows.take(np.flatnonzero(rings.take(rows) <= beyond.rings)))
+        parts += [self._rows(factor, inside) for factor in beyond.anchored or ()]
         if beyond.anchored is not None and len(parts) <= 1:
             return parts[0] if parts else _NONE
-        mask = rings <= beyond.rings if beyond.anchored is None else np.zeros(slab.size, np.bool_)
+        mask = inside if beyond.anchored is None else np.zeros(slab.size, np.bool_)
         for rows in parts:
             mask[rows] = True
         touched: Ints = np.flatnonzero(mask)
         return touched
 
-    def _differ(self, rows: Ints) -> tuple[Bools, Floats]:
-        """Add rows up from scratch; return whether they have changed sides, and the excess."""
-        excess, gross = self.slab.excess(rows, self._fence.values)
-        changed: Bools = ~(excess >= GUARD * gross) ^ self.slab.under.take(rows)
-        return changed, excess
-
-    def _rows(self, factor: int) -> Ints:
-        """Return the rows exposed to a factor."""
-        column = self.slab.columns.get(factor)
-        if column is None:
-            return _NONE
-        rows: Ints = column.entries.astype(np.intp)
-        rows >>= self.slab.shift
-        return rows
+    def _rows(self, factor: int, among: Bools | None = None) -> Ints:
+        """Return the rows exposed to a factor; ``among``: only those that are marked there."""
+        column, found = self.slab.columns.get(factor), [_NONE]
+        entries = column.entries if column is not None else _NONE
+        for start in range(0, len(entries), _SCAN):
+            rows = (entries[start : start + _SCAN] >> self.slab.shift).astype(np.intp)
+            found.append(rows if among is None else rows.take(np.flatnonzero(among.take(rows))))
+        return np.concatenate(found)
 
     # --- rings ------------------------------------------------------------------------------------
 
@@ -216,7 +220,8 @@ class Follower(Generic[IdT]):
 
         ``resized``: their reaches have changed.
         """
-        slab, near, turned = self.slab, [_NONE], [_NONE]
+        slab, turned = self.slab, [_NONE]
+        near: list[tuple[Ints, Compact, Floats]] = []  # with their factors and weights
         aside = slab.bounded or not self._fence.complete  # else no row is unpriced or expired
         ones, product = np.ones(slab.width), np.empty((min(CHUNK, len(rows)), slab.width))
         for start in range(0, len(rows), CHUNK):
@@ -244,14 +249,16 @@ class Follower(Generic[IdT]):
                 ring[slab.expired.take(part)] = OUTSIDE
             slab.ring[part] = ring
             changed = ((middle < 0.0) ^ slab.under.take(part)) & ~close
-            near.append(part.take(np.flatnonzero(close)))
             turned.append(part.take(np.flatnonzero(changed)))
+            if len(at := np.flatnonzero(close)):
+                near.append((part.take(at), factors.take(at, axis=0), weights.take(at, axis=0)))
         flipped = np.concatenate(turned)
         slab.under[flipped] ^= True
-        close_rows = np.concatenate(near)
-        parts = range(0, len(close_rows), CHUNK)
-        decided = [self._decide(close_rows[start : start + CHUNK]) for start in parts]
-        return np.concatenate([flipped, *decided])
+        if not near:
+            return flipped
+        return np.concatenate(
+            [flipped, self._decide(*map(np.concatenate, zip(*near, strict=True)))]
+        )
 
     def _reach(self, rows: Ints, factors: Compact, weights: Floats) -> Floats:
         """Return how far one half of all factors takes rows; inf where sums may overflow."""
@@ -282,12 +289,13 @@ class Follower(Generic[IdT]):
 
     # --- the watch --------------------------------------------------------------------------------
 
-    def _decide(self, rows: Ints) -> Ints:
+    def _decide(self, rows: Ints, factors: Compact, weights: Floats) -> Ints:
         """Decide and watch rows within their reach; return those that changed sides."""
-        differ, excess = self._differ(rows)
-        turned = rows[differ]
-        self.slab.under[turned] ^= True
-        self._add(rows, excess)
+        slab = self.slab
+        excess, gross = sums(slab.constant.take(rows), factors, weights, self._fence.values)
+        turned = rows[~(excess >= GUARD * gross) ^ slab.under.take(rows)]
+        slab.under[turned] ^= True
+        self._add(rows, factors, weights, excess)
         return turned
 
     def _unwatch(self, rows: Ints) -> None:
@@ -297,12 +305,12 @@ class Follower(Generic[IdT]):
             self._watch.free(places, self.slab.factor.take(rows, axis=0))
             self.slab.watched[rows] = 0
 
-    def _add(self, rows: Ints, excess: Floats) -> None:
-        """Watch these rows, none of which is watched; ``excess``: the present."""
+    def _add(self, rows: Ints, factors: Compact, weights: Floats, excess: Floats) -> None:
+        """Watch these rows, none of which is watched; ``excess``: the present.
+
+        Weights and excess are used up.
+        """
         slab = self.slab
-        if not len(rows):
-            return
-        factors, weights = slab.factor.take(rows, axis=0), slab.weight.take(rows, axis=0)
         reach = slab.reach.take(rows)
         with np.errstate(over="ignore"):
             error = ERROR * (SCALE_MAX * reach + np.abs(slab.constant.take(rows)))

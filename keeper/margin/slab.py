@@ -163,10 +163,14 @@ class Slab(Generic[IdT]):
             self.high[row] = [one.high for one in exposures] + [math.inf] * len(padding)
         return row
 
-    def insert_many(self, ids: Sequence[IdT], constants: Floats, exposures: Exposures) -> Ints:
-        """Store rows and return their numbers; ``start`` must follow."""
+    def insert_many(
+        self, ids: Sequence[IdT], constants: Floats, exposures: Exposures, order: Ints
+    ) -> Ints:
+        """Store rows, in this order, and return their numbers; ``start`` must follow."""
         counts, factors, weights, ends = exposures
-        rows = self._allocate(ids)
+        rows = np.empty(len(ids), dtype=np.intp)
+        rows[order] = self._allocate(len(ids))
+        self.ids[rows] = np.fromiter(ids, dtype=object, count=len(ids))
         self.constant[rows] = constants
         before = (rows << self.shift) - (np.cumsum(counts) - counts)
         entries = np.arange(len(factors), dtype=np.int32)
@@ -188,6 +192,7 @@ class Slab(Generic[IdT]):
             if count:
                 chosen = order[first : first + count]
                 its = entries.take(chosen)
+                its.sort()
                 at = self._column(factor).extend(its)
                 place[its] = np.arange(at, at + count)
                 first += count
@@ -221,14 +226,13 @@ class Slab(Generic[IdT]):
             column = self.columns[factor] = Column()
         return column
 
-    def _allocate(self, ids: Sequence[IdT]) -> Ints:
+    def _allocate(self, count: int) -> Ints:
         """Take freed rows first, then fresh ones."""
-        freed = [self._free.pop() for _ in range(min(len(ids), len(self._free)))]
-        fresh = np.arange(self.size, self.size + len(ids) - len(freed))
+        freed = [self._free.pop() for _ in range(min(count, len(self._free)))]
+        fresh = np.arange(self.size, self.size + count - len(freed))
         rows: Ints = np.concatenate([np.array(freed, dtype=np.intp), fresh])
         self.size += len(fresh)
         self._grow(self.size)
-        self.ids[rows] = np.fromiter(ids, dtype=object, count=len(ids))
         self.live[rows] = True
         return rows
 
@@ -289,17 +293,8 @@ class Slab(Generic[IdT]):
 
     def _sums(self, rows: Ints, values: Floats) -> tuple[Floats, Floats]:
         """Return (excess, gross) of a few rows."""
-        excess = self.constant.take(rows)
-        gross = np.abs(excess)
-        with np.errstate(over="ignore", invalid="ignore"):
-            terms = values.take(self.factor.take(rows, axis=0))
-            terms *= self.weight.take(rows, axis=0)
-            for term in terms.T:
-                excess += term
-            np.abs(terms, out=terms)
-            for term in terms.T:
-                gross += term
-        return excess, gross
+        factors, weights = self.factor.take(rows, axis=0), self.weight.take(rows, axis=0)
+        return sums(self.constant.take(rows), factors, weights, values)
 
     def distances(self, rows: Ints, values: Floats, prices: Floats) -> Floats:
         """Return the distances to liquidation of priced rows in %.
@@ -333,6 +328,22 @@ class Slab(Generic[IdT]):
         if math.isnan(distance):  # overflowed: under
             distance = -math.inf
         return min(distance, 0.0) if self.expired[row] else distance
+
+
+def sums(
+    constants: Floats, factors: Compact, weights: Floats, values: Floats
+) -> tuple[Floats, Floats]:
+    """Return (excess, gross) of rows; the first array is used up."""
+    excess, gross = constants, np.abs(constants)
+    with np.errstate(over="ignore", invalid="ignore"):
+        terms = values.take(factors)
+        terms *= weights
+        for term in terms.T:
+            excess += term
+        np.abs(terms, out=terms)
+        for term in terms.T:
+            gross += term
+    return excess, gross
 
 
 def width_of(exposures: int) -> int:

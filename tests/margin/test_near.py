@@ -136,3 +136,17 @@ def test_the_nearest_few_are_found_among_the_near(monkeypatch: pytest.MonkeyPatc
             "the deepest under come first"
         )
         assert looked_at < len(book.under) + 1_000
+
+
+def test_what_is_put_at_once_lies_by_its_distance() -> None:
+    """A gap then finds the rows that it reaches side by side, whatever the order of their ids."""
+    rng = random.Random(4)  # noqa: S311 - not a secret
+    book: MarginBook[int] = MarginBook(["P0", "P1"])
+    book.move({"P0": 100.0, "P1": 10.0})
+    held = {"P0": 1.0, "P1": -2.0}
+    book.put_many({id_: Row(120 * 1.5 ** rng.uniform(-9, 3) - 80, held) for id_ in range(500)})
+    (follower,) = book._followers.values()
+    rings = follower.slab.ring[:500].tolist()
+    assert rings == sorted(rings)
+    assert len(set(rings)) > 20
+    assert {follower.slab.ids[row] for row in range(500)} == set(range(500))
