@@ -299,6 +299,8 @@ def _explained(document: Document) -> Group:
     exact = document["assessment"]
     if exact:
         verdict = "liquidatable" if exact["liquidatable"] else "not liquidatable"
+        if exact["stale_on_chain"]:
+            verdict += f" (too old on the chain: {', '.join(exact['stale_on_chain'])})"
         lines.append(
             Text(
                 f"exactly: {verdict} by the {exact['by']} price; equity {exact['equity_usd']:,.2f}"

@@ -21,7 +21,7 @@ def bench() -> None:
 )
 @click.option(
     "--rounds",
-    default=100,
+    default=60,
     show_default=True,
     type=click.IntRange(1, 1_000),
     help="Prices published.",

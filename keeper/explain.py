@@ -132,6 +132,7 @@ class Explainer:
             "reward_usd": _usd(found.reward_wad),
             "bad_debt_usd": _usd(found.bad_debt_wad),
             "feeds": list(found.feeds),
+            "stale_on_chain": list(found.stale),
             "carries_prices": [price.feed for price in found.updates],
             "not_before_s": found.until_s,
         }

@@ -231,6 +231,7 @@ class Assessment:
     reward_wad: int  # expected, of the next step
     bad_debt_wad: int  # max(0, −net value)
     feeds: tuple[FeedId, ...]  # that the verdict stands on
+    stale: tuple[FeedId, ...] = ()  # of these, what alone keeps it safe: too old for the contract
     updates: tuple[Price, ...] = ()  # signed prices the transaction must carry
     uses: tuple[str, ...] = ()  # markets whose liquidation capacity the step draws on
     takes: tuple[int, ...] = ()  # of each of these, at most; in the venue's own unit

@@ -26,6 +26,7 @@ WARM_UP = 3  # rounds that do not count: imports, first connections
 READY_S_MAX = 60.0
 ACCEPTED_S_MAX = 5.0
 STOP_S_MAX = 8.0
+TOLD_ROUNDS = 10  # after so many it is said how far it is
 POLL_S = 0.005
 TARGET_P50, TARGET_P99, TARGET_PEER = 2.0, 5.0, 10.0
 STAGES = {  # as in the metric → as told
@@ -171,6 +172,9 @@ async def _rounds(
                 for name, value in parts.items():
                     samples.floor.setdefault(name, []).append(value)
             await asyncio.sleep(2 * BLOCK_S)  # it is mined and read
+            done = rung - rungs.start - WARM_UP + 1
+            if done > 0 and done % TOLD_ROUNDS == 0:
+                world.say(f"{done} of {len(rungs) - WARM_UP} rounds")
         floor.close()
 
 

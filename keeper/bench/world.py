@@ -96,6 +96,7 @@ class World:
     ladder: Ladder
     config: Path
     http_port: int  # of the keeper
+    say: Say
 
 
 @asynccontextmanager
@@ -135,7 +136,7 @@ async def open_world(
             async with asyncio.TaskGroup() as group:
                 repeating = group.create_task(oracle.repeat(), name="oracle")
                 yield World(
-                    folder, node, rpc, broker.port, place, oracle, ladder, config, http_port
+                    folder, node, rpc, broker.port, place, oracle, ladder, config, http_port, say
                 )
                 repeating.cancel()
 

@@ -3,9 +3,11 @@
 import json
 import sqlite3
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from enum import StrEnum
 from typing import Any
+
+import msgspec
 
 from keeper.act.spending import Past
 from keeper.chain.signer import worst_cost_wei
@@ -41,7 +43,7 @@ class Event(StrEnum):
 
 def plan_to_json(plan: Plan) -> str:
     """Return a plan as text; data of calls is hex."""
-    raw: dict[str, Any] = asdict(plan)
+    raw: dict[str, Any] = msgspec.to_builtins(plan, builtin_types=(bytes,))  # asdict copies deeply
     raw["call"]["data"] = plan.call.data.hex()
     for step, shown in zip(plan.then, raw["then"], strict=True):
         shown["call"]["data"] = step.call.data.hex()

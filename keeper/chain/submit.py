@@ -64,7 +64,7 @@ class Lane:
         self._signing = Signing(wallet, self.tenure, parts.clock)
         self._open: dict[str, Attempt] = {}  # by id: a reorg may leave an account with two
         self.balance_wei = 0
-        self._unpaid_wei = 0  # balance that has to be reached to leave the parking place
+        self._unpaid_wei = 0  # that has to be free above the floor to leave the parking place
         self._tip_wei: int | None = None  # what others pay, at the last head
         self._head: Head | None = None  # last polled at
         self._patience = Patience()
@@ -129,7 +129,7 @@ class Lane:
             return "the chain was not asked for its nonces yet"
         if self._signing.trouble:
             return self._signing.trouble
-        if self.balance_wei < max(self._unpaid_wei, self.wallet.balance_wei_min):
+        if self.balance_wei < self._unpaid_wei + self.wallet.balance_wei_min:
             return "cannot pay for another attempt; fund it"
         stuck = self._stuck(self._head)
         if stuck is not None:
@@ -176,7 +176,7 @@ class Lane:
             return NotSent.NO_ENDPOINT
         if self.parked:
             return NotSent.LANE_PARKED
-        if self.free_wei < plan.cost_wei_max:
+        if self.free_wei - plan.cost_wei_max < self.wallet.balance_wei_min:
             self._unpaid_wei = max(self._unpaid_wei, plan.cost_wei_max)
             return NotSent.LANE_PARKED
         return await self._start(plan, fee, head)
@@ -319,7 +319,7 @@ class Lane:
             self._begin(term, nonce, head)
         self._nonces.free(self.tenure.freed(2 * self.rules.replace_after_blocks, head))
         self._head, self._signing.trouble, self._tip_wei = head, "", tip_wei
-        if self.balance_wei >= self._unpaid_wei:
+        if self.balance_wei >= self._unpaid_wei + self.wallet.balance_wei_min:
             self._unpaid_wei = 0
         mined = [self._inclusion.mined(attempt, head, nonce, receipts) for attempt in attempts]
         for attempt, done in zip(attempts, mined, strict=True):

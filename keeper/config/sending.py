@@ -40,7 +40,7 @@ class WalletSettings(Table):
         2_000, 10, 60_000, "Milliseconds until the remote signer counts as failed."
     )
     balance_wei_min: Live[int] = whole(
-        0, 0, WEI_MAX, "Wei that stay in the wallet: below, it starts no attempt."
+        0, 0, WEI_MAX, "Wei that stay in the wallet: it starts no attempt that could take it below."
     )
 
 

@@ -124,7 +124,6 @@ class Slab(Generic[IdT]):
         self.low: Floats = np.zeros((0, width))
         self.high: Floats = np.zeros((0, width))
         self.factor: Compact = np.zeros((0, width), dtype=np.int32)
-        self.live: Bools = np.zeros(0, dtype=np.bool_)
         self.missing: Ints = np.zeros(0, dtype=np.int16)  # factors without a value
         self.under: Bools = np.zeros(0, dtype=np.bool_)
         self.expired: Bools = np.zeros(0, dtype=np.bool_)
@@ -145,7 +144,6 @@ class Slab(Generic[IdT]):
             self.size += 1
             self._grow(self.size)
         self.ids[row] = id_
-        self.live[row] = True
         self.constant[row] = constant
         padding = [0] * (self.width - len(exposures))
         self.factor[row] = [one.factor for one in exposures] + padding
@@ -207,8 +205,8 @@ class Slab(Generic[IdT]):
                 at = int(place[base + k])
                 place[self.columns[factor].remove(at)] = at
         self.ids[row] = None
-        self.live[row] = self.under[row] = self.expired[row] = False
-        self.missing[row] = self.watched[row] = 0
+        self.under[row] = self.expired[row] = False
+        self.missing[row] = 0
         self.factor[row], self.weight[row] = 0, 0.0
         self.reach[row], self.ring[row] = 0.0, OUTSIDE
         self._free.append(row)
@@ -233,7 +231,6 @@ class Slab(Generic[IdT]):
         rows: Ints = np.concatenate([np.array(freed, dtype=np.intp), fresh])
         self.size += len(fresh)
         self._grow(self.size)
-        self.live[rows] = True
         return rows
 
     def _grow(self, need: int) -> None:
@@ -245,7 +242,7 @@ class Slab(Generic[IdT]):
         if self.bounded:
             self.low, self.high = _grown(self.low, need), _grown(self.high, need)
         self._place, self.missing = _grown(self._place, need), _grown(self.missing, need)
-        self.live, self.under = _grown(self.live, need), _grown(self.under, need)
+        self.under = _grown(self.under, need)
         self.expired, self.watched = _grown(self.expired, need), _grown(self.watched, need)
         self.reach, self.ring = _grown(self.reach, need), _grown(self.ring, need)
 

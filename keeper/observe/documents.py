@@ -85,6 +85,7 @@ _ASSESSMENT = record(
     reward_usd=NUMBER,
     bad_debt_usd=NUMBER,
     feeds=listed(TEXT),
+    stale_on_chain=listed(TEXT),
     carries_prices=listed(TEXT),
     not_before_s=maybe(WHOLE),
 )

@@ -253,15 +253,17 @@ class DemoMarket:
         terms = market.terms([stored.price for stored in feeds], at_s)
         found = model.margin(holdings, terms)
         under = bool(holdings.positions) and found.excess < 0
+        stale = [market.feeds[i].feed for i in depends if not market.is_fresh(feeds[i], at_s)]
         return Assessment(
             account=account.account,
-            liquidatable=under and all(market.is_fresh(feeds[i], at_s) for i in depends),
+            liquidatable=under and not stale,
             view=PriceView.CHAIN,
             equity_wad=found.equity,
             requirement_wad=found.maintenance + found.reserve,
             reward_wad=market.step_reward(holdings, found, terms) if under else 0,
             bad_debt_wad=max(0, -found.net_value),
             feeds=tuple(dict.fromkeys(market.feeds[i].feed for i in depends)),
+            stale=tuple(dict.fromkeys(stale)) if under else (),
         )
 
     # --- at other prices ----------------------------------------------------------------------

@@ -238,18 +238,19 @@ class SynthetixV3:
         under = account.flagged or found.available < found.required
         room = [key for key in held if system.markets[key].capacity(at_s) != 0]
         waits = account.flagged and not room
-        fresh = all(market.reliable(key, quotes[key], at_s) for key in held)
+        stale = [market.feeds[key] for key in held if not market.reliable(key, quotes[key], at_s)]
         reward = system.flagged_reward() if account.flagged else found.reward
         reopens = [system.markets[key].reopens_s(at_s) for key in held] if waits else []
         return Assessment(
             account=account.account,
-            liquidatable=under and fresh and not waits,
+            liquidatable=under and not stale and not waits,
             view=PriceView.CHAIN,
             equity_wad=found.available,
             requirement_wad=found.required,
             reward_wad=reward if under and not waits else 0,
             bad_debt_wad=max(0, -found.available),
             feeds=tuple(dict.fromkeys(market.feeds[key] for key in held)),
+            stale=tuple(dict.fromkeys(stale)) if under and not waits else (),
             uses=tuple(str(key) for key in held),
             takes=tuple(abs(account.holding.positions[key].size) for key in held),
             # as of the head: a window may open a second later than we reckon, never earlier

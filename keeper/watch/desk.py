@@ -368,11 +368,12 @@ class Desk:
 
         The exact arithmetic disagrees with the screen: make the row exact here, or wait.
         """
-        account = assessment.account
-        fresh = self.fresh_prices(self._clock.wall_ms())
+        account, fresh = assessment.account, self.fresh_prices(self._clock.wall_ms())
         block = self.market.head.number + 1 if self.market else 0
-        if any(feed not in fresh for feed in assessment.feeds):
-            self.hold(account, Hold(HoldReason.STALE_PRICE, until_block=block))
+        stale = [each for each in assessment.feeds if each not in fresh] or assessment.stale
+        if stale:
+            held = Hold(HoldReason.STALE_PRICE, until_block=block, detail=", ".join(stale))
+            self.hold(account, held)
             return
         if assessment.until_s is not None:
             until_ms = self.wall_ms_at(assessment.until_s)

@@ -99,6 +99,43 @@ async def test_an_endpoint_that_is_well_again_is_preferred_again(
         assert endpoints.ranked(Role.READ)[0].url == first.url
 
 
+async def test_one_that_answers_late_is_asked_last_until_it_is_quick_again(
+    session: aiohttp.ClientSession, telemetry: CountingTelemetry, clock: ManualClock
+) -> None:
+    pace = {"late_s": 1.5}
+
+    async def answer(request: web.Request) -> web.Response:
+        asked = await request.json()
+        clock.advance(pace["late_s"])  # the time it takes, as the prober's clock has it
+        results = {"eth_chainId": hex(CHAIN_ID), "eth_blockNumber": hex(7)}
+        told = [
+            {"jsonrpc": "2.0", "id": each["id"], "result": results[each["method"]]}
+            for each in (asked if isinstance(asked, list) else [asked])
+        ]
+        return web.json_response(told if isinstance(asked, list) else told[0])
+
+    app = web.Application()
+    app.router.add_post("/", answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    late = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    with running_anvil("--no-mining", "--chain-id", str(CHAIN_ID)) as quick:
+        endpoints = endpoints_of(session, telemetry, late, quick.url, clock=clock)
+        await endpoints.probe(endpoints.all[0])
+        await endpoints.probe(endpoints.all[1])
+        assert states(endpoints) == [EndpointState.SLOW, EndpointState.HEALTHY]
+        for role in (Role.READ, Role.SEND):
+            assert endpoints.ranked(role)[0].url == quick.url
+        assert [each.url for each in endpoints.usable(Role.SEND)] == [quick.url, late], "no less"
+        pace["late_s"] = 0.0
+        for _ in range(5):
+            await endpoints.probe(endpoints.all[0])
+        assert states(endpoints) == [EndpointState.HEALTHY, EndpointState.HEALTHY]
+        assert endpoints.ranked(Role.READ)[0].url == late
+    await runner.cleanup()
+
+
 async def test_a_head_behind_the_others_is_asked_last(
     session: aiohttp.ClientSession, telemetry: CountingTelemetry, node: Anvil
 ) -> None:

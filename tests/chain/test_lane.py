@@ -87,9 +87,13 @@ async def lane_of(
     node.rpc("anvil_setBalance", WALLET, hex(10**18))
     async with Broadcast(rpc.endpoints, BroadcastRules(2), telemetry) as broadcast:
 
-        def make(journal: Journal, *, via: Broadcast = broadcast, key: str | None = KEY) -> Lanes:
+        def make(
+            journal: Journal, *, via: Broadcast = broadcast, key: str | None = KEY, floor: int = 0
+        ) -> Lanes:
             signers = [KeySigner(key)] if key else []
-            wallets = [Wallet("main", signer.address, signer) for signer in signers]
+            wallets = [
+                Wallet("main", signer.address, signer, balance_wei_min=floor) for signer in signers
+            ]
             parts = LaneParts(rpc, via, journal, ManualClock(), telemetry)
             return Lanes(wallets, {}, RULES, parts)
 
@@ -422,6 +426,36 @@ async def test_a_wallet_that_cannot_pay_parks_and_goes_on_when_funded(
     await lane.poll(head)
     assert not lane.lanes[0].parked
     assert (await submit(lane, rpc, plan("2"))).nonce == 1
+
+
+async def test_nothing_is_started_that_could_take_the_wallet_below_its_floor(
+    rpc: HttpRpc, node: Anvil, journal: Journal, lane_of: MakeLane
+) -> None:
+    floor = 3 * 10**17
+    node.rpc("anvil_setBalance", WALLET, hex(floor + plan().cost_wei_max - 1))
+    lane = lane_of(journal, floor=floor)
+    await start(lane, rpc)
+    head, fee = await newest(rpc), Fee(2 * GWEI, GWEI)
+    assert lane.lanes[0].parked == "", "it is above its floor"
+    assert await lane.submit(plan(), WALLET, fee, head) is NotSent.LANE_PARKED
+    assert await journal.open_attempts() == []
+    assert "fund it" in lane.lanes[0].parked, "it takes no more until it is funded"
+    node.rpc("anvil_setBalance", WALLET, hex(floor + plan().cost_wei_max))
+    await lane.poll(head)
+    assert (await submit(lane, rpc, plan("1"))).nonce == 0
+    assert await lane.submit(plan("2"), WALLET, fee, head) is NotSent.LANE_PARKED
+
+
+async def test_a_lower_floor_frees_what_a_higher_one_parked(
+    rpc: HttpRpc, node: Anvil, journal: Journal, lane_of: MakeLane
+) -> None:
+    node.rpc("anvil_setBalance", WALLET, hex(plan().cost_wei_max))
+    lane = lane_of(journal, floor=1)
+    await start(lane, rpc)
+    head = await newest(rpc)
+    assert await lane.submit(plan(), WALLET, Fee(2 * GWEI, GWEI), head) is NotSent.LANE_PARKED
+    lane.adopt(RULES, {"main": 0})
+    assert (await submit(lane, rpc, plan())).nonce == 0
 
 
 async def test_a_refusal_for_good_gives_the_nonce_back(

@@ -7,9 +7,11 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from keeper.app import _loops, build
 from keeper.chain.rpc import HttpRpc
-from keeper.chain.sequencer import sequencer_trouble, watch_sequencer
+from keeper.chain.sequencer import NOT_READ, sequencer_trouble, watch_sequencer
 from keeper.check import Finding, _sequencer
+from keeper.config import load
 from keeper.config.settings import ChainSettings
 from keeper.demo.artifact import compile_source
 from keeper.errors import TransientError
@@ -20,6 +22,8 @@ from tests.chain.conftest import CHAIN_ID, make_rpc
 from tests.contracts import Contract
 from tests.fakes import CountingTelemetry, ManualClock
 from tests.nodes import Anvil, running_anvil
+from tests.shell.market import ADDRESS
+from tests.shell.test_status import CONFIG
 
 SOURCE = Path(__file__).parents[1] / "prices" / "aggregator.vy"
 ETH = FeedId("ETH/USD")
@@ -110,3 +114,14 @@ async def test_a_chain_that_does_not_answer_is_told_apart(
         rpc = make_rpc(session, telemetry, other.url)
     with pytest.raises(TransientError):
         await sequencer_trouble(rpc, feed.address, 60)
+
+
+async def test_until_it_was_read_once_no_price_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KEY", "0x" + "42" * 32)
+    text = CONFIG.replace("[chain]", f'[chain]\nsequencer_feed = "{ADDRESS}"')
+    (tmp_path / "config.toml").write_text(text, encoding="utf-8")
+    async with build(load(tmp_path / "config.toml")) as parts:
+        assert "sequencer" in _loops(parts)
+        assert parts.status.board.trouble(ETH, 0) == NOT_READ

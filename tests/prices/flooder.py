@@ -1,9 +1,12 @@
 """A process that floods: ``ws RATE SECONDS`` serves, ``mqtt PORT TOPIC RATE SECONDS`` publishes.
 
 Each price is the machine's monotonic clock in ns when it was sent; the last one has a half more.
+With ``FIRST SECOND`` besides, JSON objects, it publishes the one and from half time on the other,
+numbered, and says at which wall time (ms) that was.
 """
 
 import asyncio
+import json
 import sys
 import time
 from collections.abc import Awaitable, Callable
@@ -52,14 +55,19 @@ async def serve(rate: int, seconds: int) -> None:
     await asyncio.Event().wait()
 
 
-async def publish(port: int, topic: str, rate: int, seconds: int) -> None:
+async def publish(port: int, topic: str, rate: int, seconds: int, *given: str) -> None:
     _, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(mqtt_packet(0x10, mqtt_text("MQTT") + bytes([4, 2, 0, 60]) + mqtt_text("flood")))
+    kinds = [json.loads(text) for text in given]
+    half = rate * seconds // 2
 
     async def send(price: str, number: int) -> None:
-        payload = payload_of(price=price, ts=time.time_ns() // 10**6, epoch=1, seq=number)
+        fields = kinds[number >= half] if kinds else {"price": price, "epoch": 1}
+        payload = payload_of(**fields | {"ts": time.time_ns() // 10**6, "seq": number})
         writer.write(mqtt_packet(0x30, mqtt_text(topic) + payload))
         await writer.drain()
+        if kinds and number == half:
+            print(time.time_ns() // 10**6, flush=True)  # noqa: T201 - for who started this
 
     await flood(send, rate, seconds)
     await asyncio.Event().wait()
@@ -69,5 +77,5 @@ if __name__ == "__main__":
     match sys.argv[1:]:
         case ["ws", rate, seconds]:
             asyncio.run(serve(int(rate), int(seconds)))
-        case ["mqtt", port, topic, rate, seconds]:
-            asyncio.run(publish(int(port), topic, int(rate), int(seconds)))
+        case ["mqtt", port, topic, rate, seconds, *given]:
+            asyncio.run(publish(int(port), topic, int(rate), int(seconds), *given))

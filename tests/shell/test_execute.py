@@ -16,7 +16,7 @@ from keeper.chain.lane_rules import LaneParts, LaneRules
 from keeper.chain.lanes import Lanes
 from keeper.chain.signer import KeySigner, Wallet
 from keeper.decide.agenda import HoldReason
-from keeper.facts import AccountId, Attempt, Outcome, Refused, TxKind
+from keeper.facts import AccountId, Attempt, Outcome, Refused, Simulated, TxKind
 from keeper.units import GWEI, WAD
 from tests.chain.test_lane import plan
 from tests.fakes import CountingTelemetry, ManualClock, PlainBroadcaster
@@ -229,6 +229,42 @@ async def test_a_cure_does_not_end_a_back_off() -> None:
     rig.clock.advance(1)
     await rig.tried()
     assert len(lane.plans) == 2
+
+
+async def test_a_nonce_is_taken_only_when_the_gas_is_known(tmp_path: Path) -> None:
+    clock, signer = ManualClock(), KeySigner("0x" + "42" * 32)
+    chain = FakeChain(pull=False, now_ms=clock.wall_ms)
+    chain.state.balances[signer.address] = WAD
+    rpc, telemetry = FakeRpc(chain), CountingTelemetry()
+    fees = FeeRules(GWEI, 2_000_000, 500 * GWEI, 125_000)
+    async with Journal(tmp_path / "journal.sqlite", 1) as journal:
+        wallets = [Wallet("main", signer.address, signer)]
+        parts = LaneParts(rpc, PlainBroadcaster(rpc), journal, clock, telemetry)
+        lanes = Lanes(wallets, {}, LaneRules(1, 1, 2, WAD, fees), parts)
+        rig = make_rig(lanes, chain, clock, telemetry=telemetry)
+        await lanes.recover()
+        await rig.started(UNDER)
+        await rig.settle()
+        nonces, simulate, taken = lanes.lanes[0]._nonces, rig.venue.simulate, list[int]()
+
+        async def asked(*args: Any) -> Simulated | Refused:  # noqa: ANN401 - as the venue's own
+            taken.append(nonces.next)
+            return await simulate(*args)
+
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(rig.venue, "simulate", asked)
+            rig.venue.refusal = Refused("unknown", "no gas was estimated")
+            await rig.tried()
+            assert (nonces.next, nonces.gaps, lanes.open_attempts) == (0, [], ())
+            rig.venue.refusal = None
+            rig.clock.advance(EXECUTION_RULES.hold_ms / 1000)
+            rig.mine()
+            rig.follow()
+            await rig.publish()
+            await rig.read()
+            await rig.tried()
+        assert taken == [0, 0]
+        assert [(one.nonce, nonces.next) for one in lanes.open_attempts] == [(0, 1)]
 
 
 class HastyRpc(FakeRpc):

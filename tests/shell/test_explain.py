@@ -1,15 +1,16 @@
 """Why an account is liquidated or not, as the API tells it."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from keeper.explain import Explainer
 from keeper.facts import AccountId
 from keeper.units import WAD
-from tests.shell.market import set_account
+from tests.shell.market import AGE_S_MAX, set_account
 from tests.shell.rig import Rig, scripted_rig
-from tests.shell.venue import VENUE
+from tests.shell.venue import FEEDS, VENUE
 
 
 def explainer(rig: Rig) -> Explainer:
@@ -104,3 +105,22 @@ async def test_a_bug_in_the_venue_is_told_and_not_raised(rig: Rig) -> None:
     said = explainer(rig).account(VENUE, "alice")
     assert said["assessment"] is None
     assert explainer(rig).account(VENUE, "alice")["quarantine"] is not None
+
+
+async def test_what_only_an_old_price_on_the_chain_keeps_safe_says_so() -> None:
+    rig, lane = scripted_rig(pull=True)
+    for feed, rules in rig.board._rules.items():
+        rig.board._rules[feed] = replace(rules, age_ms_max=10**7)  # the sources' prices stay
+    await rig.started(set_account("alice", -19_500, eth=10))
+    rig.clock.advance(AGE_S_MAX + 2)
+    await rig.tried()
+    assert lane.plans == []
+    said = explainer(rig).account(VENUE, "alice")
+    assert said["why"] == "stale_price"
+    exact = said["assessment"]
+    assert isinstance(exact, dict)
+    assert exact["excess_usd"] < 0
+    assert (exact["liquidatable"], exact["stale_on_chain"]) == (False, [FEEDS["eth"]])
+    hold = said["hold"]
+    assert isinstance(hold, dict)
+    assert hold["until_block"] == rig.chain.head.number + 1

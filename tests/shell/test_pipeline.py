@@ -473,6 +473,26 @@ async def test_how_late_a_block_was_seen_is_told_and_how(loops: Running) -> None
             assert rig.pipeline.head_how == how
 
 
+async def test_what_a_reorg_has_replaced_is_taken_out_of_the_ledger() -> None:
+    rig, _ = scripted_rig()
+    await rig.started()
+    rig.mine(set_account("alice", 100))
+    rig.follow()
+    assert await rig.read()
+    replaced = rig.chain.head.number
+    rig.chain.orphan(1)
+    for _ in range(2):
+        rig.mine()
+    rig.follow()
+    assert await rig.read()
+    ranges, touched, cut_from = rig.memory.noted[-1]
+    assert cut_from == replaced
+    assert [(one.first, one.last) for one in ranges] == [(replaced, rig.chain.head.number)]
+    assert "alice" in touched, "it was read again"
+    await rig.block()
+    assert rig.memory.noted[-1][2] is None, "once"
+
+
 async def test_a_reorg_is_counted_and_what_it_may_have_settled_is_looked_at() -> None:
     rig, lane = scripted_rig()
     loops = Running(rig)

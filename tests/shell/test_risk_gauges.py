@@ -2,14 +2,18 @@
 
 import asyncio
 import math
+from collections import defaultdict
 from collections.abc import Iterator
+from functools import partial
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from keeper.facts import AccountId
 from keeper.observe.catalogue_risk import WITHIN_BP as LABELS
 from keeper.observe.metrics import Metrics
 from keeper.risk.gauges import WITHIN_BP, RiskGauges, Round
+from keeper.units import WAD
 from tests.market_chain import seeded
 from tests.shell.market import set_account
 from tests.shell.rig import Rig, scripted_rig
@@ -116,20 +120,65 @@ async def test_a_bug_in_a_venue_ends_neither_the_loop_nor_the_keeper() -> None:
     assert shown.get("keeper_open_interest_usd", market="eth-perp", side="long") == 20_000
 
 
-async def test_near_is_what_the_book_says_of_each_account() -> None:
+async def of_many() -> tuple[Rig, Shown]:
+    """Two hundred accounts, most of them within some percent of their liquidation."""
     rig, _ = scripted_rig()
     rng = seeded(7)
     actions = []
     for number in range(200):
         eth, btc = rng.randrange(1, 30), rng.choice([-1, 0, 1])
         notional = eth * 2_000 + abs(btc) * 60_000
-        equity = int(notional * rng.uniform(0.045, 0.16))
+        equity = int(notional * (rng.uniform(0.045, 0.16) - 0.18 * (number % 10 == 0)))
         cash = equity - eth * 2_000 - btc * 60_000
         actions.append(set_account(f"account {number}", cash, eth=eth, btc=btc))
     await rig.started(*actions)
     await rig.decide()
     shown = Shown(rig)
     await shown.round()
+    return rig, shown
+
+
+async def test_the_gauges_of_a_random_book_are_those_added_up_by_hand() -> None:
+    """Prices are 2,000 and 60,000; 5 % of notional is required, there is no funding yet."""
+    rig, shown = await of_many()
+    for name, price in (("eth", 2_000), ("btc", 60_000)):
+        told: defaultdict[str, float] = defaultdict(float)
+        near: defaultdict[int, float] = defaultdict(float)
+        for held in rig.chain.state.holdings.values():
+            eth, btc = held.sizes.get("eth", 0) * 2_000, held.sizes.get("btc", 0) * 60_000
+            gross, mine = abs(eth) + abs(btc), held.sizes.get(name, 0) * price
+            equity = held.cash_wad / WAD + eth + btc
+            required = gross / 20
+            share = abs(mine) / gross
+            told["long"] += max(mine, 0)
+            told["short"] += max(-mine, 0)
+            told["equity"] += equity * share
+            told["required"] += required * share
+            told["bad debt"] += max(-equity, 0) * share
+            told["under"] += abs(mine) if equity < required else 0
+            moving = sum(abs(one - abs(one) / 20) for one in (eth, btc))
+            for bp in WITHIN_BP:
+                within = 0 <= equity - required <= moving * bp / 10_000
+                near[bp] += abs(mine) if within else 0
+        at = {"market": f"{name}-perp"}
+        for side in ("long", "short"):
+            assert shown.get("keeper_open_interest_usd", **at, side=side) == told[side]
+        about = partial(pytest.approx, rel=1e-9)
+        assert shown.get("keeper_equity_usd", **at) == about(told["equity"])
+        assert shown.get("keeper_bad_debt_usd", **at) == about(told["bad debt"])
+        assert shown.get("keeper_under_margined_notional_usd", **at) == told["under"]
+        notional = told["long"] + told["short"]
+        assert shown.get("keeper_leverage_ratio", **at) == about(notional / told["equity"])
+        utilisation = told["required"] / told["equity"]
+        assert shown.get("keeper_margin_utilisation_ratio", **at) == about(utilisation)
+        for bp in WITHIN_BP:
+            found = shown.get("keeper_near_notional_usd", **at, within_bp=str(bp))
+            assert found == near[bp]
+        assert min(told["under"], told["bad debt"], near[25]) > 0, "there was something to add up"
+
+
+async def test_near_is_what_the_book_says_of_each_account() -> None:
+    rig, shown = await of_many()
     distances = dict(rig.desk.chain.nearest(200))
     for bp in WITHIN_BP:
         for market, key in (("eth-perp", "eth"), ("btc-perp", "btc")):

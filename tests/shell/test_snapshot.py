@@ -146,6 +146,26 @@ async def test_a_snapshot_of_an_orphaned_block_is_refused(
     assert same(second, chain)
 
 
+async def test_a_state_of_a_later_block_than_the_snapshots_is_not_taken_for_known(
+    chain: FakeChain, ledger: Ledger, tmp_path: Path
+) -> None:
+    """It was learned and not yet noted in the ledger, and its block is orphaned by now."""
+    first = await started(chain, ledger, tmp_path)
+    complete = first.desk.read_at
+    first.reading.memory = first.memory  # what is noted from now on is lost
+    chain.mine(set_account(BOB, -2_000, eth=10))
+    first.follow()
+    assert await first.read()
+    await first.decide()
+    first.desk.read_at = complete
+    await stopped(first)
+    chain.orphan(1)
+    chain.mine()
+    second = await started(chain, ledger, tmp_path)
+    assert read(second) == {BOB}
+    assert same(second, chain)
+
+
 async def test_an_account_in_quarantine_is_not_taken_for_known(
     chain: FakeChain, ledger: Ledger, tmp_path: Path
 ) -> None:
@@ -187,10 +207,11 @@ async def test_accounts_that_cannot_be_written_end_nothing(
         (lambda body: body.replace(b'"alice"', b'"alicf"', 1), "checksum"),
         (lambda body: body.replace(b'"version":1', b'"version":2'), "of version 2, wanted 1"),
         (lambda body: body.replace(b'"fields":["', b'"fields":["more","'), "other fields"),
+        (lambda body: body.replace(b'"scope":"', b'"scope":"un'), "it is of un"),
         (lambda _: b"", "damaged"),
         (lambda _: b"\xff\xfe junk\n\n\n", "damaged"),
     ],
-    ids=["torn", "a bit", "version", "fields", "empty", "junk"],
+    ids=["torn", "a bit", "version", "fields", "scope", "empty", "junk"],
 )
 async def test_a_damaged_snapshot_is_refused_said_and_rebuilt(
     chain: FakeChain, ledger: Ledger, tmp_path: Path, damage: object, why: str

@@ -221,17 +221,19 @@ class FakeVenue:
     ) -> Assessment:
         holding = account.holding
         prices = {name: entry.price_wad for name, entry in stored.items()}
-        dated = self.chain.pull and any(at_s - stored[n].at_s > AGE_S_MAX for n in holding.sizes)
+        dated = [n for n in holding.sizes if self.chain.pull and at_s - stored[n].at_s > AGE_S_MAX]
         equity = market.equity_wad(holding, prices, state.index)
+        under = market.is_under(holding, prices, state.index)
         return Assessment(
             account=account.account,
-            liquidatable=market.is_under(holding, prices, state.index) and not dated,
+            liquidatable=under and not dated,
             view=PriceView.SIGNED if updates else PriceView.CHAIN,
             equity_wad=equity,
             requirement_wad=market.requirement_wad(holding, prices),
             reward_wad=market.step(holding, prices)[1],
             bad_debt_wad=max(0, -equity),
             feeds=tuple(FEEDS[name] for name in holding.sizes),
+            stale=tuple(FEEDS[name] for name in dated) if under else (),
             updates=updates,
             uses=tuple(sorted(holding.sizes)),
             alone=account.account in self.alone,

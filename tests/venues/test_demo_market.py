@@ -119,6 +119,8 @@ async def test_assess_is_what_the_contract_says(
             assert plain.bad_debt_wad == max(0, -net_value)
             assert plain.liquidatable is is_chain
             assert plain.view is PriceView.CHAIN
+            under = bool(state.holdings.positions) and equity < maintenance + reserve
+            assert bool(plain.stale) is (under and not is_chain), "nothing else keeps it safe"
             found = venue.assess(state, market, ticks(updates), at_s)
             assert found.liquidatable is (is_chain or is_signed), f"account {number}"
             check_view(chain, found, is_chain=is_chain)
