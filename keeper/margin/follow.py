@@ -59,7 +59,7 @@ class Follower(Generic[IdT]):
     def insert(self, ids: Sequence[IdT], constants: Floats, exposures: Exposures) -> Ints:
         """Store rows and return their numbers, which rise with their rings; ``start`` must follow.
 
-        A gap then finds the rows that it reaches side by side in memory.
+        So a gap finds the rows that it reaches side by side in memory: half the time.
         """
         counts, factors, weights, _ = exposures
         held = np.flatnonzero(counts)
