@@ -14,6 +14,7 @@ from keeper.chain.filling import filling
 from keeper.chain.journal import Journal
 from keeper.clock import SystemClock
 from keeper.config import load
+from keeper.decide.agenda import HoldReason
 from keeper.decide.budget import HOUR_MS, Budget, Limit, Sort, Span, Unit
 from keeper.decide.economics import Fee
 from keeper.decide.learn import Prior
@@ -216,3 +217,16 @@ async def test_a_restart_remembers_what_was_spent_and_learned(
         assert left["gas_day"] == settings.gate.gas_wei_per_day_max - 800
         odds = parts.pipeline.execution.spending.odds(VENUE)
         assert odds.why.startswith("p(win) 81.8181 %: won 0 of 2 in 7 days")
+
+
+async def test_no_budget_has_room_while_the_native_price_is_unknown() -> None:
+    rig, lane = rig_with(LOSSES)
+    await rig.started(ALL[0])
+    await rig.tried()
+    (plan,) = lane.plans
+    claimed = rig.execution.spending.claim
+    assert claimed(plan, Fee(2 * GWEI, GWEI), ()) is None
+    rig.clock.advance(3_600)  # it has gone stale since the gate looked at it
+    held = claimed(plan, Fee(2 * GWEI, GWEI), ())
+    assert held is not None
+    assert held.reason is HoldReason.NO_NATIVE_PRICE
