@@ -39,9 +39,10 @@ def reader_of(
     range_max: int = 64,
     at_once_max: int = 3,
     per_s_max: int = 1_000,
+    timeout_ms: int = 30_000,
 ) -> LogReader:
     rules = EndpointRules(CHAIN_ID, probe_ms=100, head_lag_blocks_max=3, latency_ms_max=1_000)
-    client = JsonRpcClient(session, timeout_ms=300)
+    client = JsonRpcClient(session, timeout_ms)
     endpoints = Endpoints(client, rules, SystemClock(), CountingTelemetry())
     endpoints.add([server.url], Role.READ)
     rpc = HttpRpc(endpoints, attempts_max=1)
@@ -63,7 +64,7 @@ async def test_a_refused_range_is_halved_whatever_the_words_and_grows_again(
     session: aiohttp.ClientSession, refusal: dict[str, object] | None
 ) -> None:
     async with served(LogServer(399, blocks_max=10, refusal=refusal)) as server:
-        reader = reader_of(session, server)
+        reader = reader_of(session, server, timeout_ms=30_000 if refusal else 300)
         with capture_logs():
             ranges, blocks = await read_all(reader, 399)
         assert blocks == list(range(400)), "each block once"

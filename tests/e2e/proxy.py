@@ -6,6 +6,7 @@ import itertools
 import json
 import socket
 import struct
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from enum import Enum, auto
@@ -44,6 +45,16 @@ ALWAYS: Mapping[Fault | None, tuple[int, bytes, Mapping[str, str]]] = {
 """What is answered whatever is asked."""
 
 
+class Server(ThreadingHTTPServer):
+    """Says nothing of connections that a keeper gave up or that were killed with it."""
+
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ANN401 - the base's
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
+
+
 class Proxy:
     """Serves on ``url``; ``fault`` may be set at any time, None lets everything through."""
 
@@ -65,8 +76,7 @@ class Proxy:
             def log_message(handler, *_: object) -> None:  # noqa: N805 - likewise
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
+        self._server = Server(("127.0.0.1", 0), Handler)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
         self._thread.start()
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from keeper.errors import TransientError
+from keeper.leading import Record
 from tests.lease.api import Api
 from tests.lease.conftest import RENEW_S, TTL_S, Keeper
 
@@ -54,6 +55,26 @@ async def test_a_leader_that_cannot_renew_stops_before_the_other_begins(
     assert await one.step() is None
     assert one.telemetry.counts["keeper_lease_changes_total",] == 2
     assert api.lease()["spec"]["leaseTransitions"] == 1
+
+
+async def test_a_lead_counts_from_before_the_renewal_was_sent(
+    keeper: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A standby may have seen the record as soon as it was written, long before we heard so."""
+    one = keeper("one")
+    write = one._lease.write
+
+    async def slow(record: Record) -> Record | None:
+        written = await write(record)
+        advance(RENEW_S / 2, one)
+        return written
+
+    monkeypatch.setattr(one._lease, "write", slow)
+    assert await one.step() == 1
+    advance(LEAD_S - RENEW_S / 2 - 0.001, one)
+    assert term_of(one) == 1
+    advance(0.001, one)
+    assert term_of(one) is None
 
 
 async def test_an_expiry_is_judged_by_what_was_seen_and_by_no_wall_clock(

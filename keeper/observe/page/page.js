@@ -161,13 +161,13 @@ function showHeader(silent) {
   $("dry-run").hidden = !status.dry_run;
   $("paused").hidden = !status.paused;
   put($("paused"), `PAUSED: ${status.paused}`);
-  const lease = status.lease && (status.lease.leads ? "leader" : `STANDBY: ${status.lease.holder || "nobody"} has the lease`);
-  $("lease").hidden = !lease;
-  put($("lease"), lease || "");
+  const { lease } = status;
+  $("lease").hidden = !lease || lease.leads;
+  put($("lease"), lease ? `STANDBY: ${lease.holder || "nobody"} has the lease` : "");
   const block = head ? `block ${head.block}, ${age(head.age_ms + silent)} old` : "block unknown";
   const spread = wait.count ? `tick to sent: p50 ${amount(wait.p50)} ms, p99 ${amount(wait.p99)} ms of ${wait.count}` : "";
   const outcomes = Object.entries(status.totals.outcomes).map(([name, number]) => `${number} ${name}`).join(", ");
-  put($("facts"), joined(`chain ${status.chain_id}`, block, spread, outcomes, `heard ${age(silent)} ago`));
+  put($("facts"), joined(`chain ${status.chain_id}`, lease && lease.leads ? "leader" : "", block, spread, outcomes, `heard ${age(silent)} ago`));
   const list = $("reasons");
   while (list.children.length > status.unready.length) list.lastChild.remove();
   status.unready.forEach((reason, index) => {
