@@ -29,7 +29,8 @@ def test_what_is_copied_is_sent_and_little_else() -> None:
     assert {name.split("/")[0] for name in names} == {
         *("keeper", "deploy", "pyproject.toml", "README.md", "LICENSE")
     }
-    assert len([name for name in names if name.startswith("deploy/")]) == 2
+    locks = {f"deploy/requirements{kind}.txt" for kind in ("", "-nats", "-build")}
+    assert {name for name in names if name.startswith("deploy/")} == locks
 
 
 def test_every_base_is_a_release_and_the_last_user_is_nobody_special() -> None:
