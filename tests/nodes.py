@@ -16,9 +16,11 @@ import http.client
 import itertools
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -54,6 +56,7 @@ class Anvil:
 
     port: int
     process: subprocess.Popen[bytes]
+    states: Path | None = None  # where it puts old states when it holds many: gigabytes in the end
     _connection: http.client.HTTPConnection = field(init=False)
     _ids: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
@@ -96,6 +99,8 @@ class Anvil:
         self._connection.close()
         self.process.kill()
         self.process.wait(END_S_MAX)
+        if self.states is not None:
+            shutil.rmtree(self.states, ignore_errors=True)
 
 
 def find_anvil() -> Path:
@@ -150,13 +155,15 @@ def start_anvil(*options: str, port: int | None = None) -> Anvil:
     binary = find_anvil()
     for _ in range(1 if port else PORT_TRIES_MAX):
         chosen = port or free_port()
+        states = Path(tempfile.mkdtemp(prefix="anvil-"))
+        own = "--silent", "--host", "127.0.0.1", "--port", str(chosen), "--cache-path", str(states)
         process = subprocess.Popen(
-            [binary, "--silent", "--host", "127.0.0.1", "--port", str(chosen), *options],
+            [binary, *own, *options],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        node = Anvil(chosen, process)
+        node = Anvil(chosen, process, states)
         if _answers(node):
             return node
         node.end()

@@ -69,7 +69,7 @@ class ClockedAnvil(Anvil):
         options = *self.options, "--load-state", str(self._state)
         started = start_anvil(*options, port=self.port)
         started._connection.close()
-        self.process = started.process
+        self.process, self.states = started.process, started.states
 
     @property
     def _state(self) -> Path:
@@ -83,7 +83,9 @@ def clocked_anvil(folder: Path, block_time_s: float | None) -> Iterator[ClockedA
     options = *clock, "--gas-limit", str(GAS_LIMIT)
     started = start_anvil(*options)
     started._connection.close()
-    node = ClockedAnvil(started.port, started.process, folder=folder, options=options)
+    node = ClockedAnvil(
+        started.port, started.process, started.states, folder=folder, options=options
+    )
     try:
         yield node
     finally:
