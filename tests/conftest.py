@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import structlog
 from hypothesis import HealthCheck, settings
+from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 HERE = Path(__file__).parent
 # modules that keep a machine busy by themselves: never two of them at once
@@ -37,15 +38,24 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Run the whole suite on two workers; what is named on the command line in this process."""
     if config.args_source is not pytest.Config.ArgsSource.TESTPATHS:
         return 0
-    config.option.dist = "loadgroup"
     return 2
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist looks for the groups in a hook of the same name
+class ByModule(LoadScopeScheduling):  # type: ignore[misc]
+    """Gives a worker a module at a time, and one of them all that is crowded."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        module = nodeid.split("::", maxsplit=1)[0].removeprefix(f"{HERE.name}/")
+        return "crowded" if module in CROWDED else module
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ByModule:
+    return ByModule(config, log)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         module = item.path.relative_to(HERE).as_posix()
-        item.add_marker(pytest.mark.xdist_group("crowded" if module in CROWDED else module))
         if module.split("/")[0] in BY_THE_CLOCK:
             item.add_marker(pytest.mark.flaky(reruns=1))
     if config.getoption("--slow"):
