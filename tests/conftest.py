@@ -22,8 +22,11 @@ CROWDED = {
     "storm/test_storms.py",
 }
 
-# whole processes with clocks of their own: what fails is tried once more, and listed at the end
-BY_THE_CLOCK = {"bench", "curie", "deploy", "e2e", "faults", "storm"}
+# keepers, nodes and brokers with clocks of their own: what fails is tried once more, and listed
+BY_THE_CLOCK = {
+    *("bench", "chain", "curie", "demo", "deploy", "e2e", "faults", "lease", "prices", "storm"),
+    *("synthetix", "venues"),
+}
 
 # a busy machine is no defect
 settings.register_profile("keeper", deadline=None, suppress_health_check=[HealthCheck.too_slow])
